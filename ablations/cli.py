@@ -1,0 +1,67 @@
+"""The `radar` command: finds the verb, runs it, turns every expected failure into one line and an exit code.
+
+It stands in the topmost layer because it knows all verbs. A verb's module is imported when it is called, so that
+`radar --help` is quick.
+"""
+
+import argparse
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+
+VERBS = {
+    "orders": ("experiments.orders", "main", "table and picture of the decoding orders"),
+    "masks": ("experiments.masks", "main", "picture of an attention mask"),
+    "tokenizer": ("experiments.train", "main_tokenizer", "train a learned tokenizer"),
+    "train": ("experiments.train", "main", "train a generator"),
+    "sample": ("experiments.sample", "main", "draw images from a checkpoint"),
+    "evaluate": ("experiments.evaluate", "main", "score a checkpoint"),
+    "ablate": ("ablations.study", "main", "compare arms: train, sample, score and time each"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all verbs without importing them."""
+    parser = argparse.ArgumentParser(prog="radar", description="Generation-order ablations of image generators.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    made = {verb: verbs.add_parser(verb, help=text, description=text) for verb, (_, _, text) in VERBS.items()}
+    for verb in ("train", "tokenizer"):
+        made[verb].add_argument("config", help="YAML file, or the name of a ready-made configuration")
+    for verb in ("sample", "evaluate"):
+        made[verb].add_argument("checkpoint", help="written by `radar train`")
+        made[verb].add_argument("--out", help="folder for the results (default: beside the checkpoint)")
+    made["orders"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
+    made["orders"].add_argument("--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells")
+    made["orders"].add_argument("--steps", type=int, help="steps of the random and Halton rows (default: as radial)")
+    made["orders"].add_argument("--out", default="runs/orders.png", help="PNG with all step maps")
+    made["masks"].add_argument("--order", default="radial")
+    made["masks"].add_argument("--variant", default="nested")
+    made["masks"].add_argument("--grid", default="8x8")
+    made["masks"].add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
+    made["ablate"].add_argument("study", help="YAML file of the ablation")
+    made["ablate"].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
+    made["ablate"].add_argument("--workers", type=int, help="processes that train arms (default: one per core)")
+    for verb in ("train", "tokenizer", "sample", "evaluate", "masks", "ablate"):
+        made[verb].add_argument("options", nargs="*", metavar="key=value", help="override an option")
+    return parser
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """End on SIGINT or SIGTERM with 128 + its number, through all `finally` blocks."""
+    sys.exit(128 + number)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130 and 143 for signals."""
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    from radar.errors import InputError, NonFiniteLoss
+
+    module, function, _ = VERBS[args.verb]
+    try:
+        getattr(import_module(module), function)(args)
+    except (InputError, NonFiniteLoss) as error:
+        print(f"radar: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

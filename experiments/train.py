@@ -1,0 +1,139 @@
+"""`radar train CONFIG [key=value ...]`: train a generator, or go on where it was stopped.
+`radar tokenizer CONFIG [key=value ...]`: train a learned tokenizer."""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from experiments.configs import find_config
+from radar.callbacks import AtomicCheckpointIO, WeightAverage, progress
+from radar.checkpoints import build_generator, read_checkpoint
+from radar.config import Config, load_config, to_dict
+from radar.data import load_data
+from radar.errors import InputError
+from radar.files import replacing
+from radar.modules import TokenizerModule, TrainedModule
+from radar.tokenizers import Convolutional, build_tokenizer
+from radar.tokens import Batched, cached_tokens, image_batches, token_batches
+
+LAST = "last.ckpt"
+NOISE = (".*GPU available.*", ".*does not have many workers.*", ".*not resumable.*", ".*Checkpoint directory.*")
+NOISE += (".*ModelCheckpoint.*same monitor.*", ".*litlogger.*", ".*isinstance.treespec.*", ".*Found .* module.*")
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's banners, and the warnings about what is done on purpose here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
+def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
+    """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume."""
+    t, run = config.train, Path(config.run)
+    saver = ModelCheckpoint(run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
+    callbacks: list[Callback] = [saver, progress(title)]
+    if average and t.ema:
+        callbacks.insert(0, WeightAverage(t.ema))
+    return Trainer(
+        default_root_dir=run,
+        accelerator=t.device,
+        devices=1,
+        precision=t.precision,  # type: ignore[arg-type]
+        max_steps=t.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=t.accumulate,
+        gradient_clip_val=t.clip,
+        val_check_interval=min(t.val_every, t.steps) * t.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=t.log_every,
+        logger=[TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv")],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_model_summary=False,
+        enable_progress_bar=any("Bar" in type(c).__name__ for c in callbacks),
+    )
+
+
+def fit(config: Config, module: TrainedModule, batches: Batched, title: str, average: bool = True) -> Path:
+    """Train to `train.steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
+
+    Raises InputError if the run folder belongs to another configuration.
+    """
+    last = Path(config.run) / LAST
+    done = 0
+    if last.exists():
+        checkpoint = read_checkpoint(last)
+        check_same(config, checkpoint["radar"]["config"], last)
+        done = int(checkpoint["global_step"])
+    if done < config.train.steps:
+        write_config(config)
+        quiet_lightning()
+        trainer = build_trainer(config, title, average)
+        trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
+        trainer.save_checkpoint(last)
+    return last
+
+
+def check_same(config: Config, found: dict[str, object], path: Path) -> None:
+    """Refuse to go on with another configuration (where the run lies may differ)."""
+    mine, theirs = flatten(to_dict(config)), flatten(found)
+    for key in sorted((mine.keys() | theirs.keys()) - {"run", "data.cache", "data.workers"}):
+        if mine.get(key) != theirs.get(key) and key.split(".")[0] not in ("sample", "evaluate"):
+            raise InputError(
+                f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
+                "choose another run= or delete it"
+            )
+
+
+def flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Flatten nested options to dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def write_config(config: Config) -> None:
+    """Keep the configuration beside the checkpoints."""
+    with replacing(Path(config.run) / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def train_generator(config: Config, title: str = "train") -> Path:
+    """Train a generator; return its checkpoint."""
+    import lightning.pytorch as L
+
+    L.seed_everything(config.seed, verbose=False)
+    module, data, tokenizer = build_generator(config)
+    splits = cached_tokens(data, tokenizer, config.data.cache)
+    return fit(config, module, token_batches(config, splits), title)
+
+
+def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
+    """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
+    import lightning.pytorch as L
+
+    L.seed_everything(config.seed, verbose=False)
+    data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
+    if not isinstance(tokenizer, Convolutional):
+        raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")
+    tokenizer.grid(data.size)
+    return fit(config, TokenizerModule(config, tokenizer), image_batches(config, data), title, average=False)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar train`."""
+    print(train_generator(load_config(find_config(args.config), args.options)))
+
+
+def main_tokenizer(args: argparse.Namespace) -> None:
+    """Run `radar tokenizer`."""
+    print(train_tokenizer(load_config(find_config(args.config), args.options)))

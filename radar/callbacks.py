@@ -1,0 +1,113 @@
+"""Lightning callbacks and the checkpoint writer: weight average, progress in plain lines, atomic files."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+
+from radar.files import replacing
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it: a kill leaves the old one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save whole or not at all."""
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class WeightAverage(Callback):
+    """Exponential average of the trainable parameters, in their place during validation.
+
+    The decay warms up as (1 + n) / (10 + n), so that the average of a short run is not that of its start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: list[Tensor] = []
+        self.updates = 0
+        self.swapped = False
+
+    @staticmethod
+    def parameters(module: LightningModule) -> list[Tensor]:
+        """Trainable parameters in a fixed order."""
+        return [p.data for p in module.parameters() if p.requires_grad]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the weights, or move what was restored to the device."""
+        weights = self.parameters(pl_module)
+        if self.average:
+            self.average = [a.to(w.device) for a, w in zip(self.average, weights, strict=True)]
+        else:
+            self.average = [w.clone() for w in weights]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Update once per optimizer step."""
+        if trainer.global_step > self.updates:
+            self.updates = trainer.global_step
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(self.average, self.parameters(pl_module), 1 - decay)
+
+    def swap(self, module: LightningModule) -> None:
+        """Exchange weights and average."""
+        for weight, average in zip(self.parameters(module), self.average, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+        self.swapped = not self.swapped
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the average."""
+        if self.average:
+            self.swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to the weights."""
+        if self.swapped:
+            self.swap(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Go back to the weights if validation was interrupted."""
+        self.on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save the average, or the weights if a swap is on (then `average` holds the weights)."""
+        return {"average": self.average, "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore."""
+        self.average, self.updates = state_dict["average"], state_dict["updates"]
+
+
+class PlainProgress(Callback):
+    """One line per tenth of the steps, for logs and pipes."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.began: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        """Print at every tenth, with an estimate of the time that is left."""
+        step, total = trainer.global_step, int(trainer.max_steps)
+        if self.began is None:
+            self.began = (time.monotonic(), step)
+            return
+        if step % max(1, total // 10) or step == self.began[1]:
+            return
+        left = (time.monotonic() - self.began[0]) / (step - self.began[1]) * (total - step)
+        print(
+            f"{self.title}: step {step}/{total}, loss {float(outputs['loss']):.3f}, {left:.0f} s left",
+            flush=True,
+        )
+
+
+def progress(title: str) -> Callback:
+    """Choose a bar on a terminal, plain lines elsewhere."""
+    return TQDMProgressBar(refresh_rate=10) if sys.stdout.isatty() else PlainProgress(title)

@@ -1,0 +1,90 @@
+"""Reading checkpoints back: configuration, averaged weights, and what must match."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from radar.callbacks import WeightAverage
+from radar.config import Config, TokenizerConfig, to_config
+from radar.data import ImageData, load_data
+from radar.errors import InputError
+from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
+from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project with the safe loader; raises InputError if missing, damaged or foreign."""
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or "radar" not in checkpoint:
+        raise InputError(f"checkpoint {path} was not written by this project")
+    return checkpoint
+
+
+def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Load the weights, then the average over them if there is one; raises InputError on any mismatch."""
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+        average = checkpoint["callbacks"].get(WeightAverage.__name__, {}).get("average", [])
+        for weight, value in zip(WeightAverage.parameters(module), average, strict=bool(average)):
+            weight.copy_(value)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"checkpoint {path} does not fit this model: {reason}") from error
+    module.eval()
+
+
+def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Build a tokenizer, with the weights of `checkpoint` if it is a learned one; raises InputError."""
+    tokenizer = build_tokenizer(config)
+    if not isinstance(tokenizer, Convolutional):
+        return tokenizer.eval()
+    if config.checkpoint is None:
+        raise InputError(
+            f"tokenizer '{config.name}' must be trained first: run `radar tokenizer`, then set tokenizer.checkpoint"
+        )
+    checkpoint = read_checkpoint(config.checkpoint)
+    module = TokenizerModule(to_config(checkpoint["radar"]["config"]), tokenizer)
+    restore_weights(module, checkpoint, config.checkpoint)
+    return tokenizer.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator with all that it needs to make and judge images."""
+
+    config: Config
+    module: GeneratorModule
+    data: ImageData
+    tokenizer: Tokenizer
+    commit: str
+    trained_steps: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (h, w)."""
+        return self.module.model.grid
+
+
+def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokenizer]:
+    """Build all parts of a run, untrained; raises InputError if they do not fit together."""
+    data = load_data(config.data)
+    tokenizer = load_tokenizer(config.tokenizer)
+    grid = tokenizer.grid(data.size)
+    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid), data, tokenizer
+
+
+def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
+    """Open a checkpoint, with `key=value` overrides of its configuration (sampling and evaluation, say)."""
+    checkpoint = read_checkpoint(path)
+    config = to_config(checkpoint["radar"]["config"], overrides or [])
+    module, data, tokenizer = build_generator(config)
+    restore_weights(module, checkpoint, path)
+    commit, steps = checkpoint["radar"]["commit"], int(checkpoint["global_step"])
+    return Generator(config, module, data, tokenizer, commit, steps)

@@ -1,0 +1,295 @@
+"""Configuration: dataclasses <- YAML file <- key=value, all strict. The only file that imports omegaconf.
+
+A field that is None means "not given": the variant's own default holds. Options that only some variants take (say
+`order.metric`) are passed on by `call`, which refuses those that the chosen variant does not take.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from radar.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass
+class OrderConfig:
+    """In which order the cells are decoded (radar/orders.py)."""
+
+    name: str = "radial"
+    steps: int | None = None  # exactly this many groups
+    schedule: str | None = None  # group sizes: constant, linear, cosine, arccos
+    metric: str | None = None  # euclidean, chebyshev, manhattan
+    rounding: str | None = None  # ceil, round, floor
+    center: list[int] | None = None  # [row, column] of the start cell (radial)
+    centers: list[list[int]] | None = None  # start cells (multi_center)
+    seed: int | None = None  # which random order
+
+
+@dataclass
+class DataConfig:
+    """Which images (radar/data)."""
+
+    name: str = "digits"
+    root: str | None = None  # folder: one sub-folder per class
+    size: int | None = None  # folder: pixels per side after the crop
+    images: int | None = None  # shapes: number of training images
+    held_out: float | None = None  # digits, folder: share of each class that is never trained on
+    skip_unreadable: bool | None = None  # folder: leave out unreadable images instead of stopping
+    seed: int | None = None  # shapes: the stream; digits, folder: the split
+    cache: str = "runs/cache"  # where encoded tokens and feature networks are kept
+    workers: int = 0  # processes that load training batches
+
+
+@dataclass
+class TokenizerConfig:
+    """Image <-> tokens (radar/tokenizers.py)."""
+
+    name: str = "levels"
+    levels: int | None = None  # levels: grey levels
+    codebook: int | None = None  # vq: number of codes
+    fsq_levels: list[int] | None = None  # fsq: levels of each dimension; their product is the number of codes
+    width: int | None = None  # vq, fsq: channels of the convolutions
+    downsample: int | None = None  # vq, fsq: pixels per cell and side, a power of two
+    checkpoint: str | None = None  # vq, fsq: trained by `radar tokenizer`
+
+
+@dataclass
+class ModelConfig:
+    """The transformer (radar/transformer.py); dim, layers and heads override the preset."""
+
+    preset: str = "tiny"
+    dim: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    dropout: float = 0.0
+    label_dropout: float = 0.1
+    qk_norm: bool = True
+    checkpoint_activations: bool = False  # recompute in backward: less memory, about a third more time
+
+
+@dataclass
+class TrainConfig:
+    """How it is trained (radar/modules.py). Images seen = steps * batch_size * accumulate."""
+
+    steps: int = 1000  # optimizer steps
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float = 2e-3
+    warmup: int = 50  # steps of linear warm-up, then cosine to zero
+    weight_decay: float = 0.05
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.995  # decay of the weight average; 0 turns it off
+    layout: str = "packed"  # packed: all steps in one sequence; sampled: `layout_steps` random steps per iteration
+    layout_steps: int = 1
+    redraw_order: bool = False  # a new order for every image (orders that take a seed)
+    corruption: str = "uniform"  # what replaces known tokens in nested and full
+    corruption_rate: float = 0.3  # each image and step draws its rate from 0 to this
+    correction_weight: float = 1.0  # weight of the correction loss
+    precision: str = "32-true"
+    device: str = "auto"
+    log_every: int = 20
+    val_every: int = 500
+    checkpoint_every: int = 200
+
+
+@dataclass
+class SampleConfig:
+    """How images are drawn (radar/sampling.py)."""
+
+    images: int = 100
+    batch_size: int = 256
+    guidance: float = 1.0  # s in u + s * (c - u)
+    guidance_schedule: str = "constant"  # or linear: from 1 at the first step to s at the last
+    temperature: float = 1.0
+    top_k: int = 0  # 0 keeps all
+    top_p: float = 1.0
+    correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
+    seed: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured (radar/metrics.py)."""
+
+    images: int = 1000  # samples that are scored
+    features: str = "cnn"  # feature network: cnn (own classifier of the data set) or inception (extra `fid`)
+    metrics: list[str] = field(
+        default_factory=lambda: ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
+    )
+    timing_batch: int = 64
+    timing_repeats: int = 5
+
+
+@dataclass
+class Config:
+    """Everything that defines one run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
+    attention: str = "nested"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = 0
+    run: str = "runs/default"  # folder of logs and checkpoints
+
+    def __post_init__(self) -> None:
+        """Check what no single field shows; raises InputError."""
+        t, s, m, e = self.train, self.sample, self.model, self.evaluate
+        for name, value in {
+            "train.steps": t.steps,
+            "train.batch_size": t.batch_size,
+            "train.accumulate": t.accumulate,
+            "train.layout_steps": t.layout_steps,
+            "train.log_every": t.log_every,
+            "train.val_every": t.val_every,
+            "train.checkpoint_every": t.checkpoint_every,
+            "sample.images": s.images,
+            "sample.batch_size": s.batch_size,
+            "evaluate.timing_batch": e.timing_batch,
+            "evaluate.timing_repeats": e.timing_repeats,
+        }.items():
+            _require(value >= 1, name, value, "at least 1")
+        for name, rate in {
+            "model.dropout": m.dropout,
+            "model.label_dropout": m.label_dropout,
+            "train.ema": t.ema,
+            "train.corruption_rate": t.corruption_rate,
+            "sample.correction": s.correction,
+            "data.held_out": self.data.held_out or 0.0,
+        }.items():
+            _require(0 <= rate < 1, name, rate, "at least 0 and below 1")
+        _require(t.lr > 0, "train.lr", t.lr, "above 0")
+        _require(t.clip > 0, "train.clip", t.clip, "above 0")
+        _require(s.temperature > 0, "sample.temperature", s.temperature, "above 0")
+        _require(0 < s.top_p <= 1, "sample.top_p", s.top_p, "above 0 and at most 1")
+        _require(s.top_k >= 0, "sample.top_k", s.top_k, "at least 0")
+        _require(e.images >= 2, "evaluate.images", e.images, "at least 2")
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise InputError(f"{name}={value} is not possible: it must be {rule}")
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file over the defaults, then apply `key=value` overrides.
+
+    Raises InputError for a missing or malformed file, an unknown key, a wrong type, or a value out of range.
+    """
+    return to_config(read_yaml(path) if path else {}, overrides)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping as plain dicts and lists; raises InputError."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a mapping of options")
+    return typing.cast(dict[str, Any], content)
+
+
+def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Build a Config from nested plain values and `key=value` overrides; raises InputError."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), dict(values))
+        for text in overrides:
+            key, value = _split(text)
+            OmegaConf.update(merged, key, value, merge=False)
+        return typing.cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise InputError(_one_line(error)) from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turn a dataclass into nested plain values, safe in a checkpoint that loads with weights_only."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """Name nested plain values by 12 hex digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(
+        line.strip() for line in str(error).splitlines() if "full_key:" not in line and "_type=" not in line
+    )
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text}" if key else text
+
+
+def _split(text: str) -> tuple[str, Any]:
+    """Read `key=value` by the type of the field, so that name=yes or dim=010 mean what they say."""
+    key, equals, value = text.partition("=")
+    if not equals or not key or key.startswith("-"):
+        raise InputError(f"'{text}' is not of the form key=value (example: train.steps=500)")
+    return key, _parse(key, value, _annotation(key))
+
+
+def _annotation(key: str) -> Any:
+    kind: Any = Config
+    for part in key.split("."):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if part not in hints:
+            raise InputError(f"unknown option '{key}'; '{part}' is not one of: {', '.join(hints) or 'none'}")
+        kind = hints[part]
+    if dataclasses.is_dataclass(kind):
+        raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(typing.get_type_hints(kind))}")
+    return kind
+
+
+def _parse(key: str, value: str, kind: Any) -> Any:
+    members = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in members and value in ("null", "none"):
+        return None
+    target = members[0]
+    try:
+        if target is bool:
+            return {"true": True, "false": False}[value.lower()]
+        if target in (int, float, str):
+            return target(value)
+        return OmegaConf.create(f"value: {value}").value
+    except (ValueError, KeyError, OmegaConfBaseException, YAMLError) as error:
+        name = getattr(target, "__name__", str(target))
+        raise InputError(f"{key}={value} is not possible: {name} expected") from error
+
+
+def choose(what: str, name: str, table: Mapping[str, T]) -> T:
+    """Look a variant up by name; raises InputError that lists the valid ones."""
+    if name not in table:
+        raise InputError(f"unknown {what} '{name}'; choose from: {', '.join(table)}")
+    return table[name]
+
+
+def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any, **options: Any) -> T:
+    """Call the variant `name` with those options that were given (are not None).
+
+    Raises InputError for an unknown name, or an option that this variant does not take.
+    """
+    function = choose(what, name, table)
+    given = {key: value for key, value in options.items() if value is not None}
+    taken = list(inspect.signature(function).parameters)[len(args) :]
+    for key in given:
+        if key not in taken:
+            raise InputError(f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}")
+    return function(*args, **given)

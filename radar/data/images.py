@@ -1,0 +1,64 @@
+"""What every data set is: two splits of labelled images and a description."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from radar.errors import InputError
+
+
+class ImageSet(Protocol):
+    """One split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        """Image (3, H, W) uint8 and label."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set.
+
+    Attributes:
+        name: for columns and file names.
+        classes: class names; a label is an index into them.
+        size: (H, W) in pixels.
+        crop: what was done to the pixels before they came here.
+        identity: hash or description that changes when the images do.
+        train, held_out: the splits.
+        well_formed: images (B, 3, H, W), labels (B,) -> (B,) bool, where the data set can tell.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    crop: str
+    identity: str
+    train: ImageSet
+    held_out: ImageSet
+    well_formed: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def load_images(split: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Stack images (B, 3, H, W) uint8 and labels (B,) of one split."""
+    images, labels = zip(*(split[i] for i in indices), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def stratified_split(
+    labels: NDArray[np.int64], held_out: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the train and the held-out split, with the same share of each class; raises InputError."""
+    try:
+        train, test = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
+    except ValueError as error:
+        raise InputError(f"data.held_out={held_out} cannot split {len(labels)} images by class: {error}") from error
+    return np.sort(train), np.sort(test)

@@ -1,0 +1,167 @@
+"""Quality of samples: FID, KID, precision and recall, class accuracy, duplicates, well-formedness.
+
+A metric is a function Scene -> columns; to add one, write it and add a line to METRICS. All work on features and
+pixels in float64; nothing runs under autocast. FID is biased in the number of samples, so the numbers are reported.
+Legend: B samples, M real images, F features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from radar.config import choose
+from radar.data import ImageData
+from radar.errors import InputError
+from radar.features import FeatureNetwork, extract, split_images
+
+
+class Identity(nn.Module):
+    """Lets torchmetrics take features that were extracted once."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features."""
+        return features
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real side: train images as reference set, held-out images for the real-versus-real floor."""
+
+    data: ImageData
+    network: FeatureNetwork
+    images: Tensor
+    features: Tensor
+    held_out: Tensor
+    held_out_features: Tensor
+
+    @property
+    def title(self) -> str:
+        """Name the reference set."""
+        return f"{self.data.name}-train ({len(self.images)})"
+
+
+def build_reference(data: ImageData, network: FeatureNetwork, most: int = 50_000) -> Reference:
+    """Extract the features of the real images once."""
+    train, held_out = split_images(data.train, most)[0], split_images(data.held_out, most)[0]
+    return Reference(data, network, train, extract(network, train), held_out, extract(network, held_out))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a metric may look at: samples (B, 3, H, W) uint8, their labels (B,), features (B, F), the real side."""
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    reference: Reference
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """FID of features (M, F), (B, F), by torchmetrics in float64; raises InputError if any is not finite."""
+    if not (real.isfinite().all() and fake.isfinite().all()):
+        raise InputError("features are not finite: the images or the feature network are damaged")
+    metric = FrechetInceptionDistance(feature=Identity(real.shape[1]))
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    return float(metric.compute())
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """KID (mean over subsets of up to 500, fixed seed), by torchmetrics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = min(500, len(real), len(fake))
+        metric = KernelInceptionDistance(feature=Identity(real.shape[1]), subsets=20, subset_size=size)
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        return float(metric.compute()[0])
+
+
+def neighbour_radius(points: Tensor, neighbours: int = 3, chunk: int = 1024) -> Tensor:
+    """Distance (M,) from each point to its k-th nearest other point."""
+    parts = [torch.cdist(part, points).kthvalue(neighbours + 1).values for part in points.split(chunk)]
+    return torch.cat(parts)
+
+
+def coverage(points: Tensor, radius: Tensor, queries: Tensor, chunk: int = 1024) -> float:
+    """Share of the queries inside the ball of at least one point."""
+    inside = [(torch.cdist(part, points) <= radius).any(1) for part in queries.split(chunk)]
+    return float(torch.cat(inside).double().mean())
+
+
+def fid(scene: Scene) -> dict[str, float]:
+    """Frechet distance to the reference set."""
+    return {"fid": frechet_distance(scene.reference.features, scene.features)}
+
+
+def kid(scene: Scene) -> dict[str, float]:
+    """Kernel distance to the reference set."""
+    return {"kid": kernel_distance(scene.reference.features, scene.features)}
+
+
+def precision_recall(scene: Scene) -> dict[str, float]:
+    """Improved precision and recall with k = 3 (Kynkaanniemi et al., arXiv 1904.06991)."""
+    real, fake = scene.reference.features, scene.features
+    return {
+        "precision": coverage(real, neighbour_radius(real), fake),
+        "recall": coverage(fake, neighbour_radius(fake), real),
+    }
+
+
+def accuracy(scene: Scene) -> dict[str, float]:
+    """Share of samples that the data set's classifier gives their own label; empty without a classifier."""
+    labels = scene.reference.network.classify(scene.images)
+    return {} if labels is None else {"accuracy": float((labels == scene.labels).double().mean())}
+
+
+def _keys(images: Tensor) -> list[bytes]:
+    return [image.contiguous().numpy().tobytes() for image in images]
+
+
+def duplicates(scene: Scene) -> dict[str, float]:
+    """Shares of samples that equal another sample, and that equal a training image, pixel by pixel."""
+    samples, train = _keys(scene.images), set(_keys(scene.reference.images))
+    return {
+        "duplicates": 1 - len(set(samples)) / len(samples),
+        "memorised": sum(key in train for key in samples) / len(samples),
+    }
+
+
+def validity(scene: Scene) -> dict[str, float]:
+    """Share of well-formed members of their class; empty where the data set cannot tell."""
+    check = scene.reference.data.well_formed
+    return {} if check is None else {"validity": float(check(scene.images, scene.labels).double().mean())}
+
+
+METRICS: dict[str, Callable[[Scene], dict[str, float]]] = {
+    "fid": fid,
+    "kid": kid,
+    "precision_recall": precision_recall,
+    "accuracy": accuracy,
+    "duplicates": duplicates,
+    "validity": validity,
+}
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raise InputError for an unknown metric."""
+    for name in names:
+        choose("metric", name, METRICS)
+
+
+def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
+    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,), and the real-versus-real floor."""
+    scene = Scene(images, labels, extract(reference.network, images), reference)
+    columns: dict[str, float] = {}
+    for name in names:
+        columns |= choose("metric", name, METRICS)(scene)
+    columns["fid_floor"] = frechet_distance(reference.features, reference.held_out_features)
+    return columns

@@ -1,0 +1,193 @@
+"""The parallel sampler: one forward pass per step, guidance, filters, per-image seeds, correction.
+
+Legend: B images, N cells, S slots, K steps, T targets of one pass, V vocabulary.
+
+Which slots run in which pass, what stays in the cache and who sees whom is all read off the variant's slots and
+mask, so every order x variant is sampled by the same loop, with the very mask that it was trained with. Tokens are
+held in decoding order (by rank) and put into place at the end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from radar.attention import NONE, Slots
+from radar.config import SampleConfig, choose
+from radar.seeding import generator
+from radar.transformer import Cache, Transformer
+
+# Guidance scale at a fraction x in (0, 1] of the steps; the scale is s in u + s * (c - u).
+GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda scale, x: scale,
+    "linear": lambda scale, x: 1 + (scale - 1) * x,
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward pass: its slots, those to keep in the cache first, and their rows of the mask."""
+
+    slots: Slots
+    kept: int  # the first `kept` slots stay in the cache
+    mask: Tensor  # (slots, cached before + slots)
+    noise: slice  # its share of the random numbers of an image
+
+    @property
+    def targets(self) -> Tensor:
+        """(T,) ranks that it predicts."""
+        return self.slots.target[self.slots.target != NONE]
+
+    @property
+    def revises(self) -> Tensor:
+        """(T,) True where the predicted cell is known already."""
+        return self.slots.revises[self.slots.target != NONE]
+
+
+def plan_turns(slots: Slots) -> list[Turn]:
+    """Cut a variant's slots into forward passes; a slot is cached exactly if a later pass sees it."""
+    mask = slots.mask()
+    turns: list[Turn] = []
+    cached = torch.empty(0, dtype=torch.long)
+    drawn = 0
+    for turn in range(int(slots.turn.max()) + 1):
+        run = torch.nonzero(slots.turn == turn).flatten()
+        seen_later = mask[slots.turn > turn][:, run].any(0)
+        run = torch.cat([run[seen_later], run[~seen_later]])
+        part = slots.take(run)
+        count = int((part.target != NONE).sum())
+        rows = mask[run][:, torch.cat([cached, run])]
+        turns.append(Turn(part, int(seen_later.sum()), rows, slice(drawn, drawn + count)))
+        cached = torch.cat([cached, run[seen_later]])
+        drawn += count
+    return turns
+
+
+def image_noise(seed: int, images: Sequence[int], count: int) -> Tensor:
+    """Uniform numbers (B, count) of the images numbered `images`: row i depends on (seed, i) alone."""
+    return torch.stack([torch.rand(count, generator=generator(seed, image)) for image in images])
+
+
+def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Probabilities (..., V) after temperature, top-k, then top-p (the smallest set that reaches the mass)."""
+    probabilities = (logits.float() / temperature).softmax(-1)
+    if not top_k and top_p == 1:
+        return probabilities
+    ranked, index = probabilities.sort(dim=-1, descending=True)
+    keep = ranked.cumsum(-1) - ranked < top_p
+    if top_k:
+        keep[..., top_k:] = False
+    ranked = ranked * keep
+    return torch.zeros_like(ranked).scatter(-1, index, ranked / ranked.sum(-1, keepdim=True))
+
+
+def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """Invert the distribution function: tokens (...) from probabilities (..., V) and one uniform number each."""
+    mass = probabilities.double().cumsum(-1)
+    token = torch.searchsorted(mass, (noise.double() * mass[..., -1])[..., None], right=True)[..., 0]
+    return token.clamp(max=probabilities.shape[-1] - 1)
+
+
+@dataclass
+class Trace:
+    """What every pass left behind, in cell order: tokens and the share of them that it wrote or revised, (B, N)."""
+
+    tokens: list[Tensor] = field(default_factory=list)
+    written: list[Tensor] = field(default_factory=list)
+    revised: list[Tensor] = field(default_factory=list)
+
+
+Chooser = Callable[[Turn, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def choose_tokens(settings: SampleConfig) -> Chooser:
+    """Rule that turns a pass into tokens: (turn, logits (B, T, V), current (B, T), noise (B, T)) -> tokens, changed.
+
+    A known token is drawn again from the corrector where its probability there is below the threshold.
+    """
+
+    def rule(turn: Turn, logits: Tensor, current: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        fresh = draw(filter_probabilities(logits, settings.temperature, settings.top_k, settings.top_p), noise)
+        belief = (logits / settings.temperature).softmax(-1).gather(-1, current[..., None])[..., 0]
+        changed = ~turn.revises.to(logits.device) | (belief < settings.correction)
+        return torch.where(changed, fresh, current), changed
+
+    return rule
+
+
+@torch.inference_mode()
+def sample_tokens(
+    model: Transformer,
+    turns: Sequence[Turn],
+    sequence: Tensor,
+    labels: Tensor,
+    settings: SampleConfig,
+    images: Sequence[int],
+    trace: Trace | None = None,
+    rule: Chooser | None = None,
+) -> Tensor:
+    """Draw tokens (B, N) in cell order; exactly one forward pass per turn.
+
+    Args:
+        model: in eval mode.
+        turns: of `plan_turns`.
+        sequence: (N,) or (B, N) cells in decoding order.
+        labels: (B,) classes.
+        settings: guidance, filters, correction and seed.
+        images: B image numbers; image i depends on (settings.seed, i) and its label alone.
+        trace: filled with the state after each pass.
+        rule: what to write, by default `choose_tokens(settings)`.
+    """
+    rule = rule or choose_tokens(settings)
+    device, count, cells = (
+        labels.device,
+        turns[-1].noise.stop,
+        torch.atleast_2d(sequence).expand(len(labels), -1),
+    )
+    noise = image_noise(settings.seed, images, count).to(device)
+    known = torch.zeros_like(cells)
+    guide = _Guide(model, turns, labels, settings)
+    for number, turn in enumerate(turns):
+        logits = guide.predict(number, turn, known, cells)
+        targets = turn.targets.to(device)
+        tokens, changed = rule(turn, logits, known[:, targets], noise[:, turn.noise])
+        known[:, targets] = tokens
+        if trace is not None:
+            _record(trace, turn, known, cells, targets, changed)
+    return torch.empty_like(known).scatter_(1, cells, known)
+
+
+class _Guide:
+    """Runs a pass with or without guidance; keeps the cache. Without guidance nothing is computed twice."""
+
+    def __init__(self, model: Transformer, turns: Sequence[Turn], labels: Tensor, settings: SampleConfig) -> None:
+        schedule = choose("guidance schedule", settings.guidance_schedule, GUIDANCE_SCHEDULES)
+        self.scales = [schedule(settings.guidance, (k + 1) / len(turns)) for k in range(len(turns))]
+        self.doubled = any(scale != 1 for scale in self.scales)
+        self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
+        room = max(turn.mask.shape[1] for turn in turns)
+        self.model = model
+        self.cache = Cache(model.shape, len(self.labels), room, model.query.detach())
+
+    def predict(self, number: int, turn: Turn, known: Tensor, cells: Tensor) -> Tensor:
+        """Guided logits (B, T, V) of one pass."""
+        slots = turn.slots.to(known.device)
+        content, sequence = known[:, slots.rank.clamp(min=0)], cells
+        if self.doubled:
+            content, sequence = content.repeat(2, 1), cells.repeat(2, 1)
+        logits = self.model(slots, content, self.labels, sequence, turn.mask.to(known.device), self.cache)
+        self.cache.length += turn.kept
+        if not self.doubled:
+            return logits  # type: ignore[no-any-return]
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + self.scales[number] * (conditional - unconditional)  # type: ignore[no-any-return]
+
+
+def _record(trace: Trace, turn: Turn, known: Tensor, cells: Tensor, targets: Tensor, changed: Tensor) -> None:
+    revises = turn.revises.to(known.device)
+    marks = torch.zeros(2, *known.shape, dtype=torch.bool, device=known.device)
+    marks[0][:, targets] = changed & ~revises
+    marks[1][:, targets] = changed & revises
+    for state, history in ((known, trace.tokens), (marks[0], trace.written), (marks[1], trace.revised)):
+        history.append(torch.empty_like(state).scatter_(1, cells, state).cpu())

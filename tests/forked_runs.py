@@ -1,0 +1,60 @@
+"""Runs training jobs one after the other, each in a fork of one process, so that the imports are paid once.
+
+Usage: python forked_runs.py JOBS.json, a list of {"options", "overrides", "kill": null or {"step", "signal", "where"}}.
+Prints the list of exit codes as JSON; a signal is its negative number.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from ablations.cli import stop
+from experiments.train import train_generator
+from radar.config import to_config
+from radar.modules import GeneratorModule
+
+
+def kill_at(step: int, number: int, where: str) -> None:
+    """Send this process a signal at the start of a training or validation step."""
+    original = getattr(GeneratorModule, where)
+
+    def struck(self: GeneratorModule, *args: Any) -> Any:
+        if self.global_step >= step:
+            os.kill(os.getpid(), number)
+        return original(self, *args)
+
+    setattr(GeneratorModule, where, struck)
+
+
+def child(job: dict[str, Any]) -> None:
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    torch.set_num_threads(1)
+    if job["kill"]:
+        kill_at(job["kill"]["step"], job["kill"]["signal"], job["kill"]["where"])
+    train_generator(to_config(job["options"], job["overrides"]))
+
+
+def run(job: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            sys.stdout = sys.stderr
+            child(job)
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1]) as file:
+        jobs = json.load(file)
+    print(json.dumps([run(job) for job in jobs]))
