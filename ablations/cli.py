@@ -32,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         made[verb].add_argument("checkpoint", help="written by `radar train`")
         made[verb].add_argument("--out", help="folder for the results (default: beside the checkpoint)")
     made["orders"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
-    made["orders"].add_argument("--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells")
+    made["orders"].add_argument(
+        "--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells"
+    )
     made["orders"].add_argument("--steps", type=int, help="steps of the random and Halton rows (default: as radial)")
     made["orders"].add_argument("--out", default="runs/orders.png", help="PNG with all step maps")
     made["masks"].add_argument("--order", default="radial")

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from experiments.configs import find_config
-from radar.callbacks import AtomicCheckpointIO, WeightAverage, progress
+from radar.callbacks import AtomicCheckpointIO, TrainingClock, WeightAverage, progress
 from radar.checkpoints import build_generator, read_checkpoint
 from radar.config import Config, load_config, to_dict
 from radar.data import load_data
@@ -37,8 +37,10 @@ def quiet_lightning() -> None:
 def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
     """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume."""
     t, run = config.train, Path(config.run)
-    saver = ModelCheckpoint(run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False)
-    callbacks: list[Callback] = [saver, progress(title)]
+    saver = ModelCheckpoint(
+        run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [TrainingClock(), saver, progress(title)]
     if average and t.ema:
         callbacks.insert(0, WeightAverage(t.ema))
     return Trainer(

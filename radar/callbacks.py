@@ -86,6 +86,26 @@ class WeightAverage(Callback):
         self.average, self.updates = state_dict["average"], state_dict["updates"]
 
 
+class TrainingClock(Callback):
+    """Seconds spent in training and validation, added up over restarts; work that a kill undid is not counted."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self.began = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self.began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save the seconds so far."""
+        return {"seconds": self.spent + time.monotonic() - self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.spent = state_dict["seconds"]
+
+
 class PlainProgress(Callback):
     """One line per tenth of the steps, for logs and pipes."""
 

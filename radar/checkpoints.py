@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from radar.callbacks import WeightAverage
+from radar.callbacks import TrainingClock, WeightAverage
 from radar.config import Config, TokenizerConfig, to_config
 from radar.data import ImageData, load_data
 from radar.errors import InputError
@@ -64,7 +64,7 @@ class Generator:
     data: ImageData
     tokenizer: Tokenizer
     commit: str
-    trained_steps: int
+    train_seconds: float
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,5 +86,5 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     config = to_config(checkpoint["radar"]["config"], overrides or [])
     module, data, tokenizer = build_generator(config)
     restore_weights(module, checkpoint, path)
-    commit, steps = checkpoint["radar"]["commit"], int(checkpoint["global_step"])
-    return Generator(config, module, data, tokenizer, commit, steps)
+    seconds = float(checkpoint["callbacks"].get(TrainingClock.__name__, {}).get("seconds", 0.0))
+    return Generator(config, module, data, tokenizer, checkpoint["radar"]["commit"], seconds)

@@ -5,6 +5,7 @@ pixels in float64; nothing runs under autocast. FID is biased in the number of s
 Legend: B samples, M real images, F features.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,8 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """KID (mean over subsets of up to 500, fixed seed), by torchmetrics."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it keeps all features in memory, as we do
         torch.manual_seed(0)
         size = min(500, len(real), len(fake))
         metric = KernelInceptionDistance(feature=Identity(real.shape[1]), subsets=20, subset_size=size)

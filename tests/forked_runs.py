@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,4 @@ def run(job: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        jobs = json.load(file)
-    print(json.dumps([run(job) for job in jobs]))
+    print(json.dumps([run(job) for job in json.loads(Path(sys.argv[1]).read_text())]))

@@ -1,0 +1,198 @@
+"""`radar evaluate CHECKPOINT [sample.guidance=...]`: one JSON row of steps, NLL, quality, cost and provenance."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.sample import Samples, balanced_labels, draw_samples
+from radar.checkpoints import Generator, load_generator
+from radar.config import Config, config_hash, to_dict
+from radar.features import extract, load_features
+from radar.files import replacing
+from radar.independence import exponential_covariance, independence_gap
+from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
+from radar.modules import GeneratorModule
+from radar.orders import step_sizes
+from radar.provenance import git_commit, hardware, versions
+from radar.sampling import plan_turns, sample_tokens
+from radar.tokens import cached_tokens, ordered_batches
+from radar.transformer import parameter_count
+
+
+def measure_nll(generator: Generator) -> float:
+    """Mean held-out NLL in nats per image (teacher-forced where the variant revises)."""
+    split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
+    device, total = generator.module.device, 0.0
+    with torch.inference_mode():
+        for tokens, labels in ordered_batches(split, generator.config.train.batch_size):
+            total += float(generator.module.nll(tokens.to(device), labels.to(device)).sum())
+    return total / len(split)
+
+
+def restored_images(generator: Generator, reference: Reference) -> torch.Tensor:
+    """Send the reference images through the tokenizer and back."""
+    parts = [
+        generator.tokenizer.decode(generator.tokenizer.encode(images), generator.grid)
+        for images in reference.images.split(256)
+    ]
+    return torch.cat(parts)
+
+
+def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, float]:
+    """Compute the configured metrics, and rfid where the tokenizer is learned."""
+    columns = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
+    if generator.tokenizer.learned:
+        restored = extract(reference.network, restored_images(generator, reference))
+        columns["rfid"] = frechet_distance(reference.features, restored)
+    return columns
+
+
+def synchronised(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds of one call, with the device's queue empty before and after."""
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronise()
+    began = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - began
+
+
+def timed_batch(generator: Generator) -> Callable[[], object]:
+    """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
+    module, settings = generator.module, generator.config.sample
+    numbers = range(generator.config.evaluate.timing_batch)
+    labels = balanced_labels(numbers, module.model.classes).to(module.device)
+    turns, sequence = plan_turns(module.slots), module.sequence
+
+    def work() -> object:
+        tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
+        return generator.tokenizer.decode(tokens, generator.grid)
+
+    return work
+
+
+def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
+    """Images per second of each generator: rounds that go through all of them in turn, the first one dropped.
+
+    Run with nothing else on the machine. `speedup` is the median over the rounds of the ratio to the first generator.
+    """
+    works = [timed_batch(generator) for generator in generators]
+    devices = [generator.module.device for generator in generators]
+    repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
+    rounds = [
+        [synchronised(device, work) for device, work in zip(devices, works, strict=True)] for _ in range(repeats + 1)
+    ][1:]
+    columns = []
+    for arm in range(len(works)):
+        seconds = [times[arm] for times in rounds]
+        columns.append(
+            {
+                "images_per_s": batch / median(seconds),
+                "images_per_s_min": batch / max(seconds),
+                "images_per_s_max": batch / min(seconds),
+                "speedup": median(times[0] / times[arm] for times in rounds),
+            }
+        )
+    return columns
+
+
+def training_flops(module: GeneratorModule) -> float:
+    """Count the operations of forward and backward for one image of the packed layout, dense attention included."""
+    model, slots, mask = module.model, module.slots.to(module.device), module.mask.to(module.device)
+    content = torch.zeros(1, len(slots), dtype=torch.long, device=module.device)
+    labels = torch.zeros(1, dtype=torch.long, device=module.device)
+    # The counter knows attention only by its matrix products, which the MATH backend shows.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(slots, content, labels, module.sequence, mask).sum().backward()
+    model.zero_grad()
+    return float(counter.get_total_flops())
+
+
+def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
+    """Name what was compared, at what size: columns that need no trained weights."""
+    step, grid = module.step, module.model.grid
+    sizes = step_sizes(step)
+    return {
+        "order": config.order.name,
+        "variant": config.attention,
+        "seed": config.seed,
+        "steps": len(sizes),
+        "largest_group": max(sizes),
+        "gap": float(independence_gap(step, exponential_covariance(*grid)).sum()),
+        "params": parameter_count(module.model),
+        "slots": len(module.slots),
+        "train_gflops": training_flops(module) / 1e9,
+        "images_seen": config.train.steps * config.train.batch_size * config.train.accumulate,
+        "step_map": step.view(grid).tolist(),
+        "guidance": config.sample.guidance,
+        "temperature": config.sample.temperature,
+        "correction": config.sample.correction,
+    }
+
+
+def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
+    """Say where the figures come from."""
+    config = generator.config
+    return {
+        "fid_feature": reference.network.title,
+        "reference": reference.title,
+        "samples": config.evaluate.images,
+        "sample_seed": config.sample.seed,
+        "config": config_hash(to_dict(replace(config, run="", data=replace(config.data, cache="")))),
+        "commit": git_commit(),
+        "trained_at": generator.commit,
+        "hardware": hardware(),
+        "dtype": config.train.precision,
+        "timing_batch": config.evaluate.timing_batch,
+        **versions(),
+    }
+
+
+def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any], Samples]:
+    """Score a generator without timing it: its row and the samples."""
+    config = generator.config
+    began = time.perf_counter()
+    samples = draw_samples(generator, replace(config.sample, images=config.evaluate.images))
+    row = describe(config, generator.module)
+    row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
+    row |= measure_quality(generator, samples, reference)
+    row["evaluate_seconds"] = time.perf_counter() - began
+    return row | provenance(generator, reference), samples
+
+
+def open_reference(generator: Generator) -> Reference:
+    """Open the feature network and the real images that a generator is judged by."""
+    config = generator.config
+    check_metrics(config.evaluate.metrics)
+    return build_reference(generator.data, load_features(config.evaluate.features, generator.data, config.data.cache))
+
+
+def save_row(row: dict[str, Any], path: Path) -> None:
+    """Write a row as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(row, indent=1))
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar evaluate`."""
+    generator = load_generator(args.checkpoint, args.options)
+    reference = open_reference(generator)
+    row, _ = evaluate(generator, reference)
+    row |= measure_speed([generator])[0]
+    path = Path(args.out or Path(args.checkpoint).parent) / "evaluation.json"
+    save_row(row, path)
+    for key, value in row.items():
+        if key == "step_map":
+            continue
+        title = f"{key}[{reference.network.label}]" if key in ("fid", "kid", "rfid", "fid_floor") else key
+        print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
+    print(path)

@@ -1,0 +1,20 @@
+"""`radar masks --order radial --variant nested --grid 8x8 [order.metric=...]`: picture of an attention mask."""
+
+import argparse
+from pathlib import Path
+
+from experiments.orders import parse_grid
+from experiments.pictures import draw_mask
+from radar.attention import VARIANTS
+from radar.config import choose, load_config
+from radar.orders import decode_steps, step_sizes
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar masks`."""
+    h, w = parse_grid(args.grid)
+    order = load_config(None, [f"order.name={args.order}", *args.options]).order
+    slots = choose("attention", args.variant, VARIANTS)(step_sizes(decode_steps(order, h, w)))
+    path = Path(args.out or f"runs/mask-{args.order}-{args.variant}.png")
+    draw_mask(slots, f"{args.order} / {args.variant}, {h}x{w}", path)
+    print(path)
