@@ -24,7 +24,13 @@ from radar.tokens import Batched, cached_tokens, image_batches, token_batches
 
 LAST = "last.ckpt"
 NOISE = (".*GPU available.*", ".*does not have many workers.*", ".*not resumable.*", ".*Checkpoint directory.*")
-NOISE += (".*ModelCheckpoint.*same monitor.*", ".*litlogger.*", ".*isinstance.treespec.*", ".*Found .* module.*")
+NOISE += (
+    ".*ModelCheckpoint.*same monitor.*",
+    ".*litlogger.*",
+    ".*isinstance.treespec.*",
+    ".*Found .* module.*",
+    ".*smaller than the logging.*",
+)
 
 
 def quiet_lightning() -> None:

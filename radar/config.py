@@ -211,13 +211,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Build a Config from nested plain values and `key=value` overrides; raises InputError."""
     try:
+        for group, kind in typing.get_type_hints(Config).items():
+            if dataclasses.is_dataclass(kind) and not isinstance(values.get(group, {}), Mapping):
+                raise InputError(f"option '{group}' is a group of options, but its value is {values[group]!r}")
         merged = OmegaConf.merge(OmegaConf.structured(Config), dict(values))
         for text in overrides:
             key, value = _split(text)
-            OmegaConf.update(merged, key, value, merge=False)
+            _update(merged, key, value)
         return typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise InputError(_one_line(error)) from error
+
+
+def _update(merged: Any, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(merged, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{key}={value} is not possible: {_one_line(error)}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

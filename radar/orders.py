@@ -188,7 +188,8 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     count = int(natural.max()) + 1
     if order.schedule is None and order.steps in (None, count):
         return torch.from_numpy(natural)
-    sizes = group_sizes(h * w, order.steps or count, order.schedule or "constant")
+    steps = count if order.steps is None else order.steps
+    sizes = group_sizes(h * w, steps, order.schedule or "constant")
     step = np.empty(h * w, dtype=np.int64)
     step[np.lexsort(keys[::-1])] = np.repeat(np.arange(len(sizes)), sizes)
     return torch.from_numpy(step)

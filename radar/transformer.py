@@ -155,7 +155,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(vocabulary, shape.dim)
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
-        self.goals = nn.Embedding(grid[0] * grid[1], shape.dim)
+        self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
         self.blocks = nn.ModuleList(Block(shape, config.qk_norm, config.dropout) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.dim)
         self.head = nn.Linear(shape.dim, vocabulary, bias=False)
@@ -199,14 +199,15 @@ class Transformer(nn.Module):
         return self.head(self.norm(x[:, slots.target != NONE]))  # type: ignore[no-any-return]
 
     def embed(self, slots: Slots, content: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
-        """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, if any.
+        """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
 
         A slot must know which cell it fills (method.md, section 4: NAR without it 66 against 3.06).
         """
         x = torch.where(slots.content[:, None], self.tokens(content), self.query)
-        x = torch.where((slots.rank == NONE)[:, None] & slots.content[:, None], self.labels(labels)[:, None], x)
-        goal: Tensor = self.goals(cells[:, slots.target.clamp(min=0)])
-        return goal * (slots.target != NONE)[:, None] + x
+        x = torch.where((slots.rank == NONE)[:, None], self.labels(labels)[:, None], x)
+        goal = torch.where(slots.target == NONE, slots.rank, slots.target)
+        place: Tensor = self.places(cells[:, goal.clamp(min=0)])
+        return place * (goal != NONE)[:, None] + x
 
 
 def parameter_count(model: nn.Module) -> int:

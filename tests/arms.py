@@ -1,0 +1,48 @@
+"""Every order x variant that fits together, for the contract tests to go through."""
+
+import torch
+
+from radar.attention import VARIANTS, Slots
+from radar.config import ModelConfig, OrderConfig
+from radar.errors import InputError
+from radar.orders import ORDERS, decode_steps, step_sizes
+from radar.transformer import Transformer
+
+GRID = (4, 5)
+CELLS = GRID[0] * GRID[1]
+VOCABULARY, CLASSES = 7, 3
+
+
+def orders() -> dict[str, OrderConfig]:
+    """Every order by itself and cut into five groups."""
+    natural = {name: OrderConfig(name=name) for name in ORDERS}
+    grouped = {f"{name} in 5": OrderConfig(name=name, steps=5, schedule="cosine") for name in ORDERS}
+    return natural | grouped
+
+
+def arms() -> list[tuple[str, str]]:
+    """Names of all pairs; `causal` is left out where a step holds several cells."""
+    pairs = []
+    for name, order in orders().items():
+        for variant in VARIANTS:
+            try:
+                VARIANTS[variant](step_sizes(decode_steps(order, *GRID)))
+            except InputError:
+                continue
+            pairs.append((name, variant))
+    return pairs
+
+
+def layout(order: str, variant: str) -> tuple[torch.Tensor, Slots]:
+    """Step vector and slots of a pair."""
+    step = decode_steps(orders()[order], *GRID)
+    return step, VARIANTS[variant](step_sizes(step))
+
+
+def small_model(seed: int = 0) -> Transformer:
+    """A model whose logits depend on everything it sees."""
+    torch.manual_seed(seed)
+    model = Transformer(ModelConfig(dim=32, layers=3, heads=2), VOCABULARY, CLASSES, GRID)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 1.0)
+    return model.eval()

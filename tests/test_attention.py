@@ -1,0 +1,117 @@
+"""Who sees whom: nothing leaks, both masks are one, and the slots are those that the definitions say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from radar.attention import NONE, VARIANTS, Slots, attend
+from radar.errors import InputError
+from tests.arms import CELLS, arms, layout
+
+
+def reach(mask: torch.Tensor) -> torch.Tensor:
+    """Transitive closure: what a slot can depend on through any number of layers."""
+    closed = mask.clone()
+    while not torch.equal(grown := closed | (closed.float() @ closed.float() > 0), closed):
+        closed = grown
+    return closed
+
+
+def leaks(slots: Slots, step: torch.Tensor) -> bool:
+    """Whether a slot that asks for a cell depends on the content of its own or a later step."""
+    step_of_rank = step.sort().values
+    reached = reach(slots.mask())
+    for i in torch.nonzero(slots.asks).flatten():
+        seen = torch.nonzero(reached[i] & slots.content & (slots.rank != NONE)).flatten()
+        if (step_of_rank[slots.rank[seen]] >= step_of_rank[slots.target[i]]).any():
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_no_leak(order, variant):
+    step, slots = layout(order, variant)
+    assert not leaks(slots, step)
+
+
+@pytest.mark.parametrize(
+    ("variant", "broken"),
+    [
+        ("causal", lambda asking, seen: seen.step <= asking.step + 1),
+        ("plain", lambda asking, seen: seen.content & (seen.step <= asking.step)),
+        ("nested", lambda asking, seen: seen.step <= asking.step + 1),
+        ("full", lambda asking, seen: seen.step >= asking.step),
+        ("nested_memory", lambda asking, seen: seen.content | (seen.step == asking.step)),
+    ],
+)
+def test_a_broken_mask_is_caught(variant, broken):
+    step, slots = layout("raster" if variant == "causal" else "radial", variant)
+    assert leaks(replace(slots, sees=broken), step)
+
+
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_slots(order, variant):
+    step, slots = layout(order, variant)
+    asked = slots.target[slots.asks]
+    assert asked.sort().values.tolist() == list(range(CELLS)), "every cell is asked for exactly once"
+    assert slots.mask().diagonal().all(), "every slot sees itself, so no row is empty"
+    assert slots.mask()[:, 0].all(), "the class token is seen by all"
+    assert slots.turn.unique().tolist() == list(range(int(step.max()) + 1)), "one forward pass per step"
+    revised = slots.target[slots.revises]
+    assert (step.sort().values[revised] < slots.step[slots.revises]).all(), "only known cells are revised"
+
+
+@pytest.mark.parametrize(
+    ("order", "variant"), [("radial", v) for v in VARIANTS if v != "causal"] + [("raster", "causal")]
+)
+def test_flex_mask_is_the_dense_mask(order, variant):
+    _, slots = layout(order, variant)
+    rule = slots.block_mask("cpu").mask_mod
+    index = torch.arange(len(slots))
+    zero = torch.zeros((), dtype=torch.long)
+    assert torch.equal(rule(zero, zero, index[:, None], index[None]), slots.mask())
+
+
+def test_definitions_on_a_small_case():
+    """Sizes 1, 2: what method.md says who sees whom, written out."""
+    plain = VARIANTS["plain"]([1, 2])
+    # class, content 0 | query 0 | query 1, query 2
+    assert plain.mask().int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1],
+        [1, 1, 0, 1, 1],
+    ]
+    # class | query 0 || known 0, query 1, query 2
+    nested, full = (VARIANTS[name]([1, 2]).mask().int().tolist() for name in ("nested", "full"))
+    assert nested == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 0, 1, 1, 1], [1, 0, 1, 1, 1]]
+    assert full == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 1, 1], [1, 0, 1, 1, 1], [1, 0, 1, 1, 1]]
+    assert VARIANTS["causal"]([1, 1, 1]).mask().int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_causal_needs_one_cell_per_step():
+    with pytest.raises(InputError, match="attention 'causal' decodes one cell per step"):
+        VARIANTS["causal"]([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("order", "variant"), [("radial", v) for v in VARIANTS if v != "causal"] + [("raster", "causal")]
+)
+def test_chosen_steps_keep_all_that_they_see(order, variant):
+    """The sampled layout: rows of the chosen steps see exactly what they saw in the whole."""
+    _, slots = layout(order, variant)
+    chosen = torch.tensor([1, 3])
+    part = slots.only(chosen)
+    wanted = (slots.target != NONE) & torch.isin(slots.turn, chosen)
+    assert int((part.target != NONE).sum()) == int(wanted.sum())
+    assert torch.equal(part.mask()[part.target != NONE].sum(1), slots.mask()[wanted].sum(1))
+
+
+@pytest.mark.gpu
+def test_flex_attention_equals_sdpa():
+    _, slots = layout("radial", "nested")
+    q, k, v = torch.randn(3, 2, 2, len(slots), 32, device="cuda")
+    dense = attend(q, k, v, slots.mask().cuda())
+    assert torch.allclose(attend(q, k, v, slots.block_mask("cuda")), dense, atol=1e-4)

@@ -1,0 +1,85 @@
+"""Strict options: unknown keys, wrong types and impossible values fail with one line."""
+
+import pytest
+
+from radar.config import Config, call, config_hash, load_config, to_config, to_dict
+from radar.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "value"),
+    [
+        ("run=yes", lambda c: c.run, "yes"),
+        ("run=1e5", lambda c: c.run, "1e5"),
+        ("model.dim=010", lambda c: c.model.dim, 10),
+        ("train.lr=1e-3", lambda c: c.train.lr, 1e-3),
+        ("order.center=[3,4]", lambda c: c.order.center, [3, 4]),
+        ("order.centers=[[0,1],[2,3]]", lambda c: c.order.centers, [[0, 1], [2, 3]]),
+        ("order.steps=none", lambda c: c.order.steps, None),
+        ("data.skip_unreadable=true", lambda c: c.data.skip_unreadable, True),
+        ("evaluate.metrics=[fid]", lambda c: c.evaluate.metrics, ["fid"]),
+        ("attention=a=b", lambda c: c.attention, "a=b"),
+    ],
+)
+def test_overrides_mean_what_they_say(text, read, value):
+    assert read(load_config(None, [text])) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("order.nme=x", "unknown option 'order.nme'; 'nme' is not one of: name, steps"),
+        ("train", "'train' is not of the form key=value"),
+        ("--train.steps=4", "is not of the form key=value"),
+        ("train=4", "option 'train' is a group; set one of its members: steps"),
+        ("train.steps=many", "train.steps=many is not possible: int expected"),
+        ("train.steps=1.5", "train.steps=1.5 is not possible: int expected"),
+        ("train.steps=0", "train.steps=0 is not possible: it must be at least 1"),
+        ("train.redraw_order=maybe", "train.redraw_order=maybe is not possible: bool expected"),
+        ("order.centers=[[1,", "order.centers=.* is not possible: list expected"),
+        ("order.centers=[1,2]", r"order.centers=.1, 2. is not possible: Invalid value"),
+        ("sample.top_p=0", "sample.top_p=0.0 is not possible"),
+        ("train.lr=nan", "train.lr=nan is not possible"),
+    ],
+)
+def test_bad_overrides(text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(None, [text])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("order: {nam: radial}", "order.nam: Key 'nam' not in 'OrderConfig'. Did you mean: 'name'"),
+        ("train: {steps: x}", "train.steps: Value 'x' of type 'str' could not be converted to Integer"),
+        ("train: 3", "option 'train' is a group of options, but its value is 3"),
+        ("[1, 2]", "does not hold a mapping"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_bad_files(content, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file():
+    with pytest.raises(InputError, match="cannot read nowhere.yaml"):
+        load_config("nowhere.yaml")
+
+
+def test_round_trip_and_hash():
+    config = load_config(None, ["order.name=halton", "order.steps=7"])
+    assert to_config(to_dict(config)) == config
+    assert config_hash(to_dict(config)) == config_hash(to_dict(to_config(to_dict(config))))
+    assert config_hash(to_dict(config)) != config_hash(to_dict(Config()))
+
+
+def test_call_refuses_what_a_variant_does_not_take():
+    table = {"a": lambda x, y=1: x + y}
+    assert call("thing", "a", table, 1, y=None) == 2
+    with pytest.raises(InputError, match="thing 'a' takes no option 'z'; it takes: y"):
+        call("thing", "a", table, 1, z=3)

@@ -1,0 +1,109 @@
+"""Metrics against independent computations."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from radar.config import DataConfig
+from radar.data import load_data
+from radar.data.images import load_images
+from radar.errors import InputError
+from radar.features import Classifier, FeatureNetwork, cnn, load_features
+from radar.metrics import METRICS, build_reference, coverage, frechet_distance, kernel_distance, neighbour_radius, score
+
+
+class Raw(FeatureNetwork):
+    """Pixels of the first channel as features, for tests."""
+
+    label, digest, num_features = "pixels", "0", 64
+
+    def forward(self, images):
+        return images[:, 0].flatten(1).float() / 255
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return build_reference(load_data(DataConfig()), Raw())
+
+
+def test_fid_against_scipy():
+    random = np.random.default_rng(0)
+    real, fake = random.normal(size=(400, 12)) @ random.normal(size=(12, 12)), random.normal(size=(300, 12)) + 0.3
+    covariances = np.cov(real.T), np.cov(fake.T)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    shift = real.mean(0) - fake.mean(0)
+    expected = shift @ shift + np.trace(covariances[0] + covariances[1] - 2 * root)
+    found = frechet_distance(torch.from_numpy(real), torch.from_numpy(fake))
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(torch.from_numpy(real), torch.from_numpy(real)) == pytest.approx(0, abs=1e-6)
+
+
+def test_kid_against_its_formula():
+    """With one subset of everything, KID is the unbiased polynomial-kernel MMD."""
+    random = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(200, 8, generator=random).double(), torch.randn(200, 8, generator=random).double() + 0.5
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a @ b.T / 8 + 1) ** 3
+
+    def off_diagonal(k: torch.Tensor) -> torch.Tensor:
+        return (k.sum() - k.trace()) / (200 * 199)
+
+    expected = off_diagonal(kernel(real, real)) + off_diagonal(kernel(fake, fake)) - 2 * kernel(real, fake).mean()
+    assert kernel_distance(real, fake) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        frechet_distance(torch.full((9, 2), torch.nan), torch.zeros(9, 2))
+
+
+def test_precision_and_recall_by_hand():
+    """Brute force: a query is covered if some point's third neighbour is farther away than it."""
+    random = torch.Generator().manual_seed(1)
+    points, queries = torch.randn(60, 3, generator=random), torch.randn(40, 3, generator=random) * 1.5
+    radius = torch.stack([(points - p).norm(dim=1).sort().values[3] for p in points])
+    assert torch.allclose(neighbour_radius(points, chunk=7), radius, atol=1e-5)
+    covered = [any((q - p).norm() <= r for p, r in zip(points, radius, strict=True)) for q in queries]
+    assert coverage(points, radius, queries, chunk=7) == pytest.approx(np.mean(covered))
+
+
+def test_held_out_images_score_at_the_floor(reference):
+    data = reference.data
+    images, labels = load_images(data.held_out, range(len(data.held_out)))
+    columns = score(list(METRICS), images, labels, reference)
+    assert columns["fid"] == pytest.approx(columns["fid_floor"])
+    assert columns["duplicates"] == columns["memorised"] == 0
+    assert columns["precision"] > 0.8 and columns["recall"] > 0.8
+    assert "accuracy" not in columns and "validity" not in columns
+
+
+def test_copies_are_counted(reference):
+    data = reference.data
+    images, labels = load_images(data.train, [0, 1, 1, 2])
+    columns = score(["duplicates"], images, labels, reference)
+    assert columns["duplicates"] == pytest.approx(0.25) and columns["memorised"] == 1
+
+
+def test_unknown_names(reference):
+    with pytest.raises(InputError, match="unknown metric 'is'; choose from: fid"):
+        score(["is"], reference.images[:5], torch.zeros(5), reference)
+    with pytest.raises(InputError, match="unknown feature network 'dino'; choose from: cnn, inception"):
+        load_features("dino", reference.data, "")
+
+
+def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
+    data = load_data(DataConfig())
+    network = cnn(data, str(tmp_path))
+    images, labels = load_images(data.held_out, range(len(data.held_out)))
+    assert (network.classify(images) == labels).double().mean() > 0.97
+    monkeypatch.setattr("radar.features.train_classifier", lambda data: pytest.fail("trained again"))
+    again = cnn(data, str(tmp_path))
+    assert again.title == network.title and network.title.startswith("digits-cnn:")
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="feature network .* is damaged"):
+        cnn(data, str(tmp_path))
+    assert not any(p.requires_grad for p in network.parameters()) and not network.training
+    assert isinstance(network, Classifier)

@@ -1,0 +1,211 @@
+"""Training: what is corrupted, what is counted, when it stops."""
+
+import pytest
+import torch
+
+from experiments.train import train_generator
+from radar.attention import VARIANTS
+from radar.callbacks import WeightAverage
+from radar.checkpoints import load_generator, read_checkpoint, restore_weights
+from radar.config import Config, ModelConfig, OrderConfig, TrainConfig, load_config, to_config
+from radar.corruption import CORRUPTIONS, corruption_mask
+from radar.errors import InputError, NonFiniteLoss
+from radar.modules import LAYOUTS, GeneratorModule, learning_rate
+from tests.arms import layout
+
+SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=2"]
+
+
+def module(**train: object) -> GeneratorModule:
+    torch.manual_seed(0)
+    config = Config(
+        order=OrderConfig(name="radial"), model=ModelConfig(dim=16, layers=1, heads=1), train=TrainConfig(**train)
+    )
+    made = GeneratorModule(config, 7, 3, (4, 4))
+    torch.nn.init.normal_(made.model.head.weight, std=0.5)
+    return made
+
+
+BATCH = (0, torch.randint(7, (8, 16), generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
+
+
+def test_corruption_touches_only_known_tokens_at_its_rate():
+    _, slots = layout("radial", "nested")
+    torch.manual_seed(0)
+    mask = corruption_mask(slots, 4000, 0.6)
+    assert not mask[:, ~slots.revises].any()
+    assert mask[:, slots.revises].double().mean() == pytest.approx(0.3, abs=0.02)
+    rates = mask[:, slots.revises & (slots.step == slots.step.max())].double().mean(1)
+    assert rates.std() > 0.1, "every image has its own rate"
+
+
+@pytest.mark.parametrize("kind", list(CORRUPTIONS))
+def test_every_corruption_trains(kind):
+    made = module(corruption=kind, corruption_rate=0.9)
+    seen = []
+    original = made.cross_entropy
+    made.cross_entropy = lambda slots, mask, content, *rest: (
+        seen.append(content) or original(slots, mask, content, *rest)
+    )
+    loss = made.training_step(BATCH, 0)
+    assert torch.isfinite(loss) and loss.requires_grad
+    truth = BATCH[1][:, made.sequence][:, made.slots.rank.clamp(min=0)]
+    changed = seen[0] != truth
+    assert changed[:, made.slots.revises].any() and not changed[:, ~made.slots.revises].any()
+    assert seen[0].min() >= 0 and seen[0].max() < 7
+
+
+def test_without_corruption_known_tokens_are_clean():
+    made = module(corruption_rate=0.0, correction_weight=0.0)
+    made.config.model.label_dropout = 0.0
+    asked = made.nll(BATCH[1], BATCH[2]).mean() / 16
+    assert float(made.training_step(BATCH, 0)) == pytest.approx(float(asked), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "causal"])
+def test_the_sampled_layout_estimates_the_packed_loss(variant):
+    """Averaged over all choices of steps, its loss and gradient are those of the packed layout."""
+    made = module(corruption_rate=0.0)
+    made.slots = VARIANTS[variant](torch.bincount(made.step).tolist())
+    made.mask, made.config.model.label_dropout = made.slots.mask(), 0.0
+    packed = float(made.training_step(BATCH, 0))
+    parts = []
+    for k in range(made.steps):
+        part = made.slots.only(torch.tensor([k]))
+        made.layout = lambda _, part=part: (part, part.mask(), 1 / made.steps)
+        parts.append(float(made.training_step(BATCH, 0)))
+    assert sum(parts) / len(parts) == pytest.approx(packed, rel=1e-5)
+    assert set(LAYOUTS) == {"packed", "sampled"}
+
+
+def test_randomness_is_a_function_of_seed_and_batch_number():
+    made = module(corruption_rate=0.5)
+    first = float(made.training_step(BATCH, 0))
+    torch.manual_seed(99)
+    assert float(made.training_step(BATCH, 5)) == first
+    assert float(made.training_step((1, *BATCH[1:]), 0)) != first
+
+
+def test_learning_rate():
+    config = TrainConfig(steps=100, warmup=10)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1 == rates[10]
+    assert rates[100] == pytest.approx(0) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_accumulation_equals_a_large_batch(tmp_path):
+    """Two halves of a batch give the gradient, and so the weights, of the whole (no dropout, no corruption)."""
+    common = [*SMALL, f"data.cache={tmp_path}", "train.steps=6", "train.corruption_rate=0", "model.label_dropout=0"]
+    whole = train_generator(load_config(None, [*common, f"run={tmp_path / 'a'}", "train.batch_size=8"]))
+    halves = [*common, f"run={tmp_path / 'b'}", "train.batch_size=4", "train.accumulate=2"]
+    states = [
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (whole, train_generator(load_config(None, halves)))
+    ]
+    assert all(torch.allclose(states[0][name], states[1][name], atol=2e-4) for name in states[0])
+
+
+def test_average_follows_the_weights():
+    made, average = module(), WeightAverage(0.9)
+    trainer = type("Trainer", (), {"global_step": 0})()
+    average.on_fit_start(trainer, made)
+    start = [a.clone() for a in average.average]
+    for weight in average.parameters(made):
+        weight.add_(1.0)
+    trainer.global_step = 1
+    average.on_train_batch_end(trainer, made)
+    average.on_train_batch_end(trainer, made)  # a second micro-batch of the same step counts once
+    decay = 2 / 11
+    assert all(torch.allclose(a, s + 1 - decay, atol=1e-6) for a, s in zip(average.average, start, strict=True))
+    weights = [w.clone() for w in average.parameters(made)]
+    average.on_validation_start(trainer, made)
+    assert all(
+        torch.allclose(w, s + 1 - decay, atol=1e-6) for w, s in zip(average.parameters(made), start, strict=True)
+    )
+    average.on_exception(trainer, made, KeyboardInterrupt())
+    assert all(torch.equal(w, kept) for w, kept in zip(average.parameters(made), weights, strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    options = [
+        *SMALL,
+        f"run={tmp_path / 'run'}",
+        f"data.cache={tmp_path}",
+        "train.steps=20",
+        "train.checkpoint_every=4",
+    ]
+    original = GeneratorModule.cross_entropy
+
+    def broken(self, *args):
+        return original(self, *args) * (float("nan") if self.global_step >= 10 else 1.0)
+
+    monkeypatch.setattr(GeneratorModule, "cross_entropy", broken)
+    with pytest.raises(NonFiniteLoss, match="the loss became nan at step 10; the last good checkpoint is kept"):
+        train_generator(load_config(None, options))
+    checkpoint = read_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert checkpoint["global_step"] == 8
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_checkpoint_holds_config_and_commit_and_the_average_is_loaded(tmp_path):
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=3"]
+    path = train_generator(load_config(None, options))
+    checkpoint = read_checkpoint(path)
+    assert to_config(checkpoint["radar"]["config"]) == load_config(None, options)
+    assert checkpoint["radar"]["commit"]
+    generator = load_generator(path)
+    average = checkpoint["callbacks"]["WeightAverage"]["average"]
+    loaded = WeightAverage.parameters(generator.module)
+    assert all(torch.equal(a, b) for a, b in zip(loaded, average, strict=True))
+    assert not generator.module.training and generator.train_seconds > 0
+    logged = (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
+    assert "val/nll" in logged
+
+
+def test_logs_hold_what_the_docs_say(tmp_path):
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=4", "train.log_every=2"]
+    train_generator(load_config(None, options))
+    lines = (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    columns = set(lines[0].split(","))
+    assert {"train/loss", "train/correction_loss", "train/grad_norm", "train/images_seen", "val/nll"} <= columns
+    assert {f"order/step_{k:03d}" for k in range(7)} <= columns
+    assert list((tmp_path / "run" / "tensorboard").rglob("events.*"))
+
+
+def test_a_run_of_another_configuration_is_not_continued(tmp_path):
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=2"]
+    train_generator(load_config(None, options))
+    with pytest.raises(InputError, match=r"belongs to another configuration \(train.lr: 0.002, this run has 0.1\)"):
+        train_generator(load_config(None, [*options, "train.lr=0.1"]))
+    assert train_generator(load_config(None, [*options, "sample.images=3"])).exists()
+
+
+def test_an_order_per_image_trains(tmp_path):
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=2", "train.redraw_order=true"]
+    options += ["order.name=random", "order.steps=7", "attention=plain"]
+    assert train_generator(load_config(None, options)).exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "missing", "shape"])
+def test_bad_checkpoints(damage, tmp_path):
+    path = train_generator(load_config(None, [*SMALL, f"run={tmp_path}", f"data.cache={tmp_path}", "train.steps=1"]))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    if damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    if damage == "missing":
+        path.unlink()
+    if damage == "shape":
+        checkpoint = read_checkpoint(path)
+        generator = load_generator(path)
+        del checkpoint["state_dict"]["model.query"]
+        with pytest.raises(InputError, match="does not fit this model"):
+            restore_weights(generator.module, checkpoint, path)
+        return
+    message = {
+        "cut": "is damaged or not a checkpoint",
+        "foreign": "not written by this project",
+        "missing": "not exist",
+    }
+    with pytest.raises(InputError, match=message[damage]):
+        load_generator(path)

@@ -1,0 +1,152 @@
+"""Every order decodes every cell exactly once, in exactly the steps that were asked for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radar.config import OrderConfig
+from radar.errors import InputError
+from radar.orders import (
+    METRICS,
+    ORDERS,
+    ROUNDINGS,
+    SCHEDULES,
+    adjacent_share,
+    decode_sequence,
+    decode_steps,
+    group_sizes,
+    redraw_sequences,
+    step_sizes,
+)
+
+names, sides = st.sampled_from(list(ORDERS)), st.integers(1, 12)
+schedules = st.sampled_from([None, *SCHEDULES])
+
+
+def check(step: torch.Tensor, cells: int) -> None:
+    assert step.shape == (cells,)
+    assert step.dtype == torch.int64
+    assert step.unique().tolist() == list(range(int(step.max()) + 1))
+    assert decode_sequence(step).sort().values.tolist() == list(range(cells))
+    assert sum(step_sizes(step)) == cells
+
+
+@given(names, sides, sides)
+def test_natural_grouping(name, h, w):
+    step = decode_steps(OrderConfig(name=name), h, w)
+    check(step, h * w)
+    assert torch.equal(step, decode_steps(OrderConfig(name=name), h, w))
+
+
+@given(names, sides, sides, schedules, st.data())
+def test_any_number_of_steps(name, h, w, schedule, data):
+    steps = data.draw(st.integers(1, h * w))
+    step = decode_steps(OrderConfig(name=name, steps=steps, schedule=schedule), h, w)
+    check(step, h * w)
+    assert int(step.max()) + 1 == steps
+
+
+@given(names, sides, sides, st.data())
+def test_regrouping_keeps_the_ranking(name, h, w, data):
+    natural = decode_steps(OrderConfig(name=name), h, w)
+    steps = data.draw(st.integers(1, h * w))
+    regrouped = decode_steps(OrderConfig(name=name, steps=steps, schedule="constant"), h, w)
+    before, after = natural[:, None] < natural, regrouped[:, None] > regrouped
+    assert not (before & after).any()
+
+
+@given(sides, sides, st.sampled_from(list(METRICS)), st.sampled_from(list(ROUNDINGS)), st.data())
+def test_radial_is_monotone_in_distance_and_one_center_of_many(h, w, metric, rounding, data):
+    center = [data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))]
+    radial = OrderConfig(name="radial", center=center, metric=metric, rounding=rounding)
+    step = decode_steps(radial, h, w)
+    many = OrderConfig(name="multi_center", centers=[center], metric=metric, rounding=rounding)
+    assert torch.equal(step, decode_steps(many, h, w))
+    rows, columns = np.divmod(np.arange(h * w), w)
+    distance = METRICS[metric](abs(rows - center[0]).astype(float), abs(columns - center[1]).astype(float))
+    assert (np.diff(step.numpy()[np.argsort(distance, kind="stable")]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("order", "side", "count"),
+    [
+        (OrderConfig(name="radial"), 16, 13),
+        (OrderConfig(name="radial", metric="chebyshev"), 16, 9),
+        (OrderConfig(name="radial", metric="manhattan"), 16, 17),
+        (OrderConfig(name="radial", rounding="round"), 16, 12),
+        (OrderConfig(name="radial", metric="chebyshev"), 24, 13),
+        (OrderConfig(name="diagonal"), 16, 31),
+        (OrderConfig(name="raster"), 16, 256),
+        (OrderConfig(name="multi_center"), 16, 7),
+    ],
+)
+def test_known_counts(order, side, count):
+    assert int(decode_steps(order, side, side).max()) + 1 == count
+
+
+def test_radial_sizes():
+    sizes = step_sizes(decode_steps(OrderConfig(name="radial"), 16, 16))
+    assert sizes == [1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1]
+
+
+def test_adjacent_share():
+    shares = {metric: OrderConfig(name="radial", metric=metric) for metric in METRICS}
+    found = {metric: round(adjacent_share(decode_steps(o, 16, 16), 16, 16), 2) for metric, o in shares.items()}
+    assert found == {"euclidean": 0.30, "chebyshev": 0.53, "manhattan": 0.0}
+    assert adjacent_share(torch.zeros(1, dtype=torch.long), 1, 1) == 0
+
+
+@given(st.integers(1, 300), st.sampled_from(list(SCHEDULES)), st.data())
+def test_group_sizes(cells, schedule, data):
+    steps = data.draw(st.integers(1, cells))
+    sizes = group_sizes(cells, steps, schedule)
+    assert len(sizes) == steps and sum(sizes) == cells and min(sizes) >= 1
+    if schedule == "constant":
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_paths_move_to_neighbours():
+    for name in ("snake", "spiral_in", "spiral_out"):
+        sequence = decode_sequence(decode_steps(OrderConfig(name=name), 7, 5))
+        rows, columns = sequence // 5, sequence % 5
+        assert ((rows.diff().abs() + columns.diff().abs()) == 1).all(), name
+
+
+def test_seeds():
+    def steps(seed: int) -> torch.Tensor:
+        return decode_steps(OrderConfig(name="random", seed=seed), 8, 8)
+
+    assert torch.equal(steps(3), steps(3)) and not torch.equal(steps(3), steps(4))
+
+
+def test_one_order_per_image():
+    order = OrderConfig(name="random", steps=7, schedule="cosine")
+    sequences = redraw_sequences(order, 8, 8, images=5, seed=1)
+    assert sequences.shape == (5, 64)
+    assert (sequences.sort(1).values == torch.arange(64)).all()
+    assert len({tuple(row.tolist()) for row in sequences}) == 5
+    assert torch.equal(sequences, redraw_sequences(order, 8, 8, images=5, seed=1))
+    with pytest.raises(InputError, match="takes no option 'seed'"):
+        redraw_sequences(OrderConfig(name="radial"), 8, 8, images=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (OrderConfig(name="radal"), "unknown order 'radal'; choose from: raster"),
+        (OrderConfig(name="raster", metric="chebyshev"), "order 'raster' takes no option 'metric'; it takes: none"),
+        (OrderConfig(name="radial", metric="cosine"), "unknown metric 'cosine'"),
+        (OrderConfig(name="radial", center=[8, 0]), r"start cell \[8, 0\] is outside the 8x8 grid"),
+        (OrderConfig(name="multi_center", centers=[[0, 0], [0, -1]]), "outside the 8x8 grid"),
+        (OrderConfig(name="multi_center", centers=[[1, 2, 3]]), "not a .row, column. pair"),
+        (OrderConfig(name="multi_center", centers=[]), "order.centers is empty"),
+        (OrderConfig(name="random", steps=65), "order.steps=65 is not possible: a grid of 64 cells takes 1..64"),
+        (OrderConfig(name="random", steps=0), "order.steps=0 is not possible"),
+        (OrderConfig(name="random", steps=7, schedule="cubic"), "unknown schedule 'cubic'"),
+    ],
+)
+def test_bad_orders(order, message):
+    with pytest.raises(InputError, match=message):
+        decode_steps(order, 8, 8)

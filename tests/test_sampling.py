@@ -1,0 +1,164 @@
+"""The sampler is the trained model, pass by pass; images do not depend on their company."""
+
+import multiprocessing
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import chisquare
+
+from radar.attention import NONE
+from radar.config import SampleConfig
+from radar.errors import InputError
+from radar.orders import decode_sequence
+from radar.sampling import Trace, draw, filter_probabilities, image_noise, plan_turns, sample_tokens
+from tests.arms import CELLS, CLASSES, VOCABULARY, arms, layout, small_model
+
+LABELS = torch.tensor([0, 2, 1, CLASSES])
+
+
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_training_equals_sampling(order, variant):
+    """Teacher-forced logits of the packed layout equal those of the step-by-step passes with the cache."""
+    step, slots = layout(order, variant)
+    model, sequence = small_model(), decode_sequence(step)
+    tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
+    known = tokens[:, sequence]
+    with torch.inference_mode():
+        packed = model(slots, known[:, slots.rank.clamp(min=0)], LABELS, sequence, slots.mask())
+    expected = dict(zip(torch.nonzero(slots.target != NONE).flatten().tolist(), packed.unbind(1), strict=True))
+    passes = []
+
+    def forced(turn, logits, current, noise):
+        passes.append((turn, logits.clone()))
+        return known[:, turn.targets], torch.ones_like(current, dtype=torch.bool)
+
+    found = sample_tokens(model, plan_turns(slots), sequence, LABELS, SampleConfig(), range(4), rule=forced)
+    assert torch.equal(found, tokens)
+    for number, (turn, logits) in enumerate(passes):
+        targets = turn.slots.target != NONE
+        for j, (target, content) in enumerate(zip(turn.targets, turn.slots.content[targets], strict=True)):
+            match = (slots.turn == number) & (slots.target == target) & (slots.content == content)
+            difference = (logits[:, j] - expected[int(torch.nonzero(match))]).abs().max()
+            assert difference < 1e-4, (number, int(target))
+
+
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_passes_and_cells(order, variant, monkeypatch):
+    step, slots = layout(order, variant)
+    model, passes, trace = small_model(), [], Trace()
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args: passes.append(1) or forward(*args))
+    settings = SampleConfig(correction=0.5)
+    sample_tokens(model, plan_turns(slots), decode_sequence(step), LABELS, settings, range(4), trace)
+    assert len(passes) == int(step.max()) + 1
+    written = torch.stack(trace.written)
+    assert (written.sum(0) == 1).all(), "every cell is written exactly once"
+    assert torch.equal(written.int().argmax(0)[0], step), "in the step that the order says"
+    revised = torch.stack(trace.revised)
+    assert revised.any() == slots.revises.any(), "only variants that revise do"
+    before = written.cumsum(0) - written.int()
+    assert not (revised & (before == 0)).any(), "only known cells are revised"
+
+
+def draw_images(images: list[int], batch: int, order: str = "radial", variant: str = "nested") -> torch.Tensor:
+    torch.set_num_threads(1)
+    step, slots = layout(order, variant)
+    settings = SampleConfig(guidance=1.5, correction=0.3, seed=5)
+    parts = [images[i : i + batch] for i in range(0, len(images), batch)]
+    model, turns, sequence = small_model(), plan_turns(slots), decode_sequence(step)
+    labels = [torch.tensor(part) % CLASSES for part in parts]
+    return torch.cat(
+        [sample_tokens(model, turns, sequence, y, settings, part) for part, y in zip(parts, labels, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(("order", "variant"), [("raster", "causal"), ("radial", "plain"), ("radial", "nested")])
+def test_image_does_not_depend_on_batch(order, variant):
+    whole = draw_images(list(range(8)), 8, order, variant)
+    assert torch.equal(whole, draw_images(list(range(8)), 1, order, variant))
+    assert len({tuple(row) for row in whole.tolist()}) == 8, "and no two are the same"
+
+
+def test_image_does_not_depend_on_processes():
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        halves = pool.starmap(draw_images, [(list(range(4)), 4), (list(range(4, 8)), 4)])
+    assert torch.equal(torch.cat(halves), draw_images(list(range(8)), 8))
+
+
+def test_noise_is_a_function_of_seed_and_image():
+    noise = image_noise(3, [0, 1, 2], 50)
+    assert torch.equal(noise[1:2], image_noise(3, [1], 50))
+    assert not torch.equal(noise, image_noise(4, [0, 1, 2], 50))
+
+
+def test_draw_follows_the_probabilities():
+    p = torch.tensor([0.5, 0.0, 0.2, 0.3])
+    tokens = draw(p.expand(20_000, 4), image_noise(0, [0], 20_000)[0])
+    counts = torch.bincount(tokens, minlength=4)
+    assert counts[1] == 0
+    assert chisquare(counts[[0, 2, 3]].numpy(), [10_000, 4_000, 6_000]).pvalue > 1e-4
+    assert draw(p, torch.tensor(0.0)) == 0 and draw(p, torch.tensor(1 - 1e-7)) == 3
+
+
+def test_filters():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    p = logits.softmax(-1)
+    assert torch.allclose(filter_probabilities(logits, 1.0, 0, 1.0), p)
+    assert torch.allclose(filter_probabilities(logits, 0.5, 0, 1.0), (2 * logits).softmax(-1))
+    two = filter_probabilities(logits, 1.0, 2, 1.0)
+    assert torch.allclose(two, torch.tensor([p[0], p[1], 0, 0]) / (p[0] + p[1]))
+    assert torch.equal(filter_probabilities(logits, 1.0, 0, float(p[0]) + 1e-3) > 0, two > 0)
+    assert (filter_probabilities(logits, 1.0, 0, 1e-6) > 0).tolist() == [True, False, False, False]
+
+
+def logits_of_passes(settings: SampleConfig, labels: torch.Tensor) -> list[torch.Tensor]:
+    step, slots = layout("radial", "plain")
+    passes = []
+
+    def rule(turn, logits, current, noise):
+        passes.append(logits)
+        return torch.zeros_like(current), torch.ones_like(current, dtype=torch.bool)
+
+    sequence = decode_sequence(step)
+    sample_tokens(small_model(), plan_turns(slots), sequence, labels, settings, range(len(labels)), rule=rule)
+    return passes
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_guidance_formula(schedule):
+    """u + s (c - u), at every pass."""
+    labels = torch.tensor([0, 1])
+    conditional = logits_of_passes(SampleConfig(), labels)
+    unconditional = logits_of_passes(SampleConfig(), torch.full_like(labels, CLASSES))
+    guided = logits_of_passes(SampleConfig(guidance=2.5, guidance_schedule=schedule), labels)
+    for k, (g, c, u) in enumerate(zip(guided, conditional, unconditional, strict=True)):
+        scale = 2.5 if schedule == "constant" else 1 + 1.5 * (k + 1) / len(guided)
+        assert torch.allclose(g, u + scale * (c - u), atol=1e-4)
+
+
+def test_unknown_guidance_schedule():
+    with pytest.raises(InputError, match="unknown guidance schedule 'cosine'; choose from: constant, linear"):
+        logits_of_passes(SampleConfig(guidance_schedule="cosine"), torch.tensor([0]))
+
+
+def test_correction_replaces_only_unlikely_tokens():
+    step, slots = layout("radial", "nested")
+    sequence, model = decode_sequence(step), small_model()
+
+    def revised(threshold: float) -> int:
+        trace, settings = Trace(), SampleConfig(correction=threshold)
+        sample_tokens(model, plan_turns(slots), sequence, LABELS, settings, range(4), trace)
+        return int(torch.stack(trace.revised).sum())
+
+    most = 4 * int(slots.revises.sum())
+    assert revised(0.0) == 0 < revised(0.1) < revised(0.99) <= most
+
+
+def test_uniform_model_samples_uniformly():
+    model = small_model()
+    torch.nn.init.zeros_(model.head.weight)
+    step, slots = layout("halton in 5", "plain")
+    labels = torch.zeros(1000, dtype=torch.long)
+    tokens = sample_tokens(model, plan_turns(slots), decode_sequence(step), labels, SampleConfig(), range(1000))
+    assert chisquare(F.one_hot(tokens, VOCABULARY).sum((0, 1)).numpy()).pvalue > 1e-4

@@ -1,0 +1,112 @@
+"""The house rules: imports run one way, every option is read, every YAML file runs."""
+
+import ast
+import dataclasses
+import typing
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablations.study import list_trials, read_study
+from experiments.train import train_generator, train_tokenizer
+from radar.config import Config, load_config, read_yaml, to_config
+from radar.data import load_data
+from radar.tokenizers import build_tokenizer
+
+ROOT = Path(__file__).parent.parent
+LAYERS = {
+    "radar": {"radar"},
+    "experiments": {"radar", "experiments"},
+    "ablations": {"radar", "experiments", "ablations"},
+}
+CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.yaml"))
+STUDIES = sorted((ROOT / "ablations").glob("*.yaml"))
+
+
+def sources(layer: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in sorted((ROOT / layer).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_imports_run_one_way(layer):
+    for path, tree in sources(layer):
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                top = name.split(".")[0]
+                assert top not in LAYERS or top in LAYERS[layer], f"{path} imports {name}"
+                assert top != "pytorch_lightning", f"{path}: its classes differ from lightning.pytorch's"
+                assert top != "omegaconf" or path == ROOT / "radar" / "config.py", path
+
+
+def options(kind: type, prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, hint in typing.get_type_hints(kind).items():
+        found += options(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [(prefix + name, name)]
+    return found
+
+
+def test_every_option_is_read():
+    """By an attribute access `.name` somewhere outside config.py; nothing is an option that does nothing."""
+    read = set()
+    for layer in LAYERS:
+        for path, tree in sources(layer):
+            if path.name != "config.py":
+                read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    unread = [full for full, name in options(Config) if name not in read]
+    assert not unread
+
+
+def shrunk(values: dict, tmp_path: Path) -> Config:
+    """One step of a run at a size for tests, with everything else as in the file."""
+    small = [f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=1", "train.batch_size=2"]
+    small += ["train.accumulate=1", "model.dim=16", "model.heads=1", "model.layers=1", "train.device=cpu"]
+    small += ["train.precision=32-true", "data.workers=0", "train.warmup=1"]
+    return to_config(values, small)
+
+
+def fitted(values: dict, tmp_path: Path) -> Config:
+    """Shrink, with small data made here, and a tokenizer trained for one step where one is needed."""
+    if values["data"]["name"] == "shapes":
+        values["data"]["images"] = 20
+    if values["data"]["name"] == "folder":
+        from PIL import Image
+
+        for name in ("a", "b"):
+            (tmp_path / "images" / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (40, 30), (20 * i, 99, 0)).save(tmp_path / "images" / name / f"{i}.png")
+        values["data"] |= {"root": str(tmp_path / "images"), "size": 64, "held_out": 0.5}
+        values["tokenizer"] |= {"codebook": 64, "width": 8}
+    config = shrunk(values, tmp_path)
+    if build_tokenizer(config.tokenizer).learned:
+        trained = dataclasses.replace(config, run=str(tmp_path / "tokenizer"))
+        config.tokenizer.checkpoint = str(train_tokenizer(trained))
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_runs_one_step(path, tmp_path):
+    checkpoint = train_generator(fitted(read_yaml(path), tmp_path))
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_runs_one_step(path, tmp_path):
+    overrides = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=1"]
+    overrides += [f"data.cache={tmp_path}"]
+    study = read_study(str(path))
+    trials = list_trials(study, tmp_path / "out", overrides)
+    assert len(trials) == len(study.arms) * len(study.seeds)
+    for trial in {trial.config.run: trial for trial in trials if trial.seed == study.seeds[0]}.values():
+        assert train_generator(trial.config).exists()
+
+
+def test_ready_made_files_load():
+    for path in CONFIGS:
+        config = load_config(path)
+        assert config.data.name in ("digits", "shapes", "folder")
+        if config.data.name != "folder":
+            load_data(config.data)

@@ -1,0 +1,118 @@
+"""Round trips, hashes, and caches that know who made them."""
+
+import json
+
+import pytest
+import torch
+
+from radar.config import DataConfig, TokenizerConfig
+from radar.data import load_data
+from radar.data.images import load_images
+from radar.errors import InputError
+from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, tokenizer_hash
+from radar.tokens import batch_indices, cached_tokens
+
+
+@pytest.mark.parametrize("name", list(TOKENIZERS))
+def test_every_tokenizer(name):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(TokenizerConfig(name=name)).eval()
+    images, _ = load_images(load_data(DataConfig(name="shapes" if tokenizer.learned else "digits")).train, range(6))
+    grid = tokenizer.grid((images.shape[2], images.shape[3]))
+    tokens = tokenizer.encode(images)
+    assert tokens.shape == (6, grid[0] * grid[1]) and tokens.dtype == torch.int64
+    assert 0 <= tokens.min() and tokens.max() < tokenizer.vocabulary
+    restored = tokenizer.decode(tokens, grid)
+    assert restored.shape == images.shape and restored.dtype == torch.uint8
+    assert tokenizer.learned or torch.equal(restored, images)
+    assert torch.equal(tokens[2:3], tokenizer.encode(images[2:3])), "tokens do not depend on the batch"
+
+
+def test_levels_is_lossless_on_all_digits():
+    data, tokenizer = load_data(DataConfig()), build_tokenizer(TokenizerConfig())
+    for split in (data.train, data.held_out):
+        images, _ = load_images(split, range(len(split)))
+        assert torch.equal(tokenizer.decode(tokenizer.encode(images), data.size), images)
+
+
+def test_levels_refuses_what_it_would_lose():
+    images, _ = load_images(load_data(DataConfig(name="shapes")).train, range(2))
+    with pytest.raises(InputError, match="'levels' with levels=17 would lose colours or grey levels"):
+        build_tokenizer(TokenizerConfig()).encode(images)
+
+
+def test_forward_and_encode_agree():
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(TokenizerConfig(name="fsq")).eval()
+    assert isinstance(tokenizer, Convolutional)
+    images, _ = load_images(load_data(DataConfig(name="shapes")).train, range(3))
+    _, tokens, _ = tokenizer(images)
+    assert torch.equal(tokens, tokenizer.encode(images))
+
+
+def test_hash_changes_with_weights():
+    tokenizer = build_tokenizer(TokenizerConfig(name="fsq"))
+    before = tokenizer_hash(tokenizer)
+    assert before == tokenizer_hash(tokenizer)
+    with torch.no_grad():
+        next(tokenizer.parameters()).view(-1)[0] += 1e-3
+    assert tokenizer_hash(tokenizer) != before
+    hashes = {tokenizer_hash(build_tokenizer(TokenizerConfig(levels=n))) for n in (17, 18)}
+    assert len(hashes) == 2
+
+
+def test_codebook_use():
+    assert codebook_use(torch.tensor([5, 5, 0, 0])) == pytest.approx({"codebook_use": 0.5, "perplexity": 2.0})
+
+
+def test_cache_is_made_once_and_refused_for_another_tokenizer(tmp_path):
+    data, tokenizer = load_data(DataConfig()), build_tokenizer(TokenizerConfig())
+    splits = cached_tokens(data, tokenizer, str(tmp_path))
+    images, labels = load_images(data.held_out, [3, 1])
+    tokens, found = splits["held_out"].gather(torch.tensor([3, 1]).numpy())
+    assert torch.equal(tokens, tokenizer.encode(images)) and torch.equal(found, labels)
+    (folder,) = tmp_path.iterdir()
+    stamp = (folder / "train-tokens.npy").stat().st_mtime_ns
+    cached_tokens(data, tokenizer, str(tmp_path))
+    assert (folder / "train-tokens.npy").stat().st_mtime_ns == stamp
+    cached_tokens(data, tokenizer, str(folder))
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["classes"] == list(data.classes) and meta["crop"] == "none"
+    with pytest.raises(InputError, match=r"token cache .* was made with another vocabulary \(17, this run has 256\)"):
+        cached_tokens(data, build_tokenizer(TokenizerConfig(levels=256)), str(folder))
+    meta["tokenizer"] = "0" * 12
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match=r"was made with another tokenizer \(000000000000, this run has"):
+        cached_tokens(data, tokenizer, str(tmp_path))
+    (folder / "meta.json").write_text("{")
+    with pytest.raises(InputError, match="token cache .* is damaged"):
+        cached_tokens(data, tokenizer, str(tmp_path))
+
+
+def test_nothing_is_left_of_a_cache_that_failed(tmp_path):
+    data = load_data(DataConfig(name="shapes", images=100))
+    with pytest.raises(InputError, match="would lose colours"):
+        cached_tokens(data, build_tokenizer(TokenizerConfig()), str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_are_permutations_end_to_end():
+    parts = torch.cat([torch.from_numpy(batch_indices(1, i, 4, 10)) for i in range(5)])
+    assert parts[:10].sort().values.tolist() == list(range(10)) == parts[10:].sort().values.tolist()
+    assert parts[:10].tolist() != parts[10:].tolist()
+    assert batch_indices(1, 3, 4, 10).tolist() == parts[12:16].tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TokenizerConfig(name="vqgan"), "unknown tokenizer 'vqgan'; choose from: levels, vq, fsq"),
+        (TokenizerConfig(name="vq", levels=4), "tokenizer 'vq' takes no option 'levels'"),
+        (TokenizerConfig(name="vq", downsample=3), "tokenizer.downsample=3"),
+        (TokenizerConfig(name="fsq", fsq_levels=[8, 1]), "every level must be at least 2"),
+        (TokenizerConfig(levels=1), "tokenizer.levels=1 is not possible"),
+    ],
+)
+def test_bad_tokenizers(config, message):
+    with pytest.raises(InputError, match=message):
+        build_tokenizer(config)

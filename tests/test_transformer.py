@@ -1,0 +1,78 @@
+"""Shapes, positions, cost-saving paths that must not change the result."""
+
+import math
+
+import pytest
+import torch
+
+from radar.attention import VARIANTS
+from radar.config import ModelConfig
+from radar.errors import InputError
+from radar.orders import decode_sequence
+from radar.transformer import PRESETS, Transformer, parameter_count
+from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1411)])
+def test_presets_have_the_published_sizes(preset, millions):
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(preset=preset), 16384, 1000, (16, 16))
+    assert parameter_count(model) / 1e6 == pytest.approx(millions, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("order", "variant"), [("raster", "causal"), *(("radial", v) for v in VARIANTS if v != "causal")]
+)
+def test_a_new_model_is_uniform(order, variant):
+    step, slots = layout(order, variant)
+    model = Transformer(ModelConfig(dim=16, layers=1, heads=1), VOCABULARY, CLASSES, GRID)
+    content = torch.zeros(2, len(slots), dtype=torch.long)
+    logits = model(slots, content, torch.tensor([0, CLASSES]), decode_sequence(step), slots.mask())
+    nll = -logits.log_softmax(-1)[:, slots.asks[slots.target >= 0], 0].double().sum(1)
+    assert nll.tolist() == pytest.approx([CELLS * math.log(VOCABULARY)] * 2, rel=1e-6)
+
+
+def test_activation_checkpointing_changes_nothing():
+    step, slots = layout("radial", "nested")
+    gradients = []
+    for recompute in (False, True):
+        model = small_model().train()
+        model.recompute = recompute
+        content = torch.ones(2, len(slots), dtype=torch.long)
+        model(slots, content, torch.tensor([0, 1]), decode_sequence(step), slots.mask()).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_one_order_per_image_equals_each_alone():
+    _, slots = layout("random in 5", "plain")
+    model = small_model()
+    sequences = torch.stack([torch.randperm(CELLS) for _ in range(3)])
+    content, labels = torch.randint(VOCABULARY, (3, len(slots))), torch.tensor([0, 1, 2])
+    with torch.inference_mode():
+        together = model(slots, content, labels, sequences, slots.mask())
+        for i in range(3):
+            alone = model(slots, content[i : i + 1], labels[i : i + 1], sequences[i], slots.mask())
+            assert torch.allclose(together[i], alone[0], atol=1e-5)
+
+
+def test_attention_depends_on_the_distance_of_cells():
+    """Rotary positions: q.k of two cells is unchanged when both move by the same rows and columns."""
+    model = small_model()
+    q, k = torch.randn(2, model.angles.shape[1], dtype=torch.complex64)
+
+    def product(a: int, b: int) -> float:
+        return float(((q * model.angles[a + 1]) * (k * model.angles[b + 1]).conj()).sum().real)
+
+    w = GRID[1]
+    assert product(0, w + 1) == pytest.approx(product(w, 2 * w + 1), abs=1e-4)
+    assert product(0, w + 1) == pytest.approx(product(1, w + 2), abs=1e-4)
+    assert product(0, w + 1) != pytest.approx(product(0, 2), abs=1e-3)
+
+
+def test_unfit_width():
+    with pytest.raises(InputError, match=r"model.dim=30 with model.heads=2 is not possible"):
+        Transformer(ModelConfig(dim=30), VOCABULARY, CLASSES, GRID)
+    with pytest.raises(InputError, match="unknown model preset 'XXXL'"):
+        Transformer(ModelConfig(preset="XXXL"), VOCABULARY, CLASSES, GRID)
+    assert all(shape.dim % (4 * shape.heads) == 0 for shape in PRESETS.values())
