@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": ("experiments.evaluate", "main", "score a checkpoint"),
     "ablate": ("ablations.study", "main", "compare arms: train, sample, score and time each"),
 }
+WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "ablate")  # take key=value anywhere
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     made["ablate"].add_argument("study", help="YAML file of the ablation")
     made["ablate"].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
     made["ablate"].add_argument("--workers", type=int, help="processes that train arms (default: one per core)")
-    for verb in ("train", "tokenizer", "sample", "evaluate", "masks", "ablate"):
-        made[verb].add_argument("options", nargs="*", metavar="key=value", help="override an option")
+    for verb in WITH_OPTIONS:
+        made[verb].usage = f"{made[verb].format_usage().removeprefix('usage: ').strip()} [key=value ...]"
     return parser
 
 
@@ -56,7 +57,10 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130 and 143 for signals."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, args.options = parser.parse_known_args(argv)
+    if args.options and args.verb not in WITH_OPTIONS:
+        parser.error(f"{args.verb} does not take {' '.join(args.options)}")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     from radar.errors import InputError, NonFiniteLoss

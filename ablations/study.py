@@ -13,6 +13,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from experiments.evaluate import evaluate, measure_speed, open_reference, save_r
 from experiments.sample import save_pictures
 from experiments.train import train_generator
 from radar.checkpoints import build_generator, load_generator
-from radar.config import Config, config_hash, read_yaml, to_config, to_dict
+from radar.config import Config, choose, config_hash, read_yaml, to_config, to_dict
 from radar.errors import InputError, NonFiniteLoss
 from radar.features import load_features
 from radar.files import replacing
+from radar.metrics import check_metrics
+from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokens import cached_tokens
 
 
@@ -78,13 +81,22 @@ def read_study(path: str) -> Study:
         if not values.get(key):
             raise InputError(f"{path}: the study needs '{key}'")
     seeds, arms, threads = values.get("seeds", [0]), values["arms"], values.get("threads", 1)
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise InputError(f"{path}: seeds={seeds} is not possible: a list of whole numbers expected")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or repeats(seeds):
+        raise InputError(f"{path}: seeds={seeds} is not possible: a list of different whole numbers expected")
     if not isinstance(arms, dict) or not all(isinstance(options, dict) for options in arms.values()):
         raise InputError(f"{path}: arms must map names to options")
+    files = {trial_name(arm, 0): arm for arm in reversed(arms)}
+    for arm in arms:
+        if (other := files[trial_name(arm, 0)]) != arm:
+            raise InputError(f"{path}: arms '{other}' and '{arm}' would share their files; name them apart")
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"{path}: threads={threads} is not possible: a whole number of at least 1 expected")
     return Study(values["name"], values["base"], arms, values.get("config") or {}, seeds, threads)
+
+
+def repeats(values: list[int]) -> bool:
+    """Tell whether a value stands twice."""
+    return len(set(values)) < len(values)
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +118,8 @@ def list_trials(study: Study, out: Path, overrides: list[str]) -> list[Trial]:
             try:
                 config = to_config(merge(base, study.config, options, {"seed": seed}), overrides)
                 build_generator(config)
+                check_metrics(config.evaluate.metrics)
+                choose("guidance schedule", config.sample.guidance_schedule, GUIDANCE_SCHEDULES)
             except InputError as error:
                 raise InputError(f"arm '{arm}': {error}") from error
             trained = {k: v for k, v in result_options(config).items() if k not in ("sample", "evaluate")}
@@ -130,10 +144,19 @@ def read_rows(trials: list[Trial], out: Path) -> dict[str, dict[str, Any]]:
 
 
 def start_worker(threads: int) -> None:
-    """Prepare a worker process: its threads, and a quick end on Ctrl-C or when the study is stopped."""
+    """Prepare a worker process: its threads, a quick end on signals, and never outliving the study."""
     torch.set_num_threads(threads)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the study's process is gone, also by SIGKILL; what is not saved is done again."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_trials(trials: list[Trial], out: str) -> list[str]:
@@ -209,7 +232,7 @@ def main(args: argparse.Namespace) -> None:
     """Run `radar ablate`."""
     study = read_study(args.study)
     out = Path(args.out or f"runs/ablations/{study.name}")
-    workers = args.workers or max(1, (os.cpu_count() or 1) // study.threads)
+    workers = max(1, (os.cpu_count() or 1) // study.threads) if args.workers is None else args.workers
     if workers < 1:
         raise InputError(f"--workers {args.workers} is not possible: it must be at least 1")
     torch.set_num_threads(study.threads)

@@ -40,8 +40,9 @@ def measure_nll(generator: Generator) -> float:
 
 def restored_images(generator: Generator, reference: Reference) -> torch.Tensor:
     """Send the reference images through the tokenizer and back."""
+    tokenizer, device = generator.tokenizer, generator.module.device
     parts = [
-        generator.tokenizer.decode(generator.tokenizer.encode(images), generator.grid)
+        tokenizer.decode(tokenizer.encode(images.to(device)), generator.grid).cpu()
         for images in reference.images.split(256)
     ]
     return torch.cat(parts)
@@ -173,7 +174,8 @@ def open_reference(generator: Generator) -> Reference:
     """Open the feature network and the real images that a generator is judged by."""
     config = generator.config
     check_metrics(config.evaluate.metrics)
-    return build_reference(generator.data, load_features(config.evaluate.features, generator.data, config.data.cache))
+    network = load_features(config.evaluate.features, generator.data, config.data.cache)
+    return build_reference(generator.data, network.to(generator.module.device))
 
 
 def save_row(row: dict[str, Any], path: Path) -> None:

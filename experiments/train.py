@@ -7,9 +7,10 @@ import warnings
 from pathlib import Path
 
 import yaml
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, TrainingClock, WeightAverage, progress
@@ -82,9 +83,12 @@ def fit(config: Config, module: TrainedModule, batches: Batched, title: str, ave
         check_same(config, checkpoint["radar"]["config"], last)
         done = int(checkpoint["global_step"])
     if done < config.train.steps:
-        write_config(config)
         quiet_lightning()
-        trainer = build_trainer(config, title, average)
+        try:
+            trainer = build_trainer(config, title, average)
+        except MisconfigurationException as error:
+            raise InputError(f"train.device={config.train.device} cannot be used here: {error}") from error
+        write_config(config)
         trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
         trainer.save_checkpoint(last)
     return last
@@ -117,9 +121,7 @@ def write_config(config: Config) -> None:
 
 def train_generator(config: Config, title: str = "train") -> Path:
     """Train a generator; return its checkpoint."""
-    import lightning.pytorch as L
-
-    L.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed, verbose=False)
     module, data, tokenizer = build_generator(config)
     splits = cached_tokens(data, tokenizer, config.data.cache)
     return fit(config, module, token_batches(config, splits), title)
@@ -127,9 +129,7 @@ def train_generator(config: Config, title: str = "train") -> Path:
 
 def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
-    import lightning.pytorch as L
-
-    L.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
         raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")

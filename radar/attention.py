@@ -208,6 +208,26 @@ VARIANTS: dict[str, Callable[[Sequence[int]], Slots]] = {
 }
 
 
+def _dense(slots: Slots, device: torch.device) -> Tensor | BlockMask:
+    return slots.mask().to(device)
+
+
+def _flex(slots: Slots, device: torch.device) -> Tensor | BlockMask:
+    return slots.block_mask(device)
+
+
+def _auto(slots: Slots, device: torch.device) -> Tensor | BlockMask:
+    return _flex(slots, device) if device.type == "cuda" else _dense(slots, device)
+
+
+# How packed training attends; sampling and short sequences always use the dense mask.
+BACKENDS: dict[str, Callable[[Slots, torch.device], Tensor | BlockMask]] = {
+    "sdpa": _dense,
+    "flex": _flex,
+    "auto": _auto,
+}
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention (B, H, S, E): FlexAttention for a block mask, SDPA for a dense one.
 

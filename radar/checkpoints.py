@@ -57,7 +57,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained generator with all that it needs to make and judge images."""
+    """A trained generator with all that it needs to make and judge images, on one device."""
 
     config: Config
     module: GeneratorModule
@@ -80,11 +80,23 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
     return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid), data, tokenizer
 
 
+def pick_device(name: str) -> torch.device:
+    """Resolve `train.device`; raises InputError if it is not there."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, device=best if name == "auto" else name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"train.device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
     """Open a checkpoint, with `key=value` overrides of its configuration (sampling and evaluation, say)."""
     checkpoint = read_checkpoint(path)
     config = to_config(checkpoint["radar"]["config"], overrides or [])
     module, data, tokenizer = build_generator(config)
     restore_weights(module, checkpoint, path)
+    device = pick_device(config.train.device)
+    module.to(device)
+    tokenizer.to(device)
     seconds = float(checkpoint["callbacks"].get(TrainingClock.__name__, {}).get("seconds", 0.0))
     return Generator(config, module, data, tokenizer, checkpoint["radar"]["commit"], seconds)

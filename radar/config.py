@@ -22,6 +22,8 @@ from yaml import YAMLError
 from radar.errors import InputError
 
 T = TypeVar("T")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass
@@ -77,6 +79,7 @@ class ModelConfig:
     dropout: float = 0.0
     label_dropout: float = 0.1
     qk_norm: bool = True
+    backend: str = "auto"  # attention in packed training: sdpa, flex, or auto (flex on CUDA, sdpa elsewhere)
     checkpoint_activations: bool = False  # recompute in backward: less memory, about a third more time
 
 
@@ -174,6 +177,8 @@ class Config:
             "data.held_out": self.data.held_out or 0.0,
         }.items():
             _require(0 <= rate < 1, name, rate, "at least 0 and below 1")
+        choose("precision", t.precision, dict.fromkeys(PRECISIONS))
+        choose("device", t.device, dict.fromkeys(DEVICES))
         _require(t.lr > 0, "train.lr", t.lr, "above 0")
         _require(t.clip > 0, "train.clip", t.clip, "above 0")
         _require(s.temperature > 0, "sample.temperature", s.temperature, "above 0")

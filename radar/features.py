@@ -78,7 +78,8 @@ class Classifier(FeatureNetwork):
     @torch.inference_mode()
     def classify(self, images: Tensor) -> Tensor:
         """Predict labels (B,)."""
-        return self.head(self(images)).argmax(-1)  # type: ignore[no-any-return]
+        device = next(self.parameters()).device
+        return self.head(self(images.to(device))).argmax(-1).cpu()  # type: ignore[no-any-return]
 
 
 def train_classifier(data: ImageData, steps: int = 500, batch: int = 64) -> Classifier:
@@ -160,7 +161,8 @@ def load_features(name: str, data: ImageData, cache: str) -> FeatureNetwork:
 @torch.inference_mode()
 def extract(network: FeatureNetwork, images: Tensor, batch: int = 256) -> Tensor:
     """Features (M, F) float64 of images (M, 3, H, W) uint8."""
-    return torch.cat([network(part).double() for part in images.split(batch)])
+    device = next(network.buffers(), next(network.parameters(), images)).device
+    return torch.cat([network(part.to(device)).double().cpu() for part in images.split(batch)])
 
 
 def split_images(split: Any, most: int | None = None) -> tuple[Tensor, Tensor]:

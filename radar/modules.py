@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from radar.attention import NONE, VARIANTS, Slots
+from radar.attention import BACKENDS, NONE, VARIANTS, Slots
 from radar.config import Config, TrainConfig, choose, to_dict
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import NonFiniteLoss
@@ -113,12 +114,20 @@ class GeneratorModule(TrainedModule):
         self.step = decode_steps(config.order, *grid)
         self.slots = choose("attention", config.attention, VARIANTS)(step_sizes(self.step))
         self.mask = self.slots.mask()
+        self.backend = choose("attention backend", config.model.backend, BACKENDS)
+        self._packed: tuple[torch.device, Tensor | BlockMask] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         if config.train.redraw_order:
             redraw_sequences(config.order, *grid, images=1, seed=0)  # fails here, not in mid-training
         self.model = Transformer(config.model, vocabulary, classes, grid)
         self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def packed_mask(self) -> Tensor | BlockMask:
+        """Build the mask of the whole layout for the backend, once per device."""
+        if self._packed is None or self._packed[0] != self.device:
+            self._packed = (self.device, self.backend(self.slots, self.device))
+        return self._packed[1]
 
     @property
     def steps(self) -> int:
@@ -131,7 +140,7 @@ class GeneratorModule(TrainedModule):
         return decode_sequence(self.step).to(self.device)
 
     def cross_entropy(
-        self, slots: Slots, mask: Tensor, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
+        self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
     ) -> Tensor:
         """Loss (B, T) in nats of every target, given the content (B, S) and the true tokens (B, N) by rank."""
         logits = self.model(slots, content, labels, sequence, mask)
@@ -232,16 +241,16 @@ class GeneratorModule(TrainedModule):
             logger.log_metrics({"val/nll": value}, self.global_step)
 
 
-def packed(module: GeneratorModule) -> tuple[Slots, Tensor, float]:
+def packed(module: GeneratorModule) -> tuple[Slots, Tensor | BlockMask, float]:
     """All steps in one sequence: slots, mask, share of the steps."""
-    return module.slots, module.mask, 1.0
+    return module.slots, module.packed_mask(), 1.0
 
 
-def sampled(module: GeneratorModule) -> tuple[Slots, Tensor, float]:
+def sampled(module: GeneratorModule) -> tuple[Slots, Tensor | BlockMask, float]:
     """`train.layout_steps` random steps and what they can see: shorter sequences, a noisier loss."""
     count = min(module.config.train.layout_steps, module.steps)
     part = module.slots.only(torch.randperm(module.steps)[:count])
-    return part, part.mask(), count / module.steps
+    return part, part.mask().to(module.device), count / module.steps
 
 
 LAYOUTS = {"packed": packed, "sampled": sampled}

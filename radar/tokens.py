@@ -76,8 +76,9 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str) -> dict[str
 
 def _encode(split: ImageSet, tokenizer: Tokenizer, folder: Path, name: str) -> None:
     starts = range(0, len(split), CHUNK)
+    device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
     parts = [
-        (tokenizer.encode(images).numpy().astype(np.uint16), labels.numpy())
+        (tokenizer.encode(images.to(device)).cpu().numpy().astype(np.uint16), labels.numpy())
         for images, labels in (
             load_images(split, range(start, min(start + CHUNK, len(split))))
             for start in tqdm(starts, f"encode {name}", disable=None, leave=False)

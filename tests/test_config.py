@@ -67,7 +67,7 @@ def test_bad_files(content, message, tmp_path):
 
 
 def test_missing_file():
-    with pytest.raises(InputError, match="cannot read nowhere.yaml"):
+    with pytest.raises(InputError, match=r"cannot read nowhere\.yaml"):
         load_config("nowhere.yaml")
 
 

@@ -103,7 +103,7 @@ def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypat
     assert again.title == network.title and network.title.startswith("digits-cnn:")
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="feature network .* is damaged"):
+    with pytest.raises(InputError, match=r"feature network .* is damaged"):
         cnn(data, str(tmp_path))
     assert not any(p.requires_grad for p in network.parameters()) and not network.training
     assert isinstance(network, Classifier)

@@ -21,7 +21,7 @@ def test_every_tokenizer(name):
     grid = tokenizer.grid((images.shape[2], images.shape[3]))
     tokens = tokenizer.encode(images)
     assert tokens.shape == (6, grid[0] * grid[1]) and tokens.dtype == torch.int64
-    assert 0 <= tokens.min() and tokens.max() < tokenizer.vocabulary
+    assert tokens.min() >= 0 and tokens.max() < tokenizer.vocabulary
     restored = tokenizer.decode(tokens, grid)
     assert restored.shape == images.shape and restored.dtype == torch.uint8
     assert tokenizer.learned or torch.equal(restored, images)
@@ -85,7 +85,7 @@ def test_cache_is_made_once_and_refused_for_another_tokenizer(tmp_path):
     with pytest.raises(InputError, match=r"was made with another tokenizer \(000000000000, this run has"):
         cached_tokens(data, tokenizer, str(tmp_path))
     (folder / "meta.json").write_text("{")
-    with pytest.raises(InputError, match="token cache .* is damaged"):
+    with pytest.raises(InputError, match=r"token cache .* is damaged"):
         cached_tokens(data, tokenizer, str(tmp_path))
 
 

@@ -1,0 +1,26 @@
+# Every target sets up .venv by itself. PYTHON may name another interpreter of at least 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: ablation test lint clean
+
+ablation: .venv/stamp
+	$(BIN)/radar ablate ablations/ordering.yaml
+
+test: .venv/stamp
+	$(BIN)/python -m pytest
+
+lint: .venv/stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first and by the range of pyproject.toml, so that pip takes its CPU build where one is offered.
+.venv/stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.6,<2.14"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

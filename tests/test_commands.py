@@ -1,0 +1,275 @@
+"""The commands as a user types them: what they write, and one line with exit code 2 for bad input."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ablations.cli import main
+from experiments.evaluate import evaluate, measure_speed, open_reference
+from experiments.sample import draw_samples
+from experiments.train import train_generator
+from radar.checkpoints import load_generator
+from radar.config import load_config
+
+SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
+STUDY = """
+name: tiny
+base: digits
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {steps: 3, batch_size: 4, warmup: 1}
+  evaluate: {images: 40, timing_batch: 4, timing_repeats: 2}
+  sample: {images: 12}
+seeds: [0, 1]
+arms:
+  raster/causal: {order: {name: raster}, attention: causal}
+  radial/nested: {order: {name: radial}, attention: nested, sample: {correction: 0.0}}
+  radial/nested corrected: {order: {name: radial}, attention: nested, sample: {correction: 0.5}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, cache) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    return train_generator(load_config(None, [*SMALL, f"run={run}", f"data.cache={cache}", "evaluate.images=60"]))
+
+
+def fails(capsys, *argv: str) -> str:
+    """Run a command that must end with exit code 2 and one line on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in argv])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert caught.value.code == 2, lines
+    assert len(lines) == 1 and lines[0].startswith("radar: "), lines
+    return lines[0]
+
+
+def test_orders(tmp_path, capsys):
+    main(["orders", "--grid", "16x16", "--out", str(tmp_path / "orders.png")])
+    lines = capsys.readouterr().out.splitlines()
+    steps = {line[:20].strip(): int(line[20:26]) for line in lines[2:-1]}
+    assert steps["raster"] == 256 and steps["radial"] == 13 and steps["diagonal"] == 31
+    assert steps["radial chebyshev"] == 9 and steps["radial manhattan"] == 17
+    assert Image.open(tmp_path / "orders.png").width > 500
+
+
+@pytest.mark.parametrize("grid", ["1x1", "3x5"])
+def test_orders_of_odd_grids(grid, tmp_path, capsys):
+    main(["orders", "--grid", grid, "--out", str(tmp_path / "orders.png")])
+    assert (tmp_path / "orders.png").exists()
+
+
+def test_masks(tmp_path, capsys):
+    main(["masks", "--order", "radial", "--variant", "nested", "--grid", "8x8", "--out", str(tmp_path / "mask.png")])
+    assert Image.open(tmp_path / "mask.png").width > 500
+
+
+def test_sample(checkpoint, tmp_path, capsys):
+    main(["sample", str(checkpoint), "--out", str(tmp_path), "sample.images=12", "sample.correction=0.5"])
+    archive = np.load(tmp_path / "samples.npz")
+    assert archive["arr_0"].shape == (12, 8, 8, 3) and archive["arr_0"].dtype == np.uint8
+    assert archive["arr_1"].tolist() == [*range(10), 0, 1]
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 8, "seven passes and the result"
+    assert {path.name for path in tmp_path.iterdir()} == {"samples.png", "film.png", "film.gif", "samples.npz"}
+
+
+def test_samples_do_not_depend_on_the_batch_size(checkpoint):
+    images = [
+        draw_samples(generator, generator.config.sample).images
+        for generator in (load_generator(checkpoint, ["sample.images=9", f"sample.batch_size={b}"]) for b in (1, 4, 9))
+    ]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[1], images[2])
+
+
+def test_evaluate(checkpoint, tmp_path, capsys):
+    main(["evaluate", str(checkpoint), "--out", str(tmp_path), "evaluate.timing_repeats=2", "evaluate.timing_batch=4"])
+    row = json.loads((tmp_path / "evaluation.json").read_text())
+    assert row["steps"] == 7 and row["order"] == "radial" and row["samples"] == 60
+    assert row["images_per_s"] > 0 and row["speedup"] == 1 and row["train_gflops"] > 0
+    assert {"nll", "fid", "kid", "precision", "recall", "accuracy", "duplicates", "fid_floor", "commit"} <= row.keys()
+    assert "fid[digits-cnn]" in capsys.readouterr().out
+
+
+def test_nll_of_a_uniform_model(tmp_path, cache):
+    """N log V exactly, through the whole evaluation."""
+    options = [*SMALL, f"run={tmp_path}", f"data.cache={cache}", "evaluate.images=20", "evaluate.metrics=[]"]
+    for order, variant in (("raster", "causal"), ("radial", "plain"), ("radial", "nested")):
+        names = [f"order.name={order}", f"attention={variant}", f"run={tmp_path / variant}"]
+        generator = load_generator(train_generator(load_config(None, options + names)))
+        torch.nn.init.zeros_(generator.module.model.head.weight)
+        row, _ = evaluate(generator, open_reference(generator))
+        assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
+
+
+def test_speed_counts_all_work(checkpoint, monkeypatch):
+    """Every round samples once per arm; the first round is dropped; the ratio is within a round."""
+    generator = load_generator(checkpoint, ["evaluate.timing_batch=2", "evaluate.timing_repeats=3"])
+    seconds = iter([100.0, 100.0] + [2.0, 1.0] * 3)
+    monkeypatch.setattr("experiments.evaluate.synchronised", lambda device, work: next(seconds))
+    first, second = measure_speed([generator, generator])
+    assert first["images_per_s"] == 1 and second["images_per_s"] == 2
+    assert (first["speedup"], second["speedup"]) == (1, 2)
+    assert next(seconds, None) is None
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, cache) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.yaml").write_text(STUDY)
+    main(["ablate", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--workers", "1", f"data.cache={cache}"])
+    return folder / "tiny.yaml", folder / "out"
+
+
+def test_ablate_writes_everything(study):
+    _, out = study
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    wanted = [
+        "order",
+        "variant",
+        "seed",
+        "steps",
+        "nll",
+        "fid",
+        "fid_feature",
+        "accuracy",
+        "images_per_s",
+        "train_seconds",
+        "params",
+    ]
+    assert all(row[key] for row in rows for key in wanted)
+    assert {row["steps"] for row in rows if row["order"] == "radial"} == {"7"}
+    assert {row["steps"] for row in rows if row["order"] == "raster"} == {"64"}
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 6
+    assert len(list((out / "runs").iterdir())) == 4, "arms that differ in sampling share their training"
+    for name in ("report.md", "steps.png", "fid-steps.png", "fid-speed.png"):
+        assert (out / name).stat().st_size > 100
+    report = (out / "report.md").read_text()
+    assert (
+        "fid[digits-cnn]" in report and "±" in report and "samples/radial-nested-corrected-seed0/samples.png" in report
+    )
+    assert all((out / line.split("(")[1][:-1]).exists() for line in report.splitlines() if line.startswith("!["))
+
+
+def test_ablate_goes_on_where_it_was(study, cache, monkeypatch):
+    path, out = study
+    before = (out / "results.csv").read_text()
+    (out / "rows" / "radial-nested-corrected-seed1.json").unlink()
+    stamps = {p: p.stat().st_mtime_ns for p in (out / "rows").iterdir()} | {
+        p: p.stat().st_mtime_ns for p in out.rglob("*.ckpt")
+    }
+    main(["ablate", str(path), "--out", str(out), "--workers", "1", f"data.cache={cache}"])
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()), "nothing that was done is done again"
+
+    def results(text: str) -> list[dict[str, str]]:
+        return [{k: v for k, v in row.items() if k != "evaluate_seconds"} for row in csv.DictReader(text.splitlines())]
+
+    assert results((out / "results.csv").read_text()) == results(before)
+
+
+def test_bad_studies(study, tmp_path, cache, capsys):
+    path, out = study
+    error = fails(capsys, "ablate", path, "--out", out, "train.lr=0.5", f"data.cache={cache}")
+    assert "is a result of another configuration of 'raster/causal'" in error
+    cases = {
+        "name: x\nbase: digits\narms: {a: {order: {name: radal}}}": "arm 'a': unknown order 'radal'",
+        "name: x\nbase: digits\narms: {a: {ordr: {}}}": "arm 'a': ordr: Key 'ordr' not in 'Config'",
+        "name: x\nbase: digits\narms: {a: 3}": "arms must map names to options",
+        "name: x\nbase: digts\narms: {a: {}}": "there is no configuration 'digts'",
+        "name: x\nbase: digits\narm: {a: {}}": "unknown key 'arm'",
+        "name: x\nbase: digits": "the study needs 'arms'",
+        "name: x\nbase: digits\nseeds: 3\narms: {a: {}}": "seeds=3 is not possible",
+        "name: x\nbase: digits\nseeds: [0, 0]\narms: {a: {}}": "seeds=[0, 0] is not possible",
+        "name: x\nbase: digits\narms: {a b: {}, a-b: {}}": "arms 'a b' and 'a-b'",
+        "name: x\nbase: digits\narms: {a: {attention: causal}}": "arm 'a': attention 'causal' decodes one cell",
+        "name: x\nbase: digits\narms: {a: {order: {steps: 65}}}": "arm 'a': order.steps=65 is not possible",
+        "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
+        "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "arm 'a': unknown guidance schedule 'up'",
+    }
+    for text, message in cases.items():
+        (tmp_path / "bad.yaml").write_text(text)
+        assert message in fails(capsys, "ablate", tmp_path / "bad.yaml", "--out", tmp_path / "out"), text
+        assert not (tmp_path / "out").exists(), "nothing is half-written"
+    assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
+    assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["order.name=radal"], "unknown order 'radal'"),
+        (["order.steps=65"], "order.steps=65 is not possible: a grid of 64 cells takes 1..64 steps"),
+        (["order.center=[8,8]"], "start cell [8, 8] is outside the 8x8 grid"),
+        (["attention=causal"], "attention 'causal' decodes one cell per step, but the order has a step of"),
+        (["attention=nestd"], "unknown attention 'nestd'"),
+        (["train.steps=x"], "train.steps=x is not possible: int expected"),
+        (["train.layout=packd"], "unknown layout 'packd'"),
+        (["train.corruption=noise"], "unknown corruption 'noise'"),
+        (["train.precision=fp12"], "unknown precision 'fp12'"),
+        (["train.device=tpu9"], "unknown device 'tpu9'"),
+        (["tokenizer.name=vq", "tokenizer.levels=none"], "tokenizer 'vq' must be trained first"),
+        (["nonsense=1"], "unknown option 'nonsense'"),
+        (["data.name=folder", "data.root=nowhere"], "data.root='nowhere' is not a folder"),
+    ],
+)
+def test_bad_training(options, message, tmp_path, capsys):
+    error = fails(capsys, "train", "digits", f"run={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}", *options)
+    assert message in error
+    assert not (tmp_path / "run").exists() and not list(tmp_path.rglob("*.ckpt")), "nothing is half-written"
+
+
+def test_bad_files(checkpoint, tmp_path, capsys):
+    assert "there is no configuration 'nowhere'" in fails(capsys, "train", "nowhere")
+    assert "checkpoint nowhere.ckpt does not exist" in fails(capsys, "sample", "nowhere.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    for verb in ("sample", "evaluate"):
+        error = fails(capsys, verb, tmp_path / "cut.ckpt", "--out", tmp_path / "out")
+        assert "is damaged or not a checkpoint" in error
+    assert not (tmp_path / "out").exists()
+    assert "unknown option" in fails(capsys, "sample", checkpoint, "sample.imges=3")
+    assert "sample.images=0" in fails(capsys, "sample", checkpoint, "sample.images=0")
+    assert "unknown metric" in fails(capsys, "evaluate", checkpoint, "evaluate.metrics=[is]")
+    assert "--grid 16 is not of the form" in fails(capsys, "orders", "--grid", "16")
+    assert "unknown attention 'nestd'" in fails(capsys, "masks", "--variant", "nestd")
+    assert "has no weights to train" in fails(capsys, "tokenizer", "digits")
+
+
+def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
+    (tmp_path / "last.ckpt").write_bytes(b"broken")
+    error = fails(capsys, "train", "digits", f"run={tmp_path}", f"data.cache={cache}", *SMALL)
+    assert "is damaged or not a checkpoint" in error
+
+
+def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
+    """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
+    small = ["data.images=60", "train.steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
+    small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
+    small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]
+    for name in ("a", "b"):
+        seed = ["seed=1"] if name == "b" else []
+        main(["tokenizer", "shapes_vq", f"run={tmp_path / name}", "tokenizer.checkpoint=none", *small, *seed])
+    options = [*small, f"run={tmp_path / 'run'}"]
+    with_a = f"tokenizer.checkpoint={tmp_path / 'a' / 'last.ckpt'}"
+    main(["train", "shapes_vq", *options, with_a])
+    main(["evaluate", str(tmp_path / "run" / "last.ckpt")])
+    row = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert row["rfid"] > 0 and 0 <= row["validity"] <= 1 and row["fid_feature"].startswith("shapes-cnn:")
+    (tokens,) = (tmp_path / "cache").glob("tokens-*")
+    with_b = f"tokenizer.checkpoint={tmp_path / 'b' / 'last.ckpt'}"
+    error = fails(capsys, "train", "shapes_vq", *options, with_b, f"run={tmp_path / 'other'}", f"data.cache={tokens}")
+    assert "was made with another tokenizer" in error
+    assert "does not fit this model" in fails(capsys, "sample", tmp_path / "a" / "last.ckpt", with_a)
+    logged = (tmp_path / "a" / "csv" / "version_0" / "metrics.csv").read_text()
+    assert "val/mse" in logged and "val/codebook_use" in logged and "val/perplexity" in logged
