@@ -9,15 +9,16 @@ import signal
 import sys
 from importlib import import_module
 from types import FrameType
+from typing import NoReturn
 
 VERBS = {
-    "orders": ("experiments.orders", "main", "table and picture of the decoding orders"),
-    "masks": ("experiments.masks", "main", "picture of an attention mask"),
-    "tokenizer": ("experiments.train", "main_tokenizer", "train a learned tokenizer"),
-    "train": ("experiments.train", "main", "train a generator"),
-    "sample": ("experiments.sample", "main", "draw images from a checkpoint"),
-    "evaluate": ("experiments.evaluate", "main", "score a checkpoint"),
-    "ablate": ("ablations.study", "main", "compare arms: train, sample, score and time each"),
+    "orders": ("experiments.orders", "table and picture of the decoding orders"),
+    "masks": ("experiments.masks", "picture of an attention mask"),
+    "tokenizer": ("experiments.tokenizer", "train a learned tokenizer"),
+    "train": ("experiments.train", "train a generator"),
+    "sample": ("experiments.sample", "draw images from a checkpoint"),
+    "evaluate": ("experiments.evaluate", "score a checkpoint"),
+    "ablate": ("ablations.study", "compare arms: train, sample, score and time each"),
 }
 WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "ablate")  # take key=value anywhere
 
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe all verbs without importing them."""
     parser = argparse.ArgumentParser(prog="radar", description="Generation-order ablations of image generators.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    made = {verb: verbs.add_parser(verb, help=text, description=text) for verb, (_, _, text) in VERBS.items()}
+    made = {verb: verbs.add_parser(verb, help=text, description=text) for verb, (_, text) in VERBS.items()}
     for verb in ("train", "tokenizer"):
         made[verb].add_argument("config", help="YAML file, or the name of a ready-made configuration")
     for verb in ("sample", "evaluate"):
@@ -55,6 +56,12 @@ def stop(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def fail(message: str, code: int) -> NoReturn:
+    """Print one line and exit."""
+    print(f"radar: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130 and 143 for signals."""
     parser = build_parser()
@@ -63,11 +70,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{args.verb} does not take {' '.join(args.options)}")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    from radar.errors import InputError, NonFiniteLoss
+    from radar.errors import InputError, RunError
 
-    module, function, _ = VERBS[args.verb]
+    module, _ = VERBS[args.verb]
     try:
-        getattr(import_module(module), function)(args)
-    except (InputError, NonFiniteLoss) as error:
-        print(f"radar: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        import_module(module).main(args)
+    except RunError as error:
+        fail(str(error), 1)
+    except InputError as error:
+        fail(str(error), 2)
+    except OSError as error:
+        fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error), 2)

@@ -20,16 +20,21 @@ Row = dict[str, Any]
 
 # Columns of the table in report.md: key, header, digits. Spreads are shown where there are several seeds.
 COLUMNS = [
-    ("steps", "steps", 0), ("gap", "gap (nats)", 2), ("nll", "NLL (nats)", 2), ("fid", "fid", 3), ("kid", "kid", 4),
-    ("precision", "precision", 3), ("recall", "recall", 3), ("accuracy", "accuracy", 3), ("validity", "validity", 3),
-    ("rfid", "rfid", 3), ("duplicates", "duplicates", 3), ("memorised", "memorised", 3),
-    ("images_per_s", "images/s", 0), ("speedup", "speed-up", 2), ("train_seconds", "train s", 0),
-    ("train_gflops", "train GFLOP/image", 3), ("slots", "slots", 0), ("params", "params", 0),
+    ("steps", "steps", 0), ("gap", "gap (nats)", 2), ("nll", "NLL (nats)", 2), ("fid", "fid", 3),
+    ("fid_matched", "fid_matched", 3), ("kid", "kid", 4), ("precision", "precision", 3), ("recall", "recall", 3),
+    ("accuracy", "accuracy", 3), ("validity", "validity", 3), ("rfid", "rfid", 3), ("duplicates", "duplicates", 3),
+    ("memorised", "memorised", 3), ("images_per_s", "images/s", 0), ("speedup", "speed-up", 2),
+    ("train_seconds", "train s", 0), ("train_tflops", "train TFLOP", 1), ("images_seen", "images seen", 0),
+    ("slots", "slots", 0), ("params", "params", 0),
 ]  # fmt: skip
-DISTANCES = ("fid", "kid", "rfid")
+DISTANCES = ("fid", "fid_matched", "kid", "rfid")
+FIGURES = [
+    ("steps", "steps (forward passes)", "fid-steps.png"),
+    ("images_per_s", "images per second", "fid-speed.png"),
+]
 FIRST = ["arm", "order", "variant", "seed", "steps", "nll", "fid", "fid_feature", "accuracy", "images_per_s"]
 FIRST += ["train_seconds", "params"]
-SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "images_seen", "commit", "torch", "lightning")
+SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "train_precision", "commit", "torch", "lightning")
 
 
 def write_report(name: str, rows: Sequence[Row], speeds: dict[str, dict[str, float]], out: Path, command: str) -> str:
@@ -49,11 +54,12 @@ def write_report(name: str, rows: Sequence[Row], speeds: dict[str, dict[str, flo
         return "no results"
     table = markdown_table(full)
     draw_steps(step_maps(full), out / "steps.png")
-    draw_against(full, "steps", "steps (forward passes)", out / "fid-steps.png")
-    if speeds:
-        draw_against(full, "images_per_s", "images per second", out / "fid-speed.png")
+    for key, label, name_of_file in FIGURES:
+        shown = [row for row in full if "fid" in row and key in row]
+        if shown:
+            draw_against(shown, key, label, out / name_of_file)
     with replacing(out / "report.md") as temporary:
-        temporary.write_text(_page(name, full, table, command, bool(speeds)))
+        temporary.write_text(_page(name, full, table, command, out))
     return table
 
 
@@ -97,6 +103,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
     for arm, group in by_arm(rows).items():
         cells = [_cell([row[key] for row in group if key in row], digits) for key, _, digits in columns]
         lines.append([arm, str(len(group)), *cells])
+    floor = [f"{rows[0]['fid_floor']:.3f}" if key == "fid_matched" else "" for key, _, _ in columns]
+    lines.append([f"real, held out (n={rows[0]['held_out']})", "", *floor])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
@@ -138,21 +146,21 @@ def _label(axis: Axes, x: str, y: str) -> None:
     axis.grid(alpha=0.3)
 
 
-def _page(name: str, rows: Sequence[Row], table: str, command: str, timed: bool) -> str:
+def _page(name: str, rows: Sequence[Row], table: str, command: str, out: Path) -> str:
     first, seeds = rows[0], sorted({row["seed"] for row in rows})
-    facts = [f"- {key.replace('_', ' ')}: {first[key]}" for key in SHARED if key in first]
+    facts = [f"- {key.replace('_', ' ')}: {', '.join(sorted({str(row.get(key)) for row in rows}))}" for key in SHARED]
     lines = [
         f"# {name}", "", f"`{command}`", "", table, "",
-        f"Mean ± standard deviation over seeds {seeds}. Real-versus-real floor: "
-        f"fid[{first['fid_feature'].split(':')[0]}] of the held-out images against the reference "
-        f"{first['fid_floor']:.3f} (fid depends on the number of images). NLL is in nats per held-out image: exact for "
-        "causal and plain, teacher-forced on the new cells for variants that revise. Speed: median of rounds that go "
-        "through all arms in turn after one dropped round, nothing else running, tokens and decoding, batch "
-        f"{first['timing_batch']}; speed-up is against the first arm. Training seconds are of processes that run "
-        "side by side.", "", *facts, "", "![fid against steps](fid-steps.png)",
+        f"Mean ± standard deviation over seeds {seeds}. fid is biased by the number of images: `fid` is of "
+        f"{first['samples']} samples, `fid_matched` of as many as there are held-out images, to be compared with the "
+        "last line, the real-versus-real floor. The feature network was trained on the reference set. NLL is in nats "
+        "per held-out image: exact for causal and plain, teacher-forced "
+        "on the new cells for variants that revise. Speed: median of rounds that go through all arms in turn after one "
+        "dropped round, nothing else running, tokens and decoding, batch "
+        f"{first['timing_batch']}; speed-up is against the first arm. Training "
+        "seconds are of processes that run side by side.", "", *facts, "",
     ]  # fmt: skip
-    if timed:
-        lines.append("![fid against images per second](fid-speed.png)")
+    lines += [f"![fid against {label}]({file})" for _, label, file in FIGURES if (out / file).exists()]
     lines += ["![step maps](steps.png)", "", "## Samples", ""]
     for row in {row["arm"]: row for row in reversed(rows)}.values():
         folder = f"samples/{trial_name(row['arm'], row['seed'])}"

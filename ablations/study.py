@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,25 +23,33 @@ from experiments.configs import find_config
 from experiments.evaluate import evaluate, measure_speed, open_reference, save_row
 from experiments.sample import save_pictures
 from experiments.train import train_generator
-from radar.checkpoints import build_generator, load_generator
-from radar.config import Config, choose, config_hash, read_yaml, to_config, to_dict
-from radar.errors import InputError, NonFiniteLoss
+from radar.checkpoints import build_generator, load_generator, pick_device
+from radar.config import (
+    Config,
+    config_hash,
+    merge_options,
+    read_yaml,
+    result_options,
+    structured,
+    to_config,
+    training_options,
+)
+from radar.errors import InputError, NonFiniteLoss, RunError
 from radar.features import load_features
 from radar.files import replacing
-from radar.metrics import check_metrics
-from radar.sampling import GUIDANCE_SCHEDULES
+from radar.provenance import hardware
 from radar.tokens import cached_tokens
 
 
-@dataclass(frozen=True)
+@dataclass
 class Study:
     """What a study file says."""
 
     name: str
     base: str
     arms: dict[str, dict[str, Any]]
-    config: dict[str, Any]
-    seeds: list[int]
+    config: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
     threads: int = 1
 
 
@@ -52,6 +60,7 @@ class Trial:
     arm: str
     seed: int
     config: Config
+    origin: dict[str, str]
 
     @property
     def key(self) -> str:
@@ -61,70 +70,47 @@ class Trial:
     @property
     def digest(self) -> str:
         """Hash of all that decides the result."""
-        return config_hash(result_options(self.config))
-
-
-def result_options(config: Config) -> dict[str, Any]:
-    """Options that decide a result: all but where files lie and how many processes load them."""
-    return to_dict(replace(config, run="", data=replace(config.data, cache="", workers=0)))
+        return config_hash({**result_options(self.config), **self.origin})
 
 
 def read_study(path: str) -> Study:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
     ready = Path(__file__).parent / f"{path}.yaml"
     values = read_yaml(ready if not Path(path).exists() and ready.exists() else path)
-    known = {field.name for field in fields(Study)}
-    for key in values:
-        if key not in known:
-            raise InputError(f"{path}: unknown key '{key}'; a study has: {', '.join(sorted(known))}")
-    for key in ("name", "base", "arms"):
-        if not values.get(key):
-            raise InputError(f"{path}: the study needs '{key}'")
-    seeds, arms, threads = values.get("seeds", [0]), values["arms"], values.get("threads", 1)
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds) or repeats(seeds):
-        raise InputError(f"{path}: seeds={seeds} is not possible: a list of different whole numbers expected")
-    if not isinstance(arms, dict) or not all(isinstance(options, dict) for options in arms.values()):
-        raise InputError(f"{path}: arms must map names to options")
-    files = {trial_name(arm, 0): arm for arm in reversed(arms)}
-    for arm in arms:
-        if (other := files[trial_name(arm, 0)]) != arm:
+    if isinstance(arms := values.get("arms"), dict):
+        values["arms"] = {str(name): options for name, options in arms.items()}
+    study = structured(Study, values, path)
+    if not study.seeds or min(study.seeds) < 0 or len(set(study.seeds)) < len(study.seeds):
+        raise InputError(f"{path}: seeds={study.seeds} is not possible: different numbers of at least 0 expected")
+    if study.threads < 1:
+        raise InputError(f"{path}: threads={study.threads} is not possible: it must be at least 1")
+    if not study.arms:
+        raise InputError(f"{path}: the study needs at least one arm")
+    files: dict[str, str] = {}
+    for arm in study.arms:
+        if (other := files.setdefault(trial_name(arm, 0), arm)) != arm:
             raise InputError(f"{path}: arms '{other}' and '{arm}' would share their files; name them apart")
-    if not isinstance(threads, int) or threads < 1:
-        raise InputError(f"{path}: threads={threads} is not possible: a whole number of at least 1 expected")
-    return Study(values["name"], values["base"], arms, values.get("config") or {}, seeds, threads)
-
-
-def repeats(values: list[int]) -> bool:
-    """Tell whether a value stands twice."""
-    return len(set(values)) < len(values)
-
-
-def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested options; later layers win."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = merge(merged[key], value) if both else value
-    return merged
+    return study
 
 
 def list_trials(study: Study, out: Path, overrides: list[str]) -> list[Trial]:
     """Build the configuration of every (arm, seed); raises InputError for the first that is not possible."""
-    base = read_yaml(find_config(study.base))
-    trials = []
+    for text in overrides:
+        if text.startswith(("seed=", "run=")):
+            raise InputError(f"'{text}' is not possible: a study sets it for every trial")
+    base, trials = read_yaml(find_config(study.base)), []
     for seed in study.seeds:
         for arm, options in study.arms.items():
             try:
-                config = to_config(merge(base, study.config, options, {"seed": seed}), overrides)
-                build_generator(config)
-                check_metrics(config.evaluate.metrics)
-                choose("guidance schedule", config.sample.guidance_schedule, GUIDANCE_SCHEDULES)
+                seeds = {"seed": seed, "sample": {"seed": seed}}
+                config = to_config(merge_options(base, study.config, seeds, options), overrides)
+                origin = build_generator(config)[0].origin
             except InputError as error:
                 raise InputError(f"arm '{arm}': {error}") from error
-            trained = {k: v for k, v in result_options(config).items() if k not in ("sample", "evaluate")}
-            run = out / "runs" / config_hash(trained)
-            trials.append(Trial(arm, config.seed, replace(config, run=str(run))))
+            run = out / "runs" / config_hash({**training_options(config), **origin})
+            trials.append(Trial(arm, seed, replace(config, run=str(run)), origin))
+    if len({(t.config.evaluate.timing_batch, t.config.evaluate.timing_repeats) for t in trials}) > 1:
+        raise InputError("all arms must be timed alike: evaluate.timing_batch and timing_repeats differ")
     return trials
 
 
@@ -140,6 +126,8 @@ def read_rows(trials: list[Trial], out: Path) -> dict[str, dict[str, Any]]:
                     f"{path} is a result of another configuration of '{trial.arm}'; choose another --out or delete it"
                 )
             rows[trial.key] = row
+    if len(networks := {row["fid_feature"] for row in rows.values()}) > 1:
+        raise InputError(f"{out} holds rows scored by different feature networks ({', '.join(sorted(networks))})")
     return rows
 
 
@@ -147,7 +135,7 @@ def start_worker(threads: int) -> None:
     """Prepare a worker process: its threads, a quick end on signals, and never outliving the study."""
     torch.set_num_threads(threads)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
     Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -196,7 +184,8 @@ def run_all(study: Study, trials: list[Trial], out: Path, workers: int, command:
     """Run what is not done yet in worker processes; rewrite the tables after every training."""
     rows = read_rows(trials, out)
     missing = [trial for trial in trials if trial.key not in rows]
-    for config in {trial.config.data.name: trial.config for trial in missing}.values():
+    parts = {repr((t.config.data, t.config.tokenizer, t.config.evaluate.features)): t.config for t in missing}
+    for config in parts.values():  # once, before the workers would race for it
         _, data, tokenizer = build_generator(config)
         load_features(config.evaluate.features, data, config.data.cache)
         cached_tokens(data, tokenizer, config.data.cache)
@@ -216,11 +205,12 @@ def run_all(study: Study, trials: list[Trial], out: Path, workers: int, command:
 
 def time_all(study: Study, trials: list[Trial], out: Path) -> dict[str, dict[str, float]]:
     """Time one trial of every arm, in turns, with nothing else running; kept in timing.json."""
-    path, first = out / "timing.json", [trial for trial in trials if trial.seed == trials[0].seed]
-    wanted = [trial.digest for trial in first]
+    path, first = out / "timing.json", list({trial.arm: trial for trial in reversed(trials)}.values())[::-1]
+    torch.set_num_threads(study.threads)
+    wanted = {trial.arm: trial.digest for trial in first}
+    wanted["hardware"] = hardware(pick_device(first[0].config.train.device))
     if path.exists() and (kept := json.loads(path.read_text()))["trials"] == wanted:
         return dict(kept["arms"])
-    torch.set_num_threads(study.threads)
     generators = [replace(load_generator(Path(trial.config.run) / "last.ckpt"), config=trial.config) for trial in first]
     arms = dict(zip([trial.arm for trial in first], measure_speed(generators), strict=True))
     with replacing(path) as temporary:
@@ -245,4 +235,4 @@ def main(args: argparse.Namespace) -> None:
     print(write_report(study.name, list(rows.values()), speeds, out, command))
     print(out / "report.md")
     if failures:
-        raise NonFiniteLoss("; ".join(failures))
+        raise RunError("; ".join(failures))

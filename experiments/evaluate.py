@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.sample import Samples, balanced_labels, draw_samples
 from radar.checkpoints import Generator, load_generator
-from radar.config import Config, config_hash, to_dict
+from radar.config import Config, config_hash, result_options
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
@@ -24,7 +24,7 @@ from radar.modules import GeneratorModule
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling import plan_turns, sample_tokens
-from radar.tokens import cached_tokens, ordered_batches
+from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
 
@@ -33,7 +33,7 @@ def measure_nll(generator: Generator) -> float:
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
     with torch.inference_mode():
-        for tokens, labels in ordered_batches(split, generator.config.train.batch_size):
+        for _, tokens, labels in OrderedBatches(split.gather, len(split), generator.config.train.batch_size):
             total += float(generator.module.nll(tokens.to(device), labels.to(device)).sum())
     return total / len(split)
 
@@ -106,22 +106,26 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     return columns
 
 
-def training_flops(module: GeneratorModule) -> float:
-    """Count the operations of forward and backward for one image of the packed layout, dense attention included."""
-    model, slots, mask = module.model, module.slots.to(module.device), module.mask.to(module.device)
-    content = torch.zeros(1, len(slots), dtype=torch.long, device=module.device)
+def training_flops(module: GeneratorModule, draws: int = 4) -> float:
+    """Count the operations of training on one image: forward and backward of the layout in use, mean of `draws`.
+
+    Matrix products only; attention counts as dense, as SDPA computes it.
+    """
+    tokens = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
     # The counter knows attention only by its matrix products, which the MATH backend shows.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(slots, content, labels, module.sequence, mask).sum().backward()
-    model.zero_grad()
-    return float(counter.get_total_flops())
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        for number in range(draws):
+            module.training_step((number, tokens, labels), number).backward()
+    module.zero_grad()
+    return float(counter.get_total_flops()) / draws
 
 
 def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     """Name what was compared, at what size: columns that need no trained weights."""
     step, grid = module.step, module.model.grid
-    sizes = step_sizes(step)
+    sizes, t = step_sizes(step), config.train
+    images = t.steps * t.batch_size * t.accumulate
     return {
         "order": config.order.name,
         "variant": config.attention,
@@ -131,12 +135,12 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "gap": float(independence_gap(step, exponential_covariance(*grid)).sum()),
         "params": parameter_count(module.model),
         "slots": len(module.slots),
-        "train_gflops": training_flops(module) / 1e9,
-        "images_seen": config.train.steps * config.train.batch_size * config.train.accumulate,
+        "train_tflops": training_flops(module) * images / 1e12,
+        "images_seen": images,
         "step_map": step.view(grid).tolist(),
         "guidance": config.sample.guidance,
         "temperature": config.sample.temperature,
-        "correction": config.sample.correction,
+        "correction": config.sample.correction if module.slots.revises.any() else 0.0,
     }
 
 
@@ -146,13 +150,15 @@ def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
     return {
         "fid_feature": reference.network.title,
         "reference": reference.title,
+        "held_out": len(reference.held_out),
         "samples": config.evaluate.images,
         "sample_seed": config.sample.seed,
-        "config": config_hash(to_dict(replace(config, run="", data=replace(config.data, cache="")))),
+        "config": config_hash(result_options(config)),
         "commit": git_commit(),
         "trained_at": generator.commit,
-        "hardware": hardware(),
-        "dtype": config.train.precision,
+        "hardware": hardware(generator.module.device),
+        "dtype": str(next(generator.module.parameters()).dtype).removeprefix("torch."),
+        "train_precision": config.train.precision,
         "timing_batch": config.evaluate.timing_batch,
         **versions(),
     }

@@ -7,7 +7,7 @@ from experiments.pictures import draw_steps
 from radar.config import OrderConfig
 from radar.errors import InputError
 from radar.independence import exponential_covariance, independence_gap
-from radar.orders import METRICS, ORDERS, adjacent_share, decode_steps, step_sizes
+from radar.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
 
 LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix
 
@@ -26,8 +26,9 @@ def parse_grid(text: str) -> tuple[int, int]:
 def listed_orders(h: int, w: int, steps: int | None) -> list[tuple[str, OrderConfig]]:
     """List every order with its defaults, radial in every metric, and the scattered ones in as many steps as radial."""
     rows = [(name, OrderConfig(name=name)) for name in ORDERS]
-    rows += [(f"radial {metric}", OrderConfig(name="radial", metric=metric)) for metric in list(METRICS)[1:]]
-    grouped = steps or int(decode_steps(OrderConfig(name="radial"), h, w).max()) + 1
+    rows += [(f"radial {metric}", OrderConfig(name="radial", metric=metric)) for metric in list(DISTANCES)[1:]]
+    radial = int(decode_steps(OrderConfig(name="radial"), h, w).max()) + 1
+    grouped = radial if steps is None else steps
     for name in ("random", "halton"):
         rows.append((f"{name} cosine {grouped}", OrderConfig(name=name, steps=grouped, schedule="cosine")))
     return rows
@@ -36,8 +37,8 @@ def listed_orders(h: int, w: int, steps: int | None) -> list[tuple[str, OrderCon
 def main(args: argparse.Namespace) -> None:
     """Run `radar orders`."""
     h, w = parse_grid(args.grid)
-    if args.length <= 0:
-        raise InputError(f"--length {args.length} is not possible: it must be above 0")
+    if not 0 < args.length < float("inf"):
+        raise InputError(f"--length {args.length} is not possible: it must be above 0 and finite")
     covariance = exponential_covariance(h, w, args.length)
     maps = []
     print(f"{h}x{w} grid; gap: independence gap in nats of a Gaussian field, exp(-r/{args.length:g}) + 1e-4 I")

@@ -26,14 +26,14 @@ WRITTEN, REVISED = (0, 114, 178), (230, 159, 0)  # blue, orange
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, and close it."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)
 
 
 def save_image(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write (H, W, 3) uint8 pixels as PNG."""
     with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
+        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def draw_steps(maps: Sequence[tuple[str, Tensor]], path: Path) -> None:

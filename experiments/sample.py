@@ -31,12 +31,12 @@ def balanced_labels(images: range, classes: int) -> Tensor:
 
 
 @torch.inference_mode()
-def draw_samples(generator: Generator, settings: SampleConfig, title: str = "sample") -> Samples:
+def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     """Draw `settings.images` images with balanced labels, in batches that do not matter for the result."""
     module, parts = generator.module, []
     turns = plan_turns(module.slots)
     starts = range(0, settings.images, settings.batch_size)
-    for start in tqdm(starts, title, disable=None, leave=False):
+    for start in tqdm(starts, "sample", disable=None, leave=False):
         numbers = range(start, min(start + settings.batch_size, settings.images))
         labels = balanced_labels(numbers, module.model.classes).to(module.device)
         tokens = sample_tokens(module.model, turns, module.sequence, labels, settings, numbers)

@@ -1,27 +1,25 @@
-"""`radar train CONFIG [key=value ...]`: train a generator, or go on where it was stopped.
-`radar tokenizer CONFIG [key=value ...]`: train a learned tokenizer."""
+"""`radar train CONFIG [key=value ...]`: train a generator, or go on where it was stopped."""
 
 import argparse
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, TrainingClock, WeightAverage, progress
-from radar.checkpoints import build_generator, read_checkpoint
-from radar.config import Config, load_config, to_dict
-from radar.data import load_data
+from radar.checkpoints import build_generator, check_origin, read_checkpoint
+from radar.config import Config, load_config, to_config, to_dict, training_options
 from radar.errors import InputError
 from radar.files import replacing
-from radar.modules import TokenizerModule, TrainedModule
-from radar.tokenizers import Convolutional, build_tokenizer
-from radar.tokens import Batched, cached_tokens, image_batches, token_batches
+from radar.modules import TrainedModule
+from radar.tokens import BatchDataModule, cached_tokens, token_batches
 
 LAST = "last.ckpt"
 NOISE = (".*GPU available.*", ".*does not have many workers.*", ".*not resumable.*", ".*Checkpoint directory.*")
@@ -58,7 +56,6 @@ def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
         max_steps=t.steps,
         max_epochs=-1,
         accumulate_grad_batches=t.accumulate,
-        gradient_clip_val=t.clip,
         val_check_interval=min(t.val_every, t.steps) * t.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -67,11 +64,11 @@ def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
-        enable_progress_bar=any("Bar" in type(c).__name__ for c in callbacks),
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
     )
 
 
-def fit(config: Config, module: TrainedModule, batches: Batched, title: str, average: bool = True) -> Path:
+def fit(config: Config, module: TrainedModule, batches: BatchDataModule, title: str, average: bool = True) -> Path:
     """Train to `train.steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
 
     Raises InputError if the run folder belongs to another configuration.
@@ -81,6 +78,7 @@ def fit(config: Config, module: TrainedModule, batches: Batched, title: str, ave
     if last.exists():
         checkpoint = read_checkpoint(last)
         check_same(config, checkpoint["radar"]["config"], last)
+        check_origin(module, checkpoint, last)
         done = int(checkpoint["global_step"])
     if done < config.train.steps:
         quiet_lightning()
@@ -94,20 +92,20 @@ def fit(config: Config, module: TrainedModule, batches: Batched, title: str, ave
     return last
 
 
-def check_same(config: Config, found: dict[str, object], path: Path) -> None:
-    """Refuse to go on with another configuration (where the run lies may differ)."""
-    mine, theirs = flatten(to_dict(config)), flatten(found)
-    for key in sorted((mine.keys() | theirs.keys()) - {"run", "data.cache", "data.workers"}):
-        if mine.get(key) != theirs.get(key) and key.split(".")[0] not in ("sample", "evaluate"):
+def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with a configuration that would train other weights."""
+    mine, theirs = (flatten(training_options(c)) for c in (config, to_config(found)))
+    for key in sorted(mine):
+        if mine[key] != theirs[key]:
             raise InputError(
-                f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
+                f"{path} belongs to another configuration ({key}: {theirs[key]}, this run has {mine[key]}); "
                 "choose another run= or delete it"
             )
 
 
-def flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested options to dotted keys."""
-    flat: dict[str, object] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
@@ -127,21 +125,6 @@ def train_generator(config: Config, title: str = "train") -> Path:
     return fit(config, module, token_batches(config, splits), title)
 
 
-def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
-    """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
-    seed_everything(config.seed, verbose=False)
-    data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
-    if not isinstance(tokenizer, Convolutional):
-        raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")
-    tokenizer.grid(data.size)
-    return fit(config, TokenizerModule(config, tokenizer), image_batches(config, data), title, average=False)
-
-
 def main(args: argparse.Namespace) -> None:
     """Run `radar train`."""
     print(train_generator(load_config(find_config(args.config), args.options)))
-
-
-def main_tokenizer(args: argparse.Namespace) -> None:
-    """Run `radar tokenizer`."""
-    print(train_tokenizer(load_config(find_config(args.config), args.options)))

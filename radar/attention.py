@@ -97,8 +97,7 @@ class Slots:
         mask = self.mask()
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
-        kept = self.take(wanted)
-        return replace(kept, target=torch.where(torch.isin(kept.turn, steps), kept.target, NONE))
+        return self.take(wanted)
 
 
 def _class_token(sees: Predicate, target: int = NONE) -> Slots:
@@ -228,14 +227,14 @@ BACKENDS: dict[str, Callable[[Slots, torch.device], Tensor | BlockMask]] = {
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask, dropout: float = 0.0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask) -> Tensor:
     """Scaled dot-product attention (B, H, S, E): FlexAttention for a block mask, SDPA for a dense one.
 
-    FlexAttention has no backward pass on CPU and no attention dropout.
+    FlexAttention has no backward pass on CPU.
     """
     if isinstance(mask, BlockMask):
         return _compiled_flex()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 @cache

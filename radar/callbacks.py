@@ -26,7 +26,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class WeightAverage(Callback):
     """Exponential average of the trainable parameters, in their place during validation.
 
-    The decay warms up as (1 + n) / (10 + n), so that the average of a short run is not that of its start.
+    Own, because Lightning's EMAWeightAveraging averages integer buffers too and does not resume exactly when stopped in
+    validation. The decay warms up as (1 + n) / (10 + n), so that the average of a short run is not that of its start.
     """
 
     def __init__(self, decay: float) -> None:

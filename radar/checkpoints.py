@@ -1,6 +1,6 @@
 """Reading checkpoints back: configuration, averaged weights, and what must match."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,15 @@ from radar.callbacks import TrainingClock, WeightAverage
 from radar.config import Config, TokenizerConfig, to_config
 from radar.data import ImageData, load_data
 from radar.errors import InputError
+from radar.features import FEATURES
+from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
-from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer
+from radar.sampling import GUIDANCE_SCHEDULES
+from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer, tokenizer_hash
+from radar.variants import choose
+
+# Options of a checkpoint that may be set anew.
+FREE = ("sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "train.device=")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -50,7 +57,10 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
             f"tokenizer '{config.name}' must be trained first: run `radar tokenizer`, then set tokenizer.checkpoint"
         )
     checkpoint = read_checkpoint(config.checkpoint)
-    module = TokenizerModule(to_config(checkpoint["radar"]["config"]), tokenizer)
+    trained = to_config(checkpoint["radar"]["config"])
+    if replace(trained.tokenizer, checkpoint=None) != replace(config, checkpoint=None):
+        raise InputError(f"checkpoint {config.checkpoint} holds another tokenizer: {trained.tokenizer}")
+    module = TokenizerModule(trained, tokenizer)
     restore_weights(module, checkpoint, config.checkpoint)
     return tokenizer.eval().requires_grad_(False)
 
@@ -74,10 +84,21 @@ class Generator:
 
 def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokenizer]:
     """Build all parts of a run, untrained; raises InputError if they do not fit together."""
+    check_metrics(config.evaluate.metrics)
+    choose("feature network", config.evaluate.features, FEATURES)
+    choose("guidance schedule", config.sample.guidance_schedule, GUIDANCE_SCHEDULES)
     data = load_data(config.data)
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
-    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid), data, tokenizer
+    origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
+    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin), data, tokenizer
+
+
+def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse a generator that was trained on other tokens than this tokenizer makes of these images."""
+    for what, mine in module.origin.items():
+        if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
+            raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
 
 
 def pick_device(name: str) -> torch.device:
@@ -90,11 +111,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
-    """Open a checkpoint, with `key=value` overrides of its configuration (sampling and evaluation, say)."""
+    """Open a checkpoint, with `key=value` overrides of how it is sampled and scored and where things lie.
+
+    Raises InputError for a bad checkpoint, and for an override that would change what was trained.
+    """
     checkpoint = read_checkpoint(path)
+    for text in overrides or []:
+        if not text.startswith(FREE):
+            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(FREE)}")
     config = to_config(checkpoint["radar"]["config"], overrides or [])
     module, data, tokenizer = build_generator(config)
     restore_weights(module, checkpoint, path)
+    check_origin(module, checkpoint, path)
     device = pick_device(config.train.device)
     module.to(device)
     tokenizer.to(device)

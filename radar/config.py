@@ -1,16 +1,16 @@
 """Configuration: dataclasses <- YAML file <- key=value, all strict. The only file that imports omegaconf.
 
 A field that is None means "not given": the variant's own default holds. Options that only some variants take (say
-`order.metric`) are passed on by `call`, which refuses those that the chosen variant does not take.
+`order.metric`) are passed on by `variants.call`, which refuses those that the chosen variant does not take.
 """
 
 import dataclasses
 import hashlib
-import inspect
 import json
+import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from radar.errors import InputError
+from radar.variants import choose
 
 T = TypeVar("T")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -94,9 +95,9 @@ class TrainConfig:
     warmup: int = 50  # steps of linear warm-up, then cosine to zero
     weight_decay: float = 0.05
     clip: float = 1.0  # largest gradient norm
-    ema: float = 0.995  # decay of the weight average; 0 turns it off
-    layout: str = "packed"  # packed: all steps in one sequence; sampled: `layout_steps` random steps per iteration
-    layout_steps: int = 1
+    ema: float = 0.995  # decay of the generator's weight average; 0 turns it off
+    layout: str = "auto"  # packed: all steps in one sequence; sampled: some per iteration; auto: see radar/modules
+    layout_steps: int = 3  # random steps per iteration of the sampled layout
     redraw_order: bool = False  # a new order for every image (orders that take a seed)
     corruption: str = "uniform"  # what replaces known tokens in nested and full
     corruption_rate: float = 0.3  # each image and step draws its rate from 0 to this
@@ -115,7 +116,7 @@ class SampleConfig:
     images: int = 100
     batch_size: int = 256
     guidance: float = 1.0  # s in u + s * (c - u)
-    guidance_schedule: str = "constant"  # or linear: from 1 at the first step to s at the last
+    guidance_schedule: str = "constant"  # or linear: grows from 1 + (s - 1) / K at the first step to s at the last
     temperature: float = 1.0
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
@@ -177,6 +178,20 @@ class Config:
             "data.held_out": self.data.held_out or 0.0,
         }.items():
             _require(0 <= rate < 1, name, rate, "at least 0 and below 1")
+        for name, value in {
+            "seed": self.seed,
+            "data.seed": self.data.seed or 0,
+            "order.seed": self.order.seed or 0,
+            "sample.seed": s.seed,
+            "data.workers": self.data.workers,
+            "train.warmup": t.warmup,
+        }.items():
+            _require(value >= 0, name, value, "at least 0")
+        for name, number in _floats(self):
+            _require(math.isfinite(number), name, number, "a finite number")
+        _require(t.weight_decay >= 0, "train.weight_decay", t.weight_decay, "at least 0")
+        _require(self.data.size is None or self.data.size >= 1, "data.size", self.data.size, "at least 1")
+        _require(self.data.images is None or self.data.images >= 1, "data.images", self.data.images, "at least 1")
         choose("precision", t.precision, dict.fromkeys(PRECISIONS))
         choose("device", t.device, dict.fromkeys(DEVICES))
         _require(t.lr > 0, "train.lr", t.lr, "above 0")
@@ -184,7 +199,16 @@ class Config:
         _require(s.temperature > 0, "sample.temperature", s.temperature, "above 0")
         _require(0 < s.top_p <= 1, "sample.top_p", s.top_p, "above 0 and at most 1")
         _require(s.top_k >= 0, "sample.top_k", s.top_k, "at least 0")
-        _require(e.images >= 2, "evaluate.images", e.images, "at least 2")
+        _require(e.images >= 5, "evaluate.images", e.images, "at least 5")
+
+
+def _floats(group: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _floats(value, f"{prefix}{item.name}.")
+        elif isinstance(value, float):
+            yield prefix + item.name, value
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
@@ -213,6 +237,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return typing.cast(dict[str, Any], content)
 
 
+def structured(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build any dataclass from plain values, strictly; raises InputError that begins with `where`."""
+    try:
+        return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values))))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{where}: {_one_line(error)}") from error
+
+
+def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested plain options; later layers win."""
+    merged = OmegaConf.to_container(OmegaConf.merge(*(dict(layer) for layer in layers)))
+    return typing.cast(dict[str, Any], merged)
+
+
 def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Build a Config from nested plain values and `key=value` overrides; raises InputError."""
     try:
@@ -238,6 +276,16 @@ def _update(merged: Any, key: str, value: Any) -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a dataclass into nested plain values, safe in a checkpoint that loads with weights_only."""
     return dataclasses.asdict(config)
+
+
+def result_options(config: Config) -> dict[str, Any]:
+    """Options that can change a result: all but where files lie and how many processes load them."""
+    return to_dict(dataclasses.replace(config, run="", data=dataclasses.replace(config.data, cache="", workers=0)))
+
+
+def training_options(config: Config) -> dict[str, Any]:
+    """Options that can change the trained weights."""
+    return {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
 
 
 def config_hash(values: Mapping[str, Any]) -> str:
@@ -287,24 +335,3 @@ def _parse(key: str, value: str, kind: Any) -> Any:
     except (ValueError, KeyError, OmegaConfBaseException, YAMLError) as error:
         name = getattr(target, "__name__", str(target))
         raise InputError(f"{key}={value} is not possible: {name} expected") from error
-
-
-def choose(what: str, name: str, table: Mapping[str, T]) -> T:
-    """Look a variant up by name; raises InputError that lists the valid ones."""
-    if name not in table:
-        raise InputError(f"unknown {what} '{name}'; choose from: {', '.join(table)}")
-    return table[name]
-
-
-def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any, **options: Any) -> T:
-    """Call the variant `name` with those options that were given (are not None).
-
-    Raises InputError for an unknown name, or an option that this variant does not take.
-    """
-    function = choose(what, name, table)
-    given = {key: value for key, value in options.items() if value is not None}
-    taken = list(inspect.signature(function).parameters)[len(args) :]
-    for key in given:
-        if key not in taken:
-            raise InputError(f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}")
-    return function(*args, **given)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from radar.attention import Slots
 
-# (content (B, S), vocabulary, predict) -> tokens (B, S) to put in; `predict()` gives the model's own draw of each
-# cell, by rank (B, N).
+# (content (B, S), slots, vocabulary, predict) -> tokens (B, S) to put in; `predict()` gives the model's own draw of
+# each cell, by rank (B, N).
 Corruption = Callable[[Tensor, Slots, int, Callable[[], Tensor]], Tensor]
 
 

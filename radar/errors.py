@@ -1,9 +1,13 @@
-"""The two ways in which a run ends early on purpose; the command line prints either as one line."""
+"""The ways in which a run ends early on purpose; the command line prints each as one line."""
 
 
 class InputError(ValueError):
     """What the user gave cannot be used: says what is wrong, the value and the valid choices (exit code 2)."""
 
 
-class NonFiniteLoss(RuntimeError):  # noqa: N818 - named after the event
-    """Training met a loss that is NaN or infinite (exit code 1)."""
+class RunError(RuntimeError):
+    """Work that was started could not be finished (exit code 1)."""
+
+
+class NonFiniteLoss(RunError):  # noqa: N818 - named after the event
+    """Training met a loss or gradient that is NaN or infinite."""

@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from radar.config import choose
 from radar.data import ImageData
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.files import replacing
+from radar.provenance import weights_hash
+from radar.tokenizers import normalise
 from radar.tokens import batch_indices
+from radar.variants import choose
 
 RECIPE = "cnn-1"  # raise when architecture or training of the classifier changes
 WIDTH = 64
@@ -73,7 +75,7 @@ class Classifier(FeatureNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, F)."""
-        return self.convolutions(images.float() / 127.5 - 1)  # type: ignore[no-any-return]
+        return self.convolutions(normalise(images))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> Tensor:
@@ -100,14 +102,6 @@ def train_classifier(data: ImageData, steps: int = 500, batch: int = 64) -> Clas
     return network.eval()
 
 
-def weights_hash(network: nn.Module) -> str:
-    """Name weights by 8 hex digits."""
-    digest = hashlib.sha256()
-    for value in network.state_dict().values():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
-
-
 def cnn(data: ImageData, cache: str) -> FeatureNetwork:
     """Open the data set's classifier, or train it; raises InputError if the cached file is damaged."""
     key = hashlib.sha256(f"{RECIPE} {data.identity}".encode()).hexdigest()[:12]
@@ -121,7 +115,7 @@ def cnn(data: ImageData, cache: str) -> FeatureNetwork:
         network.load_state_dict(torch.load(path, weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"feature network {path} is damaged; delete it ({type(error).__name__})") from error
-    network.digest = weights_hash(network)
+    network.digest = weights_hash(network, 8)
     return network.eval().requires_grad_(False)
 
 
@@ -140,7 +134,7 @@ class Inception(FeatureNetwork):
             raise InputError(
                 "evaluate.features=inception needs the extra: pip install 'radar-ablations[fid]'"
             ) from error
-        self.label, self.digest = "inception-v3-compat", weights_hash(self.network)
+        self.label, self.digest = "inception-v3-compat", weights_hash(self.network, 8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, 2048)."""

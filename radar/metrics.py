@@ -1,6 +1,6 @@
 """Quality of samples: FID, KID, precision and recall, class accuracy, duplicates, well-formedness.
 
-A metric is a function Scene -> columns; to add one, write it and add a line to METRICS. All work on features and
+A metric is a function Evaluation -> columns; to add one, write it and add a line to METRICS. All work on features and
 pixels in float64; nothing runs under autocast. FID is biased in the number of samples, so the numbers are reported.
 Legend: B samples, M real images, F features.
 """
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from radar.config import choose
 from radar.data import ImageData
 from radar.errors import InputError
 from radar.features import FeatureNetwork, extract, split_images
+from radar.variants import choose
 
 
 class Identity(nn.Module):
@@ -50,13 +50,15 @@ class Reference:
 
 
 def build_reference(data: ImageData, network: FeatureNetwork, most: int = 50_000) -> Reference:
-    """Extract the features of the real images once."""
+    """Extract the features of the real images once; raises InputError for fewer than 5 images in a split."""
+    if len(data.held_out) < 5 or len(data.train) < 5:
+        raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
     train, held_out = split_images(data.train, most)[0], split_images(data.held_out, most)[0]
     return Reference(data, network, train, extract(network, train), held_out, extract(network, held_out))
 
 
 @dataclass(frozen=True)
-class Scene:
+class Evaluation:
     """What a metric may look at: samples (B, 3, H, W) uint8, their labels (B,), features (B, F), the real side."""
 
     images: Tensor
@@ -99,51 +101,55 @@ def coverage(points: Tensor, radius: Tensor, queries: Tensor, chunk: int = 1024)
     return float(torch.cat(inside).double().mean())
 
 
-def fid(scene: Scene) -> dict[str, float]:
-    """Frechet distance to the reference set."""
-    return {"fid": frechet_distance(scene.reference.features, scene.features)}
+def fid(evaluation: Evaluation) -> dict[str, float]:
+    """Frechet distance to the reference set; also of as many samples as the floor has images, to compare with it."""
+    real, fake, floor = evaluation.reference.features, evaluation.features, evaluation.reference.held_out_features
+    columns = {"fid": frechet_distance(real, fake)}
+    if len(fake) >= len(floor):
+        columns["fid_matched"] = frechet_distance(real, fake[: len(floor)])
+    return columns
 
 
-def kid(scene: Scene) -> dict[str, float]:
+def kid(evaluation: Evaluation) -> dict[str, float]:
     """Kernel distance to the reference set."""
-    return {"kid": kernel_distance(scene.reference.features, scene.features)}
+    return {"kid": kernel_distance(evaluation.reference.features, evaluation.features)}
 
 
-def precision_recall(scene: Scene) -> dict[str, float]:
+def precision_recall(evaluation: Evaluation) -> dict[str, float]:
     """Improved precision and recall with k = 3 (Kynkaanniemi et al., arXiv 1904.06991)."""
-    real, fake = scene.reference.features, scene.features
+    real, fake = evaluation.reference.features, evaluation.features
     return {
         "precision": coverage(real, neighbour_radius(real), fake),
         "recall": coverage(fake, neighbour_radius(fake), real),
     }
 
 
-def accuracy(scene: Scene) -> dict[str, float]:
+def accuracy(evaluation: Evaluation) -> dict[str, float]:
     """Share of samples that the data set's classifier gives their own label; empty without a classifier."""
-    labels = scene.reference.network.classify(scene.images)
-    return {} if labels is None else {"accuracy": float((labels == scene.labels).double().mean())}
+    labels = evaluation.reference.network.classify(evaluation.images)
+    return {} if labels is None else {"accuracy": float((labels == evaluation.labels).double().mean())}
 
 
 def _keys(images: Tensor) -> list[bytes]:
     return [image.contiguous().numpy().tobytes() for image in images]
 
 
-def duplicates(scene: Scene) -> dict[str, float]:
+def duplicates(evaluation: Evaluation) -> dict[str, float]:
     """Shares of samples that equal another sample, and that equal a training image, pixel by pixel."""
-    samples, train = _keys(scene.images), set(_keys(scene.reference.images))
+    samples, train = _keys(evaluation.images), set(_keys(evaluation.reference.images))
     return {
         "duplicates": 1 - len(set(samples)) / len(samples),
         "memorised": sum(key in train for key in samples) / len(samples),
     }
 
 
-def validity(scene: Scene) -> dict[str, float]:
+def validity(evaluation: Evaluation) -> dict[str, float]:
     """Share of well-formed members of their class; empty where the data set cannot tell."""
-    check = scene.reference.data.well_formed
-    return {} if check is None else {"validity": float(check(scene.images, scene.labels).double().mean())}
+    check = evaluation.reference.data.well_formed
+    return {} if check is None else {"validity": float(check(evaluation.images, evaluation.labels).double().mean())}
 
 
-METRICS: dict[str, Callable[[Scene], dict[str, float]]] = {
+METRICS: dict[str, Callable[[Evaluation], dict[str, float]]] = {
     "fid": fid,
     "kid": kid,
     "precision_recall": precision_recall,
@@ -161,9 +167,9 @@ def check_metrics(names: Sequence[str]) -> None:
 
 def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
     """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,), and the real-versus-real floor."""
-    scene = Scene(images, labels, extract(reference.network, images), reference)
+    evaluation = Evaluation(images, labels, extract(reference.network, images), reference)
     columns: dict[str, float] = {}
     for name in names:
-        columns |= choose("metric", name, METRICS)(scene)
+        columns |= choose("metric", name, METRICS)(evaluation)
     columns["fid_floor"] = frechet_distance(reference.features, reference.held_out_features)
     return columns

@@ -1,8 +1,8 @@
 """Decoding orders: plain functions from a grid to a ranking of its cells, and the step vector made of it.
 
-Legend: N = h*w cells in row-major order, K steps, M keys.
+Legend: N = h*w cells in row-major order, K steps, R keys.
 
-An order function returns `keys: (M, N)`. Cells with an equal first key are decoded in one step (this is the
+An order function returns `keys: (R, N)`. Cells with an equal first key are decoded in one step (this is the
 *natural* grouping); the further keys, then the cell number, only break ties when the ranking is cut into another
 number of groups. To add an order, write one function and add one line to ORDERS.
 Definitions: RadAR (arXiv 2512.24639) gives concentric rings from a start token [paper]; metric, rounding, start
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
-from radar.config import OrderConfig, call, choose
+from radar.config import OrderConfig
 from radar.errors import InputError
 from radar.seeding import derive
+from radar.variants import call, choose
 
 Keys = NDArray[np.float64]
 Cell = Sequence[int]
@@ -49,7 +50,7 @@ def snake(h: int, w: int) -> Keys:
 
 
 def diagonal(h: int, w: int) -> Keys:
-    """Anti-diagonals from the top left corner, one diagonal per step: h + w - 1 steps (as in NAR)."""
+    """Anti-diagonals from the top left corner, one diagonal per step: h + w - 1 steps (as in NAR, arXiv 2503.10696)."""
     rows, columns = _grid(h, w)
     return (rows + columns)[None]
 
@@ -84,7 +85,7 @@ def random(h: int, w: int, seed: int = 0) -> Keys:
 
 
 def halton(h: int, w: int) -> Keys:
-    """Cells in the order in which the Halton sequence (bases 2 and 3) first visits them: spread-out groups."""
+    """Cells in the order of their first visit by the Halton sequence, bases 2 and 3 (arXiv 2503.17076): spread out."""
     order: dict[int, None] = {}
     points = qmc.Halton(d=2, scramble=False)
     while len(order) < h * w:
@@ -93,7 +94,7 @@ def halton(h: int, w: int) -> Keys:
     return np.argsort(list(order)).astype(np.float64)[None]
 
 
-METRICS: dict[str, Callable[[Keys, Keys], Keys]] = {
+DISTANCES: dict[str, Callable[[Keys, Keys], Keys]] = {
     "euclidean": np.hypot,
     "chebyshev": np.maximum,
     "manhattan": np.add,
@@ -117,7 +118,7 @@ def multi_center(
         centers = [(r, c) for r in sorted({h // 4, h * 3 // 4}) for c in sorted({w // 4, w * 3 // 4})]
     if not centers:
         raise InputError("order.centers is empty: give at least one [row, column]")
-    measure, quantise = choose("metric", metric, METRICS), choose("rounding", rounding, ROUNDINGS)
+    measure, quantise = choose("distance metric", metric, DISTANCES), choose("rounding", rounding, ROUNDINGS)
     rows, columns = _grid(h, w)
     distance = np.full(h * w, np.inf)
     for center in centers:
@@ -151,7 +152,8 @@ def _arccos(x: Keys) -> Keys:
     return 1 - np.arccos(x) * 2 / np.pi
 
 
-# Fraction of the cells that is known after a fraction x of the steps (MaskGIT's names for its mask schedules).
+# Fraction of the cells that is known after a fraction x of the steps. Names say how the group *sizes* run: MaskGIT's
+# `linear` mask schedule (arXiv 2202.04200) is `constant` here; `arccos` is as in ARPG (arXiv 2503.10568).
 SCHEDULES: dict[str, Callable[[Keys], Keys]] = {
     "constant": lambda x: x,
     "linear": np.square,  # group sizes grow linearly

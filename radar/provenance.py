@@ -1,5 +1,6 @@
 """Where a figure comes from: commit, hardware, versions."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 @cache
@@ -24,10 +26,10 @@ def git_commit() -> str:
     return result.stdout.strip()
 
 
-def hardware() -> str:
-    """Name the device that is used by default, and the threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware(device: torch.device) -> str:
+    """Name a device; for a CPU also cores and threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -36,6 +38,15 @@ def hardware() -> str:
         ]
         model = names[0] if names else model
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def weights_hash(module: nn.Module, digits: int = 12) -> str:
+    """Name the weights and buffers of a module by hex digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:digits]
 
 
 def versions() -> dict[str, str]:

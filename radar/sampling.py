@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from radar.attention import NONE, Slots
-from radar.config import SampleConfig, choose
-from radar.seeding import generator
+from radar.config import SampleConfig
+from radar.seeding import Stream, generator
 from radar.transformer import Cache, Transformer
+from radar.variants import choose
 
-# Guidance scale at a fraction x in (0, 1] of the steps; the scale is s in u + s * (c - u).
+# Guidance scale after a fraction x in (0, 1] of the steps; the scale is s in u + s * (c - u) (arXiv 2207.12598).
 GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": lambda scale, x: scale,
     "linear": lambda scale, x: 1 + (scale - 1) * x,
@@ -66,7 +67,7 @@ def plan_turns(slots: Slots) -> list[Turn]:
 
 def image_noise(seed: int, images: Sequence[int], count: int) -> Tensor:
     """Uniform numbers (B, count) of the images numbered `images`: row i depends on (seed, i) alone."""
-    return torch.stack([torch.rand(count, generator=generator(seed, image)) for image in images])
+    return torch.stack([torch.rand(count, generator=generator(Stream.SAMPLE, seed, image)) for image in images])
 
 
 def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -91,17 +92,17 @@ def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
 
 @dataclass
 class Trace:
-    """What every pass left behind, in cell order: tokens and the share of them that it wrote or revised, (B, N)."""
+    """What every pass left behind, (B, N) in cell order: tokens, and where it wrote or revised (bool)."""
 
     tokens: list[Tensor] = field(default_factory=list)
     written: list[Tensor] = field(default_factory=list)
     revised: list[Tensor] = field(default_factory=list)
 
 
-Chooser = Callable[[Turn, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+TokenRule = Callable[[Turn, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def choose_tokens(settings: SampleConfig) -> Chooser:
+def choose_tokens(settings: SampleConfig) -> TokenRule:
     """Rule that turns a pass into tokens: (turn, logits (B, T, V), current (B, T), noise (B, T)) -> tokens, changed.
 
     A known token is drawn again from the corrector where its probability there is below the threshold.
@@ -125,7 +126,7 @@ def sample_tokens(
     settings: SampleConfig,
     images: Sequence[int],
     trace: Trace | None = None,
-    rule: Chooser | None = None,
+    rule: TokenRule | None = None,
 ) -> Tensor:
     """Draw tokens (B, N) in cell order; exactly one forward pass per turn.
 

@@ -1,12 +1,24 @@
 """Independent random streams as pure functions of integers, so that no draw depends on batch size or process."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 
 
+class Stream(IntEnum):
+    """What a stream of random numbers is for; the first part of its seed."""
+
+    DATA = 1  # order of the training images
+    STEP = 2  # label dropout, corruption, dropout of one training batch
+    ORDER = 3  # orders that are redrawn for every image
+    SAMPLE = 4  # one image of the sampler
+
+
 def derive(*parts: int) -> int:
-    """Mix integers (seed, index, ...) into one 63-bit seed; different parts give unrelated streams."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """Mix integers (stream, seed, index, ...) into one 63-bit seed; other parts, or more of them, another stream."""
+    # SeedSequence takes (5, 2) and (5, 2, 0) for the same, hence the count.
+    return int(np.random.SeedSequence([len(parts), *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def generator(*parts: int) -> torch.Generator:

@@ -4,7 +4,7 @@ Legend: B images, H x W pixels, h x w cells, N = h * w, V codes, C code width. T
 Tokenizer, one line in TOKENIZERS.
 """
 
-import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,8 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
 
-from radar.config import TokenizerConfig, call
+from radar.config import TokenizerConfig
 from radar.errors import InputError
+from radar.provenance import weights_hash
+from radar.variants import call
 
 
 class Tokenizer(nn.Module):
@@ -22,11 +24,13 @@ class Tokenizer(nn.Module):
 
     Attributes:
         vocabulary: V.
+        kind: name with all options that the weights do not show.
         learned: True if it must be trained, and its reconstruction loses something.
     """
 
     vocabulary: int
     learned: bool
+    kind: str
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Cells (h, w) of an image of (H, W) pixels."""
@@ -50,7 +54,7 @@ class Levels(Tokenizer):
         super().__init__()
         if not 2 <= levels <= 256:
             raise InputError(f"tokenizer.levels={levels} is not possible: it must be 2..256")
-        self.vocabulary = levels
+        self.vocabulary, self.kind = levels, f"levels-{levels}"
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """One cell per pixel."""
@@ -106,8 +110,11 @@ class Convolutional(Tokenizer):
 
     learned = True
 
-    def __init__(self, quantiser: nn.Module, vocabulary: int, code: int, width: int, downsample: int) -> None:
+    def __init__(
+        self, kind: str, quantiser: nn.Module, vocabulary: int, code: int, width: int, downsample: int
+    ) -> None:
         super().__init__()
+        self.kind = f"{kind}-width{width}-down{downsample}"
         halvings = downsample.bit_length() - 1
         if downsample < 1 or 2**halvings != downsample or width < 8 or width % 8:
             raise InputError(
@@ -162,7 +169,10 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
-    """VQ-VAE: nearest of `codebook` learned codes of width 8 on the sphere; codes move by exponential averages."""
+    """VQ-VAE (arXiv 1711.00937): nearest of `codebook` codes of width 8 on the sphere, moved by exponential averages.
+
+    Raises InputError for fewer than two codes.
+    """
     if codebook < 2:
         raise InputError(f"tokenizer.codebook={codebook} is not possible: it must be at least 2")
     quantiser = VectorQuantize(
@@ -173,15 +183,19 @@ def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
         kmeans_init=True,
         threshold_ema_dead_code=1,
     )
-    return Convolutional(quantiser, codebook, 8, width, downsample)
+    return Convolutional(f"vq-{codebook}", quantiser, codebook, 8, width, downsample)
 
 
 def fsq(fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int = 4) -> Tokenizer:
-    """Finite scalar quantisation: each dimension of the code is rounded to one of its levels."""
+    """Finite scalar quantisation (arXiv 2309.15505): each dimension of the code is rounded to one of its levels.
+
+    Raises InputError for a dimension of fewer than two levels.
+    """
     if not fsq_levels or min(fsq_levels) < 2:
         raise InputError(f"tokenizer.fsq_levels={list(fsq_levels)} is not possible: every level must be at least 2")
     quantiser = FSQ(levels=list(fsq_levels))
-    return Convolutional(quantiser, int(torch.tensor(fsq_levels).prod()), len(fsq_levels), width, downsample)
+    kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)
+    return Convolutional(kind, quantiser, codes, len(fsq_levels), width, downsample)
 
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"levels": Levels, "vq": vq, "fsq": fsq}
@@ -195,12 +209,8 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Name a tokenizer by 12 hex digits of its kind, vocabulary and weights."""
-    digest = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.vocabulary}".encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    """Name a tokenizer by its kind and weights: levels-17-0123456789ab."""
+    return f"{tokenizer.kind}-{weights_hash(tokenizer)}"
 
 
 def reconstruction_loss(restored: Tensor, images: Tensor) -> Tensor:

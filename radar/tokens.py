@@ -4,7 +4,7 @@ Legend: B images of a batch, M images of a split, N cells.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from radar.data import ImageData, ImageSet
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.files import replacing_folder
-from radar.seeding import derive
+from radar.seeding import Stream, derive
 from radar.tokenizers import Tokenizer, tokenizer_hash
 
 CHUNK = 256
@@ -33,7 +33,7 @@ CHUNK = 256
 class TokenSplit:
     """Memory-mapped tokens (M, N) and labels (M,) of one split."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.integer[Any]]
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -76,9 +76,10 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str) -> dict[str
 
 def _encode(split: ImageSet, tokenizer: Tokenizer, folder: Path, name: str) -> None:
     starts = range(0, len(split), CHUNK)
+    dtype = np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32
     device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
     parts = [
-        (tokenizer.encode(images.to(device)).cpu().numpy().astype(np.uint16), labels.numpy())
+        (tokenizer.encode(images.to(device)).cpu().numpy().astype(dtype), labels.numpy())
         for images, labels in (
             load_images(split, range(start, min(start + CHUNK, len(split))))
             for start in tqdm(starts, f"encode {name}", disable=None, leave=False)
@@ -120,14 +121,15 @@ def batch_indices(seed: int, number: int, batch: int, count: int) -> NDArray[np.
     return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in place])
 
 
+Gather = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]  # indices (B,) -> tokens or images, labels
 Batch = tuple[int, Tensor, Tensor]  # number, tokens or images, labels
 
 
 @dataclass
-class Batches(Dataset[Batch]):
+class BatchDataset(Dataset[Batch]):
     """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact."""
 
-    gather: Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]
+    gather: Gather
     count: int
     batch: int
     seed: int
@@ -144,13 +146,25 @@ class Batches(Dataset[Batch]):
         return number, *self.gather(batch_indices(self.seed, number, self.batch, self.count))
 
 
-def ordered_batches(split: TokenSplit, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through a split once, in order."""
-    for start in range(0, len(split), batch):
-        yield split.gather(np.arange(start, min(start + batch, len(split))))
+@dataclass
+class OrderedBatches(Dataset[Batch]):
+    """A split once, in order."""
+
+    gather: Gather
+    count: int
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = index * self.batch
+        return index, *self.gather(np.arange(start, min(start + self.batch, self.count)))
 
 
-class Batched(LightningDataModule):
+class BatchDataModule(LightningDataModule):
     """One long epoch of pure-function training batches, and the held-out split in order.
 
     Args:
@@ -161,8 +175,8 @@ class Batched(LightningDataModule):
     def __init__(
         self,
         config: Config,
-        train: tuple[Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]], int],
-        held_out: tuple[Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]], int],
+        train: tuple[Gather, int],
+        held_out: tuple[Gather, int],
     ) -> None:
         super().__init__()
         self.config, self.train, self.held_out = config, train, held_out
@@ -172,28 +186,27 @@ class Batched(LightningDataModule):
         t, step = self.config.train, self.trainer.global_step if self.trainer else 0
         # One batch more than needed: training ends by max_steps and never at the end of an epoch.
         total = t.steps * t.accumulate + 1
-        batches = Batches(*self.train, t.batch_size, derive(self.config.seed, 1), total, start=step * t.accumulate)
+        batches = BatchDataset(
+            *self.train, t.batch_size, derive(Stream.DATA, self.config.seed), total, start=step * t.accumulate
+        )
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out images in order."""
-        gather, count = self.held_out
-        size = self.config.train.batch_size
-        chunks = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-        held_out: list[Batch] = [(number, *gather(chunk)) for number, chunk in enumerate(chunks)]
-        return DataLoader(held_out, batch_size=None)  # type: ignore[arg-type]
+        batches = OrderedBatches(*self.held_out, self.config.train.batch_size)
+        return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
 
-def token_batches(config: Config, splits: dict[str, TokenSplit]) -> Batched:
+def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataModule:
     """Build batches of cached tokens."""
     train, held_out = splits["train"], splits["held_out"]
-    return Batched(config, (train.gather, len(train)), (held_out.gather, len(held_out)))
+    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)))
 
 
-def image_batches(config: Config, data: ImageData) -> Batched:
+def image_batches(config: Config, data: ImageData) -> BatchDataModule:
     """Build batches of images, for a tokenizer to learn from."""
 
-    def gatherer(split: ImageSet) -> tuple[Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]], int]:
+    def gatherer(split: ImageSet) -> tuple[Gather, int]:
         return lambda index: load_images(split, index.tolist()), len(split)
 
-    return Batched(config, gatherer(data.train), gatherer(data.held_out))
+    return BatchDataModule(config, gatherer(data.train), gatherer(data.held_out))

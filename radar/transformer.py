@@ -15,8 +15,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Slots, attend
-from radar.config import ModelConfig, choose
+from radar.config import ModelConfig
 from radar.errors import InputError
+from radar.variants import choose
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ PRESETS: dict[str, Shape] = {
 def model_shape(config: ModelConfig) -> Shape:
     """Resolve preset and overrides; raises InputError where the width does not split into heads of 4n."""
     preset = choose("model preset", config.preset, PRESETS)
-    given = (config.dim, config.layers, config.heads)
-    dim, layers, heads = (
-        own or default for own, default in zip(given, (preset.dim, preset.layers, preset.heads), strict=True)
-    )
+    dim = preset.dim if config.dim is None else config.dim
+    layers = preset.layers if config.layers is None else config.layers
+    heads = preset.heads if config.heads is None else config.heads
     if min(dim, layers, heads) < 1 or dim % (4 * heads):
         raise InputError(
             f"model.dim={dim} with model.heads={heads} is not possible: "
@@ -97,10 +97,10 @@ class Cache:
 class Attention(nn.Module):
     """Multi-head attention with optional QK-norm and 2-D rotary positions."""
 
-    def __init__(self, shape: Shape, qk_norm: bool, dropout: float) -> None:
+    def __init__(self, shape: Shape, qk_norm: bool) -> None:
         super().__init__()
         width = shape.dim // shape.heads
-        self.heads, self.dropout = shape.heads, dropout
+        self.heads = shape.heads
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
         self.out = nn.Linear(shape.dim, shape.dim, bias=False)
         self.q_norm = nn.RMSNorm(width) if qk_norm else nn.Identity()
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        mixed = attend(q, k, v, mask)
         return self.out(rearrange(mixed, "b h s e -> b s (h e)"))  # type: ignore[no-any-return]
 
 
@@ -122,7 +122,7 @@ class Block(nn.Module):
     def __init__(self, shape: Shape, qk_norm: bool, dropout: float) -> None:
         super().__init__()
         hidden = feed_forward_width(shape.dim)
-        self.attention = Attention(shape, qk_norm, dropout)
+        self.attention = Attention(shape, qk_norm)
         self.gate_up = nn.Linear(shape.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, shape.dim, bias=False)
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim), nn.RMSNorm(shape.dim)

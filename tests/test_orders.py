@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from radar.config import OrderConfig
 from radar.errors import InputError
 from radar.orders import (
-    METRICS,
+    DISTANCES,
     ORDERS,
     ROUNDINGS,
     SCHEDULES,
@@ -57,7 +57,7 @@ def test_regrouping_keeps_the_ranking(name, h, w, data):
     assert not (before & after).any()
 
 
-@given(sides, sides, st.sampled_from(list(METRICS)), st.sampled_from(list(ROUNDINGS)), st.data())
+@given(sides, sides, st.sampled_from(list(DISTANCES)), st.sampled_from(list(ROUNDINGS)), st.data())
 def test_radial_is_monotone_in_distance_and_one_center_of_many(h, w, metric, rounding, data):
     center = [data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))]
     radial = OrderConfig(name="radial", center=center, metric=metric, rounding=rounding)
@@ -65,7 +65,7 @@ def test_radial_is_monotone_in_distance_and_one_center_of_many(h, w, metric, rou
     many = OrderConfig(name="multi_center", centers=[center], metric=metric, rounding=rounding)
     assert torch.equal(step, decode_steps(many, h, w))
     rows, columns = np.divmod(np.arange(h * w), w)
-    distance = METRICS[metric](abs(rows - center[0]).astype(float), abs(columns - center[1]).astype(float))
+    distance = DISTANCES[metric](abs(rows - center[0]).astype(float), abs(columns - center[1]).astype(float))
     assert (np.diff(step.numpy()[np.argsort(distance, kind="stable")]) >= 0).all()
 
 
@@ -92,7 +92,7 @@ def test_radial_sizes():
 
 
 def test_adjacent_share():
-    shares = {metric: OrderConfig(name="radial", metric=metric) for metric in METRICS}
+    shares = {metric: OrderConfig(name="radial", metric=metric) for metric in DISTANCES}
     found = {metric: round(adjacent_share(decode_steps(o, 16, 16), 16, 16), 2) for metric, o in shares.items()}
     assert found == {"euclidean": 0.30, "chebyshev": 0.53, "manhattan": 0.0}
     assert adjacent_share(torch.zeros(1, dtype=torch.long), 1, 1) == 0
@@ -137,7 +137,7 @@ def test_one_order_per_image():
     [
         (OrderConfig(name="radal"), "unknown order 'radal'; choose from: raster"),
         (OrderConfig(name="raster", metric="chebyshev"), "order 'raster' takes no option 'metric'; it takes: none"),
-        (OrderConfig(name="radial", metric="cosine"), "unknown metric 'cosine'"),
+        (OrderConfig(name="radial", metric="cosine"), "unknown distance metric 'cosine'"),
         (OrderConfig(name="radial", center=[8, 0]), r"start cell \[8, 0\] is outside the 8x8 grid"),
         (OrderConfig(name="multi_center", centers=[[0, 0], [0, -1]]), "outside the 8x8 grid"),
         (OrderConfig(name="multi_center", centers=[[1, 2, 3]]), "not a .row, column. pair"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ablations.study import list_trials, read_study
-from experiments.train import train_generator, train_tokenizer
+from experiments.tokenizer import train_tokenizer
+from experiments.train import train_generator
 from radar.config import Config, load_config, read_yaml, to_config
 from radar.data import load_data
 from radar.tokenizers import build_tokenizer

@@ -57,8 +57,10 @@ def test_hash_changes_with_weights():
     with torch.no_grad():
         next(tokenizer.parameters()).view(-1)[0] += 1e-3
     assert tokenizer_hash(tokenizer) != before
-    hashes = {tokenizer_hash(build_tokenizer(TokenizerConfig(levels=n))) for n in (17, 18)}
-    assert len(hashes) == 2
+    assert len({tokenizer_hash(build_tokenizer(TokenizerConfig(levels=n))) for n in (17, 18)}) == 2
+    swapped = build_tokenizer(TokenizerConfig(name="fsq", fsq_levels=[5, 6, 8]))
+    swapped.load_state_dict(tokenizer.state_dict())
+    assert tokenizer_hash(swapped) != tokenizer_hash(tokenizer), "levels are no weights"
 
 
 def test_codebook_use():
@@ -80,9 +82,9 @@ def test_cache_is_made_once_and_refused_for_another_tokenizer(tmp_path):
     assert meta["classes"] == list(data.classes) and meta["crop"] == "none"
     with pytest.raises(InputError, match=r"token cache .* was made with another vocabulary \(17, this run has 256\)"):
         cached_tokens(data, build_tokenizer(TokenizerConfig(levels=256)), str(folder))
-    meta["tokenizer"] = "0" * 12
+    meta["tokenizer"] = "levels-17-0"
     (folder / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(InputError, match=r"was made with another tokenizer \(000000000000, this run has"):
+    with pytest.raises(InputError, match=r"was made with another tokenizer \(levels-17-0, this run has"):
         cached_tokens(data, tokenizer, str(tmp_path))
     (folder / "meta.json").write_text("{")
     with pytest.raises(InputError, match=r"token cache .* is damaged"):

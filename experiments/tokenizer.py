@@ -1,0 +1,30 @@
+"""`radar tokenizer CONFIG [key=value ...]`: train a learned tokenizer, or go on where it was stopped."""
+
+import argparse
+from pathlib import Path
+
+from lightning.pytorch import seed_everything
+
+from experiments.configs import find_config
+from experiments.train import fit
+from radar.config import Config, load_config
+from radar.data import load_data
+from radar.errors import InputError
+from radar.modules import TokenizerModule
+from radar.tokenizers import Convolutional, build_tokenizer
+from radar.tokens import image_batches
+
+
+def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
+    """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
+    seed_everything(config.seed, verbose=False)
+    data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
+    if not isinstance(tokenizer, Convolutional):
+        raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")
+    tokenizer.grid(data.size)
+    return fit(config, TokenizerModule(config, tokenizer), image_batches(config, data), title, average=False)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar tokenizer`."""
+    print(train_tokenizer(load_config(find_config(args.config), args.options)))

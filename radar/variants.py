@@ -1,0 +1,30 @@
+"""Looking variants up by name, and handing them their options: the one way from a configuration to a function."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from radar.errors import InputError
+
+T = TypeVar("T")
+
+
+def choose(what: str, name: str, table: Mapping[str, T]) -> T:
+    """Look a variant up by name; raises InputError that lists the valid ones."""
+    if name not in table:
+        raise InputError(f"unknown {what} '{name}'; choose from: {', '.join(table)}")
+    return table[name]
+
+
+def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any, **options: Any) -> T:
+    """Call the variant `name` with those options that were given (are not None).
+
+    Raises InputError for an unknown name, or an option that this variant does not take.
+    """
+    function = choose(what, name, table)
+    given = {key: value for key, value in options.items() if value is not None}
+    taken = list(inspect.signature(function).parameters)[len(args) :]
+    for key in given:
+        if key not in taken:
+            raise InputError(f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}")
+    return function(*args, **given)
