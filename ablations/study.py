@@ -7,18 +7,16 @@ done is kept as one JSON row per (arm, seed), so a study that was stopped goes o
 
 import argparse
 import json
-import multiprocessing
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 
 from ablations.report import trial_name, write_report
+from ablations.workers import worker_pool
 from experiments.configs import find_config
 from experiments.evaluate import evaluate, measure_speed, open_reference, save_row
 from experiments.sample import save_pictures
@@ -131,22 +129,6 @@ def read_rows(trials: list[Trial], out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def start_worker(threads: int) -> None:
-    """Prepare a worker process: its threads, a quick end on signals, and never outliving the study."""
-    torch.set_num_threads(threads)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """End this process when the study's process is gone, also by SIGKILL; what is not saved is done again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def run_trials(trials: list[Trial], out: str) -> list[str]:
     """Train once, then score every trial that shares this training; return a line for each that failed."""
     try:
@@ -190,16 +172,13 @@ def run_all(study: Study, trials: list[Trial], out: Path, workers: int, command:
         load_features(config.evaluate.features, data, config.data.cache)
         cached_tokens(data, tokenizer, config.data.cache)
     failures: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, start_worker, (study.threads,)) as pool:
+    with worker_pool(workers, study.threads) as pool:
         jobs = [pool.submit(run_trials, group, str(out)) for group in share_trainings(missing)]
         for number, job in enumerate(as_completed(jobs), start=1):
             failures += job.result()
             rows = read_rows(trials, out)
             write_report(study.name, list(rows.values()), {}, out, command)
-            print(
-                f"{study.name}: {number} of {len(jobs)} trainings done, {len(rows)} of {len(trials)} rows", flush=True
-            )
+            print(f"{study.name}: {number} of {len(jobs)} trainings, {len(rows)} of {len(trials)} rows", flush=True)
     return failures
 
 

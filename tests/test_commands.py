@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +182,40 @@ def test_ablate_goes_on_where_it_was(study, cache, monkeypatch):
         return [{k: v for k, v in row.items() if k != "evaluate_seconds"} for row in csv.DictReader(text.splitlines())]
 
     assert results((out / "results.csv").read_text()) == results(before)
+
+
+def processes_naming(text: str) -> list[int]:
+    """Numbers of the running processes whose command line or environment names `text`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_study_leaves_no_process_behind(number, tmp_path, cache):
+    (tmp_path / "long.yaml").write_text(STUDY.replace("steps: 3", "steps: 2000"))
+    mark = f"RADAR_TEST={tmp_path}"
+    command = "from ablations.cli import main; main()"
+    arguments = ["ablate", "long.yaml", "--workers", "2", "--out", "out", f"data.cache={cache}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments], cwd=tmp_path, env=os.environ | dict([mark.split("=")]),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "left" in line:  # a worker reports progress
+            break
+    process.send_signal(number)
+    assert process.wait(20) == (143 if number == signal.SIGTERM else -9)
+    deadline = time.monotonic() + 20
+    while processes_naming(mark) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not processes_naming(mark)
 
 
 def test_bad_studies(study, tmp_path, cache, capsys):

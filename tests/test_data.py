@@ -1,5 +1,7 @@
 """Shapes, ranges and purity of every data set."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +28,8 @@ def folder(tmp_path_factory):
 
 
 def config_for(name, folder):
-    return {"folder": DataConfig(name="folder", root=str(folder), size=16, held_out=0.25)}.get(
-        name, DataConfig(name=name)
-    )
+    special = {"folder": {"root": str(folder), "size": 16, "held_out": 0.25, "cache": str(folder / ".cache")}}
+    return DataConfig(name=name, **special.get(name, {}))
 
 
 @pytest.mark.parametrize("name", list(DATASETS))
@@ -85,12 +86,20 @@ def test_unreadable_images_are_named(folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "images")
     (root / "cat" / "broken.png").write_bytes(b"not an image")
     (root / "dog" / "cut.png").write_bytes((root / "dog" / "0.png").read_bytes()[:60])
-    config = DataConfig(name="folder", root=str(root), size=16, held_out=0.25)
+    config = DataConfig(name="folder", root=str(root), size=16, held_out=0.25, cache=str(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"2 unreadable images in .*: cat/broken.png, dog/cut.png; remove them"):
         load_data(config)
     config.skip_unreadable = True
     data = load_data(config)
     assert len(data.train) + len(data.held_out) == 8
+
+
+def test_images_are_checked_once(folder, tmp_path, monkeypatch):
+    config = DataConfig(name="folder", root=str(folder), size=16, held_out=0.25, cache=str(tmp_path))
+    first = load_data(config)
+    # The package exports a function `folder` under the module's name.
+    monkeypatch.setattr(sys.modules["radar.data.folder"], "is_readable", lambda path: pytest.fail("decoded again"))
+    assert load_data(config).identity == first.identity
 
 
 @pytest.mark.parametrize(

@@ -21,4 +21,5 @@ def load_data(config: DataConfig) -> ImageData:
     """Open a data set; raises InputError for an unknown name or option, or a folder that cannot be used."""
     options = {"root": config.root, "size": config.size, "images": config.images, "held_out": config.held_out}
     options |= {"skip_unreadable": config.skip_unreadable, "seed": config.seed}
+    options["cache"] = config.cache if config.root else None  # folder remembers there which files are unreadable
     return call("data", config.name, DATASETS, **options)

@@ -1,6 +1,7 @@
 """folder: images in the ImageNet layout, one sub-folder per class, any size, read with Pillow."""
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from tqdm import tqdm
 
 from radar.data.images import ImageData, stratified_split
 from radar.errors import InputError
+from radar.files import replacing
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -55,43 +58,65 @@ def is_readable(path: Path) -> bool:
 
 
 def folder(
-    root: str = "", size: int = 256, held_out: float = 0.1, skip_unreadable: bool = False, seed: int = 0
+    root: str = "",
+    size: int = 256,
+    held_out: float = 0.1,
+    skip_unreadable: bool = False,
+    seed: int = 0,
+    cache: str = "runs/cache",
 ) -> ImageData:
-    """Open a folder of class folders; every file is decoded once.
+    """Open a folder of class folders.
 
-    Raises InputError if the folder or a class is missing, or if images are unreadable and `skip_unreadable` is off.
+    Every file is decoded once, when the listing is seen for the first time; the result is kept in `cache`.
+    Raises InputError if the folder or its images are missing, or if images are unreadable and `skip_unreadable` is off.
     """
     base = Path(root)
     if not root or not base.is_dir():
         raise InputError(f"data.root='{root}' is not a folder; it must hold one sub-folder per class")
     classes = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [
-        (p, label) for label, c in enumerate(classes) for p in sorted(c.rglob("*")) if p.suffix.lower() in SUFFIXES
-    ]
+    files = [(path, label) for label, name in enumerate(classes) for path in list_images(name)]
     if not files:
         raise InputError(f"data.root='{root}' holds no images ({', '.join(sorted(SUFFIXES))}) in class folders")
-    files = _readable(files, base, skip_unreadable)
-    paths, labels = zip(*files, strict=True)
+    listing = hash_listing([path for path, _ in files], base)
+    bad = set(find_unreadable([path for path, _ in files], base, Path(cache) / f"unreadable-{listing}.json"))
+    if bad and not skip_unreadable:
+        raise InputError(
+            f"{len(bad)} unreadable images in {base}: {', '.join(sorted(bad))}; "
+            "remove them or set data.skip_unreadable=true"
+        )
+    paths, labels = zip(*((p, label) for p, label in files if str(p.relative_to(base)) not in bad), strict=True)
     splits = stratified_split(np.array(labels), held_out, seed)
     train, test = (FolderImages(tuple(paths[i] for i in part), tuple(labels[i] for i in part), size) for part in splits)
-    listing = "\n".join(f"{p.relative_to(base)} {p.stat().st_size}" for p in paths)
     return ImageData(
         name=base.resolve().name,
         classes=tuple(path.name for path in classes),
         size=(size, size),
         crop=f"adm center {size}",
-        identity=f"{hashlib.sha256(listing.encode()).hexdigest()[:16]} size={size} held_out={held_out} seed={seed}",
+        identity=f"{listing} size={size} held_out={held_out} seed={seed} left_out={len(bad)}",
         train=train,
         held_out=test,
     )
 
 
-def _readable(files: list[tuple[Path, int]], base: Path, skip: bool) -> list[tuple[Path, int]]:
+def list_images(base: Path) -> list[Path]:
+    """List the image files below a folder, sorted."""
+    return [path for path in sorted(base.rglob("*")) if path.suffix.lower() in SUFFIXES]
+
+
+def hash_listing(paths: list[Path], base: Path) -> str:
+    """Name a list of files by 16 hex digits of their names, sizes and times of change."""
+    states = [(str(path.relative_to(base)), path.stat()) for path in paths]
+    text = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_unreadable(paths: list[Path], base: Path, memory: Path) -> list[str]:
+    """List the files that cannot be decoded, by their names under `base`; remembered in the file `memory`."""
+    if memory.exists():
+        return list(json.loads(memory.read_text()))
     with ThreadPoolExecutor() as pool:
-        good = list(pool.map(is_readable, (path for path, _ in files)))
-    bad = [str(path.relative_to(base)) for (path, _), readable in zip(files, good, strict=True) if not readable]
-    if bad and not skip:
-        raise InputError(
-            f"{len(bad)} unreadable images in {base}: {', '.join(bad)}; remove them or set data.skip_unreadable=true"
-        )
-    return [entry for entry, readable in zip(files, good, strict=True) if readable]
+        good = list(tqdm(pool.map(is_readable, paths), "check images", len(paths), disable=None, leave=False))
+    bad = [str(path.relative_to(base)) for path, readable in zip(paths, good, strict=True) if not readable]
+    with replacing(memory) as temporary:
+        temporary.write_text(json.dumps(bad))
+    return bad
