@@ -23,9 +23,17 @@ VERBS = {
 WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "ablate")  # take key=value anywhere
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with code 2."""
+        fail(f"{message} (see {self.prog} --help)", 2)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe all verbs without importing them."""
-    parser = argparse.ArgumentParser(prog="radar", description="Generation-order ablations of image generators.")
+    parser = Parser(prog="radar", description="Generation-order ablations of image generators.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     made = {verb: verbs.add_parser(verb, help=text, description=text) for verb, (_, text) in VERBS.items()}
     for verb in ("train", "tokenizer"):
@@ -66,8 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130 and 143 for signals."""
     parser = build_parser()
     args, args.options = parser.parse_known_args(argv)
-    if args.options and args.verb not in WITH_OPTIONS:
-        parser.error(f"{args.verb} does not take {' '.join(args.options)}")
+    for text in args.options:
+        if args.verb not in WITH_OPTIONS or text.startswith("-") or "=" not in text:
+            parser.error(f"{args.verb} does not take '{text}'")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     from radar.errors import InputError, RunError
@@ -79,5 +88,11 @@ def main(argv: list[str] | None = None) -> None:
         fail(str(error), 1)
     except InputError as error:
         fail(str(error), 2)
+    except MemoryError as error:
+        fail(f"out of memory: {str(error) or 'choose a smaller batch size'}", 1)
+    except RuntimeError as error:  # torch.OutOfMemoryError, by name, since torch is imported only where it is needed
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        fail(str(error).splitlines()[0], 1)
     except OSError as error:
         fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error), 2)

@@ -69,7 +69,9 @@ def _write_json(name: str, rows: Sequence[Row], path: Path, command: str) -> Non
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    keys = list(dict.fromkeys(FIRST + [key for row in rows for key in row if key not in ("trial", "step_map")]))
+    keys = list(
+        dict.fromkeys(FIRST + [key for row in rows for key in row if key not in ("trial", "step_map", "options")])
+    )
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
         writer.writeheader()

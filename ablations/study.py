@@ -170,7 +170,7 @@ def run_all(study: Study, trials: list[Trial], out: Path, workers: int, command:
     for config in parts.values():  # once, before the workers would race for it
         _, data, tokenizer = build_generator(config)
         load_features(config.evaluate.features, data, config.data.cache)
-        cached_tokens(data, tokenizer, config.data.cache)
+        cached_tokens(data, tokenizer.to(pick_device(config.train.device)), config.data.cache, config.data.workers)
     failures: list[str] = []
     with worker_pool(workers, study.threads) as pool:
         jobs = [pool.submit(run_trials, group, str(out)) for group in share_trainings(missing)]
@@ -197,15 +197,22 @@ def time_all(study: Study, trials: list[Trial], out: Path) -> dict[str, dict[str
     return arms
 
 
+def default_workers(threads: int, device: torch.device) -> int:
+    """One process for every `threads` cores that may be used; one on a GPU, which they would share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads) if device.type == "cpu" else 1
+
+
 def main(args: argparse.Namespace) -> None:
     """Run `radar ablate`."""
     study = read_study(args.study)
     out = Path(args.out or f"runs/ablations/{study.name}")
-    workers = max(1, (os.cpu_count() or 1) // study.threads) if args.workers is None else args.workers
-    if workers < 1:
-        raise InputError(f"--workers {args.workers} is not possible: it must be at least 1")
     torch.set_num_threads(study.threads)
     trials = list_trials(study, out, args.options)
+    device = pick_device(trials[0].config.train.device)
+    workers = default_workers(study.threads, device) if args.workers is None else args.workers
+    if workers < 1:
+        raise InputError(f"--workers {args.workers} is not possible: it must be at least 1")
     command = " ".join(["radar ablate", args.study, *args.options])
     failures = run_all(study, trials, out, min(workers, len(trials)), command)
     rows = read_rows(trials, out)

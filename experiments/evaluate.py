@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.sample import Samples, balanced_labels, draw_samples
+from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
 from radar.config import Config, config_hash, result_options
 from radar.features import extract, load_features
@@ -23,7 +24,7 @@ from radar.metrics import Reference, build_reference, check_metrics, frechet_dis
 from radar.modules import GeneratorModule
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling import plan_turns, sample_tokens
+from radar.sampling import sample_tokens
 from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
@@ -38,22 +39,21 @@ def measure_nll(generator: Generator) -> float:
     return total / len(split)
 
 
-def restored_images(generator: Generator, reference: Reference) -> torch.Tensor:
-    """Send the reference images through the tokenizer and back."""
+def reconstruction_distance(generator: Generator, reference: Reference) -> float:
+    """rFID: held-out images against themselves sent through the tokenizer and back."""
     tokenizer, device = generator.tokenizer, generator.module.device
     parts = [
         tokenizer.decode(tokenizer.encode(images.to(device)), generator.grid).cpu()
-        for images in reference.images.split(256)
+        for images in reference.held_out.split(64)
     ]
-    return torch.cat(parts)
+    return frechet_distance(reference.held_out_features, extract(reference.network, torch.cat(parts)))
 
 
 def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, float]:
     """Compute the configured metrics, and rfid where the tokenizer is learned."""
     columns = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
     if generator.tokenizer.learned:
-        restored = extract(reference.network, restored_images(generator, reference))
-        columns["rfid"] = frechet_distance(reference.features, restored)
+        columns["rfid"] = reconstruction_distance(generator, reference)
     return columns
 
 
@@ -72,7 +72,7 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
     module, settings = generator.module, generator.config.sample
     numbers = range(generator.config.evaluate.timing_batch)
     labels = balanced_labels(numbers, module.model.classes).to(module.device)
-    turns, sequence = plan_turns(module.slots), module.sequence
+    turns, sequence = module.turns(settings), module.sequence
 
     def work() -> object:
         tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
@@ -106,17 +106,20 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     return columns
 
 
-def training_flops(module: GeneratorModule, draws: int = 4) -> float:
+def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     """Count the operations of training on one image: forward and backward of the layout in use, mean of `draws`.
 
-    Matrix products only; attention counts as dense, as SDPA computes it.
+    Matrix products only; attention counts as dense, as SDPA computes it, also where FlexAttention would skip blocks;
+    what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for the sampled.
     """
     tokens = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
     # The counter knows attention only by its matrix products, which the MATH backend shows.
+    backend, module.backend = module.backend, BACKENDS["sdpa"]
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         for number in range(draws):
             module.training_step((number, tokens, labels), number).backward()
+    module.backend = backend
     module.zero_grad()
     return float(counter.get_total_flops()) / draws
 
@@ -139,7 +142,10 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "images_seen": images,
         "step_map": step.view(grid).tolist(),
         "guidance": config.sample.guidance,
+        "guidance_schedule": config.sample.guidance_schedule,
         "temperature": config.sample.temperature,
+        "top_k": config.sample.top_k,
+        "top_p": config.sample.top_p,
         "correction": config.sample.correction if module.slots.revises.any() else 0.0,
     }
 
@@ -153,6 +159,7 @@ def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
         "held_out": len(reference.held_out),
         "samples": config.evaluate.images,
         "sample_seed": config.sample.seed,
+        "options": result_options(config),
         "config": config_hash(result_options(config)),
         "commit": git_commit(),
         "trained_at": generator.commit,
@@ -199,7 +206,7 @@ def main(args: argparse.Namespace) -> None:
     path = Path(args.out or Path(args.checkpoint).parent) / "evaluation.json"
     save_row(row, path)
     for key, value in row.items():
-        if key == "step_map":
+        if key in ("step_map", "options"):
             continue
         title = f"{key}[{reference.network.label}]" if key in ("fid", "kid", "rfid", "fid_floor") else key
         print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")

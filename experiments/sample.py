@@ -13,7 +13,7 @@ from experiments.pictures import overlay, pixel_scale, save_gif, save_image, til
 from radar.checkpoints import Generator, load_generator
 from radar.config import SampleConfig
 from radar.files import replacing
-from radar.sampling import Trace, plan_turns, sample_tokens
+from radar.sampling import Trace, sample_tokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def balanced_labels(images: range, classes: int) -> Tensor:
 def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     """Draw `settings.images` images with balanced labels, in batches that do not matter for the result."""
     module, parts = generator.module, []
-    turns = plan_turns(module.slots)
+    turns = module.turns(settings)
     starts = range(0, settings.images, settings.batch_size)
     for start in tqdm(starts, "sample", disable=None, leave=False):
         numbers = range(start, min(start + settings.batch_size, settings.images))
@@ -50,7 +50,7 @@ def draw_film(generator: Generator, settings: SampleConfig, count: int) -> list[
     """Follow the first `count` images: one frame (count, 3, H, W) per pass, cells marked as written or revised."""
     module, trace = generator.module, Trace()
     labels = balanced_labels(range(count), module.model.classes).to(module.device)
-    sample_tokens(module.model, plan_turns(module.slots), module.sequence, labels, settings, range(count), trace)
+    sample_tokens(module.model, module.turns(settings), module.sequence, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):
@@ -67,15 +67,13 @@ def save_npz(samples: Samples, path: Path) -> None:
 
 
 def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig, folder: Path) -> None:
-    """Write samples.png (a column per class), film.png (a row per step) and film.gif."""
+    """Write samples.png (a column per class), film.png (a row per pass, the last the result) and film.gif."""
     scale, classes = pixel_scale(samples.images.shape[3]), generator.module.model.classes
     columns = min(classes, 10)
     save_image(tile(samples.images[:100], columns, scale), folder / "samples.png")
     frames = draw_film(generator, settings, min(10, settings.images))
     last = [samples.images[: len(frames[0])]]
-    shown = np.linspace(0, len(frames) - 1, min(len(frames), 32)).round().astype(int)
-    rows = torch.cat([frames[i] for i in shown] + last)
-    save_image(tile(rows, len(frames[0]), scale), folder / "film.png")
+    save_image(tile(torch.cat(frames + last), len(frames[0]), scale), folder / "film.png")
     save_gif([tile(frame, 5, scale) for frame in frames + last], folder / "film.gif")
 
 

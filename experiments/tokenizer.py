@@ -22,9 +22,13 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     if not isinstance(tokenizer, Convolutional):
         raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")
     tokenizer.grid(data.size)
-    return fit(config, TokenizerModule(config, tokenizer), image_batches(config, data), title, average=False)
+    module = TokenizerModule(config, tokenizer, {"images": data.identity})
+    return fit(config, module, image_batches(config, data), title, average=False)
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run `radar tokenizer`."""
-    print(train_tokenizer(load_config(find_config(args.config), args.options)))
+    """Run `radar tokenizer`: into the folder where the configuration looks for its tokenizer, if it names one."""
+    config = load_config(find_config(args.config), args.options)
+    if config.tokenizer.checkpoint is not None:
+        config.run = str(Path(config.tokenizer.checkpoint).parent)
+    print(train_tokenizer(config))

@@ -8,13 +8,12 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from experiments.configs import find_config
-from radar.callbacks import AtomicCheckpointIO, TrainingClock, WeightAverage, progress
-from radar.checkpoints import build_generator, check_origin, read_checkpoint
+from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
+from radar.checkpoints import build_generator, check_origin, pick_device, read_checkpoint
 from radar.config import Config, load_config, to_config, to_dict, training_options
 from radar.errors import InputError
 from radar.files import replacing
@@ -42,7 +41,7 @@ def quiet_lightning() -> None:
 def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
     """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume."""
     t, run = config.train, Path(config.run)
-    saver = ModelCheckpoint(
+    saver = StepCheckpoint(
         run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
     )
     callbacks: list[Callback] = [TrainingClock(), saver, progress(title)]
@@ -50,7 +49,7 @@ def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
         callbacks.insert(0, WeightAverage(t.ema))
     return Trainer(
         default_root_dir=run,
-        accelerator=t.device,
+        accelerator=pick_device(t.device).type,
         devices=1,
         precision=t.precision,  # type: ignore[arg-type]
         max_steps=t.steps,
@@ -60,7 +59,7 @@ def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=t.log_every,
-        logger=[TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv")],
+        logger=[TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv", flush_logs_every_n_steps=1)],
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
@@ -80,12 +79,10 @@ def fit(config: Config, module: TrainedModule, batches: BatchDataModule, title: 
         check_same(config, checkpoint["radar"]["config"], last)
         check_origin(module, checkpoint, last)
         done = int(checkpoint["global_step"])
+        del checkpoint  # the Trainer reads it again
     if done < config.train.steps:
         quiet_lightning()
-        try:
-            trainer = build_trainer(config, title, average)
-        except MisconfigurationException as error:
-            raise InputError(f"train.device={config.train.device} cannot be used here: {error}") from error
+        trainer = build_trainer(config, title, average)
         write_config(config)
         trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
         trainer.save_checkpoint(last)
@@ -121,7 +118,8 @@ def train_generator(config: Config, title: str = "train") -> Path:
     """Train a generator; return its checkpoint."""
     seed_everything(config.seed, verbose=False)
     module, data, tokenizer = build_generator(config)
-    splits = cached_tokens(data, tokenizer, config.data.cache)
+    tokenizer.to(pick_device(config.train.device))
+    splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     return fit(config, module, token_batches(config, splits), title)
 
 

@@ -91,10 +91,9 @@ class Slots:
         """Keep the slots named by `index` (indices or a boolean mask)."""
         return replace(self, **{name: getattr(self, name)[index] for name in FIELDS})
 
-    def only(self, steps: Tensor) -> "Slots":
-        """Keep what predicts the cells of `steps`, and everything that this can see through any number of layers."""
+    def only(self, steps: Tensor, mask: Tensor) -> "Slots":
+        """Keep what predicts the cells of `steps`, and all that this can see through any number of layers of `mask`."""
         wanted = torch.isin(self.turn, steps) & (self.target != NONE)
-        mask = self.mask()
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
         return self.take(wanted)

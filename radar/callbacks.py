@@ -1,5 +1,6 @@
 """Lightning callbacks and the checkpoint writer: weight average, progress in plain lines, atomic files."""
 
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
 from radar.files import replacing
@@ -21,6 +22,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save whole or not at all."""
         with replacing(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint, written between optimizer steps only.
+
+    Lightning forgets on resume at which step it saved last, and would save again after the first micro-batch of the
+    next optimizer step: a checkpoint from which accumulated gradients are missing.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that the restored step is saved."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
 
 
 class WeightAverage(Callback):
@@ -113,6 +127,7 @@ class PlainProgress(Callback):
     def __init__(self, title: str) -> None:
         self.title = title
         self.began: tuple[float, int] | None = None
+        self.printed = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Print at every tenth, with an estimate of the time that is left."""
@@ -120,8 +135,9 @@ class PlainProgress(Callback):
         if self.began is None:
             self.began = (time.monotonic(), step)
             return
-        if step % max(1, total // 10) or step == self.began[1]:
+        if step % max(1, total // 10) or step in (self.began[1], self.printed):
             return
+        self.printed = step
         left = (time.monotonic() - self.began[0]) / (step - self.began[1]) * (total - step)
         print(
             f"{self.title}: step {step}/{total}, loss {float(outputs['loss']):.3f}, {left:.0f} s left",
@@ -130,5 +146,6 @@ class PlainProgress(Callback):
 
 
 def progress(title: str) -> Callback:
-    """Choose a bar on a terminal, plain lines elsewhere."""
-    return TQDMProgressBar(refresh_rate=10) if sys.stdout.isatty() else PlainProgress(title)
+    """Choose a bar on a terminal, plain lines elsewhere and in worker processes, whose bars would overwrite others."""
+    alone = multiprocessing.parent_process() is None
+    return TQDMProgressBar(refresh_rate=10) if alone and sys.stdout.isatty() else PlainProgress(title)

@@ -24,7 +24,7 @@ from radar.variants import choose
 
 T = TypeVar("T")
 PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
@@ -178,11 +178,14 @@ class Config:
             "data.held_out": self.data.held_out or 0.0,
         }.items():
             _require(0 <= rate < 1, name, rate, "at least 0 and below 1")
+        for name, value in {"seed": self.seed, "order.seed": self.order.seed or 0, "sample.seed": s.seed}.items():
+            _require(0 <= value < 2**32, name, value, "0..4294967295")
+        _require(
+            s.guidance == 1 or m.label_dropout > 0,
+            "sample.guidance", s.guidance, "1 where model.label_dropout=0 (no image is trained without its label)",
+        )  # fmt: skip
         for name, value in {
-            "seed": self.seed,
             "data.seed": self.data.seed or 0,
-            "order.seed": self.order.seed or 0,
-            "sample.seed": s.seed,
             "data.workers": self.data.workers,
             "train.warmup": t.warmup,
         }.items():
@@ -284,8 +287,11 @@ def result_options(config: Config) -> dict[str, Any]:
 
 
 def training_options(config: Config) -> dict[str, Any]:
-    """Options that can change the trained weights."""
-    return {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
+    """Options that can change the trained weights; images and tokenizer are known by what they hold, not by path."""
+    options = {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
+    options["data"] = {**options["data"], "root": None}
+    options["tokenizer"] = {**options["tokenizer"], "checkpoint": None}
+    return options
 
 
 def config_hash(values: Mapping[str, Any]) -> str:

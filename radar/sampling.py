@@ -8,7 +8,7 @@ held in decoding order (by rank) and put into place at the end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,35 +33,34 @@ class Turn:
     slots: Slots
     kept: int  # the first `kept` slots stay in the cache
     mask: Tensor  # (slots, cached before + slots)
-    noise: slice  # its share of the random numbers of an image
-
-    @property
-    def targets(self) -> Tensor:
-        """(T,) ranks that it predicts."""
-        return self.slots.target[self.slots.target != NONE]
-
-    @property
-    def revises(self) -> Tensor:
-        """(T,) True where the predicted cell is known already."""
-        return self.slots.revises[self.slots.target != NONE]
+    targets: Tensor  # (T,) ranks that it predicts
+    revises: Tensor  # (T,) True where the predicted cell is known already
+    noise: Tensor  # (T,) which random numbers of an image it uses
 
 
-def plan_turns(slots: Slots) -> list[Turn]:
-    """Cut a variant's slots into forward passes; a slot is cached exactly if a later pass sees it."""
-    mask = slots.mask()
+def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -> list[Turn]:
+    """Cut a variant's slots into forward passes, on `device`; a slot is cached exactly if a later pass sees it.
+
+    Without `revise`, known cells are context only, and nothing is predicted for them. The random numbers of a cell's
+    first drawing are the same with and without.
+    """
+    mask, drawn = slots.mask(), int(slots.asks.sum())
+    if not revise:
+        slots = replace(slots, target=torch.where(slots.revises, NONE, slots.target))
     turns: list[Turn] = []
     cached = torch.empty(0, dtype=torch.long)
-    drawn = 0
     for turn in range(int(slots.turn.max()) + 1):
         run = torch.nonzero(slots.turn == turn).flatten()
         seen_later = mask[slots.turn > turn][:, run].any(0)
         run = torch.cat([run[seen_later], run[~seen_later]])
-        part = slots.take(run)
-        count = int((part.target != NONE).sum())
-        rows = mask[run][:, torch.cat([cached, run])]
-        turns.append(Turn(part, int(seen_later.sum()), rows, slice(drawn, drawn + count)))
+        part = slots.take(run).to(device)
+        has_target = part.target != NONE
+        targets, revises = part.target[has_target], part.revises[has_target]
+        noise = torch.where(revises, drawn - 1 + revises.cumsum(0), targets)
+        rows = mask[run][:, torch.cat([cached, run])].to(device)
+        turns.append(Turn(part, int(seen_later.sum()), rows, targets, revises, noise))
         cached = torch.cat([cached, run[seen_later]])
-        drawn += count
+        drawn += int(revises.sum())
     return turns
 
 
@@ -76,10 +75,10 @@ def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: 
     if not top_k and top_p == 1:
         return probabilities
     ranked, index = probabilities.sort(dim=-1, descending=True)
-    keep = ranked.cumsum(-1) - ranked < top_p
     if top_k:
-        keep[..., top_k:] = False
-    ranked = ranked * keep
+        ranked[..., top_k:] = 0
+    mass = ranked.sum(-1, keepdim=True)
+    ranked = ranked * (ranked.cumsum(-1) - ranked < top_p * mass)
     return torch.zeros_like(ranked).scatter(-1, index, ranked / ranked.sum(-1, keepdim=True))
 
 
@@ -110,8 +109,10 @@ def choose_tokens(settings: SampleConfig) -> TokenRule:
 
     def rule(turn: Turn, logits: Tensor, current: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         fresh = draw(filter_probabilities(logits, settings.temperature, settings.top_k, settings.top_p), noise)
+        if not turn.revises.any():
+            return fresh, torch.ones_like(fresh, dtype=torch.bool)
         belief = (logits / settings.temperature).softmax(-1).gather(-1, current[..., None])[..., 0]
-        changed = ~turn.revises.to(logits.device) | (belief < settings.correction)
+        changed = ~turn.revises | (belief < settings.correction)
         return torch.where(changed, fresh, current), changed
 
     return rule
@@ -132,7 +133,7 @@ def sample_tokens(
 
     Args:
         model: in eval mode.
-        turns: of `plan_turns`.
+        turns: of `plan_turns`, on the model's device.
         sequence: (N,) or (B, N) cells in decoding order.
         labels: (B,) classes.
         settings: guidance, filters, correction and seed.
@@ -141,21 +142,17 @@ def sample_tokens(
         rule: what to write, by default `choose_tokens(settings)`.
     """
     rule = rule or choose_tokens(settings)
-    device, count, cells = (
-        labels.device,
-        turns[-1].noise.stop,
-        torch.atleast_2d(sequence).expand(len(labels), -1),
-    )
-    noise = image_noise(settings.seed, images, count).to(device)
+    cells = torch.atleast_2d(sequence).expand(len(labels), -1)
+    count = sum(len(turn.noise) for turn in turns)
+    noise = image_noise(settings.seed, images, count).to(labels.device)
     known = torch.zeros_like(cells)
     guide = _Guide(model, turns, labels, settings)
     for number, turn in enumerate(turns):
         logits = guide.predict(number, turn, known, cells)
-        targets = turn.targets.to(device)
-        tokens, changed = rule(turn, logits, known[:, targets], noise[:, turn.noise])
-        known[:, targets] = tokens
+        tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
+        known[:, turn.targets] = tokens
         if trace is not None:
-            _record(trace, turn, known, cells, targets, changed)
+            _record(trace, turn, known, cells, changed)
     return torch.empty_like(known).scatter_(1, cells, known)
 
 
@@ -173,11 +170,10 @@ class _Guide:
 
     def predict(self, number: int, turn: Turn, known: Tensor, cells: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass."""
-        slots = turn.slots.to(known.device)
-        content, sequence = known[:, slots.rank.clamp(min=0)], cells
+        content, sequence = known[:, turn.slots.rank.clamp(min=0)], cells
         if self.doubled:
             content, sequence = content.repeat(2, 1), cells.repeat(2, 1)
-        logits = self.model(slots, content, self.labels, sequence, turn.mask.to(known.device), self.cache)
+        logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache)
         self.cache.length += turn.kept
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
@@ -185,10 +181,9 @@ class _Guide:
         return unconditional + self.scales[number] * (conditional - unconditional)  # type: ignore[no-any-return]
 
 
-def _record(trace: Trace, turn: Turn, known: Tensor, cells: Tensor, targets: Tensor, changed: Tensor) -> None:
-    revises = turn.revises.to(known.device)
+def _record(trace: Trace, turn: Turn, known: Tensor, cells: Tensor, changed: Tensor) -> None:
     marks = torch.zeros(2, *known.shape, dtype=torch.bool, device=known.device)
-    marks[0][:, targets] = changed & ~revises
-    marks[1][:, targets] = changed & revises
+    marks[0][:, turn.targets] = changed & ~turn.revises
+    marks[1][:, turn.targets] = changed & turn.revises
     for state, history in ((known, trace.tokens), (marks[0], trace.written), (marks[1], trace.revised)):
         history.append(torch.empty_like(state).scatter_(1, cells, state).cpu())

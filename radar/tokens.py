@@ -6,7 +6,7 @@ Legend: B images of a batch, M images of a split, N cells.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from radar.files import replacing_folder
 from radar.seeding import Stream, derive
 from radar.tokenizers import Tokenizer, tokenizer_hash
 
-CHUNK = 256
+CHUNK = 64  # images that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,36 @@ def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str) -> dict[str, TokenSplit]:
+def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: int = 0) -> dict[str, TokenSplit]:
     """Encode both splits once, or open what was encoded before: {"train": ..., "held_out": ...}.
 
-    `cache` is a folder of caches, or itself one (it holds meta.json). Raises InputError for a cache that was made by
-    another tokenizer, or of other images.
+    Encoding runs where the tokenizer is, fed by `workers` processes. `cache` is a folder of caches, or itself one (it
+    holds meta.json). Raises InputError for a cache that was made by another tokenizer, or of other images.
     """
     wanted, root = cache_description(data, tokenizer), Path(cache)
     path = root if (root / "meta.json").exists() else root / f"tokens-{data.name}-{config_hash(wanted)}"
     if not path.exists():
         with replacing_folder(path) as temporary:
+            h, w = tokenizer.grid(data.size)
             for name, split in (("train", data.train), ("held_out", data.held_out)):
-                _encode(split, tokenizer, temporary, name)
+                _encode(split, (len(split), h * w), tokenizer, workers, temporary / name)
             (temporary / "meta.json").write_text(json.dumps(wanted, indent=1))
     _check(path, wanted)
     return {name: _open(path, name) for name in ("train", "held_out")}
 
 
-def _encode(split: ImageSet, tokenizer: Tokenizer, folder: Path, name: str) -> None:
-    starts = range(0, len(split), CHUNK)
+def _encode(split: ImageSet, shape: tuple[int, int], tokenizer: Tokenizer, workers: int, folder: Path) -> None:
     dtype = np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32
     device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
-    parts = [
-        (tokenizer.encode(images.to(device)).cpu().numpy().astype(dtype), labels.numpy())
-        for images, labels in (
-            load_images(split, range(start, min(start + CHUNK, len(split))))
-            for start in tqdm(starts, f"encode {name}", disable=None, leave=False)
-        )
-    ]
-    np.save(folder / f"{name}-tokens.npy", np.concatenate([tokens for tokens, _ in parts]))
-    np.save(folder / f"{name}-labels.npy", np.concatenate([labels for _, labels in parts]).astype(np.int64))
+    tokens = np.lib.format.open_memmap(f"{folder}-tokens.npy", "w+", dtype, shape)
+    labels = np.empty(len(split), np.int64)
+    batches = DataLoader(OrderedBatches(partial(_gather, split), len(split), CHUNK), None, num_workers=workers)
+    for number, images, classes in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
+        part = slice(number * CHUNK, number * CHUNK + len(classes))
+        tokens[part] = tokenizer.encode(images.to(device)).cpu().numpy()
+        labels[part] = classes.numpy()
+    tokens.flush()
+    np.save(f"{folder}-labels.npy", labels)
 
 
 def _check(path: Path, wanted: dict[str, Any]) -> None:
@@ -206,7 +206,9 @@ def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataMod
 def image_batches(config: Config, data: ImageData) -> BatchDataModule:
     """Build batches of images, for a tokenizer to learn from."""
 
-    def gatherer(split: ImageSet) -> tuple[Gather, int]:
-        return lambda index: load_images(split, index.tolist()), len(split)
+    train, held_out = data.train, data.held_out
+    return BatchDataModule(config, (partial(_gather, train), len(train)), (partial(_gather, held_out), len(held_out)))
 
-    return BatchDataModule(config, gatherer(data.train), gatherer(data.held_out))
+
+def _gather(split: ImageSet, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    return load_images(split, index.tolist())

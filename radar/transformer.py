@@ -112,7 +112,7 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        mixed = attend(q, k, v, mask)
+        mixed = attend(q.to(v.dtype), k.to(v.dtype), v, mask)  # autocast leaves norms in float32
         return self.out(rearrange(mixed, "b h s e -> b s (h e)"))  # type: ignore[no-any-return]
 
 

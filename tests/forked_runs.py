@@ -1,6 +1,7 @@
 """Runs training jobs one after the other, each in a fork of one process, so that the imports are paid once.
 
-Usage: python forked_runs.py JOBS.json, a list of {"options", "overrides", "kill": null or {"step", "signal", "where"}}.
+Usage: python forked_runs.py JOBS.json, a list of {"options", "overrides", "kill"}; kill is null or
+{"step", "signal", "where", "skip"}.
 Prints the list of exit codes as JSON; a signal is its negative number.
 """
 
@@ -19,12 +20,12 @@ from radar.config import to_config
 from radar.modules import GeneratorModule
 
 
-def kill_at(step: int, number: int, where: str) -> None:
-    """Send this process a signal at the start of a training or validation step."""
-    original = getattr(GeneratorModule, where)
+def kill_at(step: int, number: int, where: str, skip: int) -> None:
+    """Send this process a signal at the start of a training or validation step, or `skip` batches later."""
+    original, left = getattr(GeneratorModule, where), iter(range(skip, -1, -1))
 
     def struck(self: GeneratorModule, *args: Any) -> Any:
-        if self.global_step >= step:
+        if self.global_step >= step and next(left) == 0:
             os.kill(os.getpid(), number)
         return original(self, *args)
 
@@ -36,7 +37,7 @@ def child(job: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, stop)
     torch.set_num_threads(1)
     if job["kill"]:
-        kill_at(job["kill"]["step"], job["kill"]["signal"], job["kill"]["where"])
+        kill_at(**{"number" if key == "signal" else key: value for key, value in job["kill"].items()})
     train_generator(to_config(job["options"], job["overrides"]))
 
 

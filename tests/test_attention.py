@@ -103,7 +103,7 @@ def test_chosen_steps_keep_all_that_they_see(order, variant):
     """The sampled layout: rows of the chosen steps see exactly what they saw in the whole."""
     _, slots = layout(order, variant)
     chosen = torch.tensor([1, 3])
-    part = slots.only(chosen)
+    part = slots.only(chosen, slots.mask())
     rows = (slots.target != NONE) & torch.isin(slots.turn, chosen)
     kept = (part.target != NONE) & torch.isin(part.turn, chosen)
     assert torch.equal(part.target[kept], slots.target[rows])

@@ -286,6 +286,26 @@ def test_bad_files(checkpoint, tmp_path, capsys):
     assert "has no weights to train" in fails(capsys, "tokenizer", "digits")
 
 
+def test_unreadable_image(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (9, 9), (20 * i, 99, 0)).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "images" / "b" / "5.png").write_bytes(b"not an image")
+    options = ["data.name=folder", f"data.root={tmp_path / 'images'}", "data.size=8", "data.held_out=0.5"]
+    options += [f"data.cache={tmp_path / 'cache'}", f"run={tmp_path / 'run'}"]
+    assert "1 unreadable images in" in (error := fails(capsys, "train", "digits", *options)) and "b/5.png" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_command_lines(checkpoint, capsys):
+    assert "invalid choice: 'trian'" in fails(capsys, "trian")
+    assert "argument --steps: invalid int value: 'x'" in fails(capsys, "orders", "--steps", "x")
+    assert "sample does not take '--outt'" in fails(capsys, "sample", checkpoint, "--outt", "x")
+    assert "orders does not take 'a=1'" in fails(capsys, "orders", "a=1")
+    assert "seed=4294967296 is not possible" in fails(capsys, "train", "digits", "seed=4294967296")
+
+
 def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
     (tmp_path / "last.ckpt").write_bytes(b"broken")
     error = fails(capsys, "train", "digits", f"run={tmp_path}", f"data.cache={cache}", *SMALL)

@@ -24,35 +24,37 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint["state_dict"] | {f"average{i}": value for i, value in enumerate(average)}
 
 
+def kill(step: int, number: int, where: str = "training_step", skip: int = 0) -> dict:
+    return {"step": int(step), "signal": int(number), "where": where, "skip": skip}
+
+
 def test_killed_anywhere_and_resumed(tmp_path):
     random = np.random.default_rng()
-    kills = [
-        {"step": int(step), "signal": int(number), "where": where}
-        for step, number, where in [
-            (random.integers(1, 39), signal.SIGKILL, "training_step"),
-            (random.integers(8, 39), signal.SIGTERM, "training_step"),
-            (random.integers(8, 39), signal.SIGINT, "training_step"),
-            (random.choice([10, 20, 30]), signal.SIGKILL, "validation_step"),
-            (random.choice([10, 20, 30]), signal.SIGTERM, "validation_step"),
-            (40, signal.SIGKILL, "validation_step"),  # after the last step
-            (14, signal.SIGKILL, "training_step"),  # right after a checkpoint
-        ]
+    chains = [
+        [kill(random.integers(1, 39), signal.SIGKILL)],
+        [kill(random.integers(8, 39), signal.SIGTERM, skip=1)],
+        [kill(random.integers(8, 39), signal.SIGINT)],
+        [kill(random.choice([10, 20, 30]), signal.SIGKILL, "validation_step")],
+        [kill(random.choice([10, 20, 30]), signal.SIGTERM, "validation_step")],
+        [kill(40, signal.SIGKILL, "validation_step")],  # after the last step
+        [kill(14, signal.SIGKILL)],  # right after a checkpoint
+        # Killed again right after the resume, between the two halves of an accumulated step.
+        [kill(14, signal.SIGKILL), kill(14, signal.SIGKILL, skip=1)],
+        [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 39, size=3))],
     ]
-    common = {"options": OPTIONS}
-    jobs = [{**common, "overrides": [f"run={tmp_path / 'whole'}", f"data.cache={tmp_path}"], "kill": None}]
-    for i, kill in enumerate(kills):
-        overrides = [f"run={tmp_path / str(i)}", f"data.cache={tmp_path}"]
-        jobs += [{**common, "overrides": overrides, "kill": k} for k in (kill, None)]
+    expected_codes, jobs = [], []
+    for name, chain in [("whole", []), *enumerate(chains)]:
+        overrides = [f"run={tmp_path / str(name)}", f"data.cache={tmp_path}"]
+        jobs += [{"options": OPTIONS, "overrides": overrides, "kill": struck} for struck in [*chain, None]]
+        expected_codes += [-k["signal"] if k["signal"] == signal.SIGKILL else 128 + k["signal"] for k in chain] + [0]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     script = Path(__file__).with_name("forked_runs.py")
     result = subprocess.run([sys.executable, script, tmp_path / "jobs.json"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    killed = [-k["signal"] if k["signal"] == signal.SIGKILL else 128 + k["signal"] for k in kills]
-    expected_codes = [0] + [code for kill in killed for code in (kill, 0)]
-    assert json.loads(result.stdout.splitlines()[-1]) == expected_codes, (kills, result.stderr[-2000:])
+    assert json.loads(result.stdout.splitlines()[-1]) == expected_codes, (chains, result.stderr[-2000:])
     expected = weights(tmp_path / "whole" / "last.ckpt")
-    for i, kill in enumerate(kills):
+    for i, chain in enumerate(chains):
         found = weights(tmp_path / str(i) / "last.ckpt")
         assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected), kill
+        assert all(torch.equal(found[name], expected[name]) for name in expected), chain
         assert not list((tmp_path / str(i)).glob("last-v*")), "one checkpoint, under one name"

@@ -33,7 +33,7 @@ def test_training_equals_sampling(order, variant):
         passes.append((turn, logits.clone()))
         return known[:, turn.targets], torch.ones_like(current, dtype=torch.bool)
 
-    found = sample_tokens(model, plan_turns(slots), sequence, LABELS, SampleConfig(), range(4), rule=forced)
+    found = sample_tokens(model, plan_turns(slots, True), sequence, LABELS, SampleConfig(), range(4), rule=forced)
     assert torch.equal(found, tokens)
     for number, (turn, logits) in enumerate(passes):
         targets = turn.slots.target != NONE
@@ -50,7 +50,7 @@ def test_passes_and_cells(order, variant, monkeypatch):
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *args: passes.append(1) or forward(*args))
     settings = SampleConfig(correction=0.5)
-    sample_tokens(model, plan_turns(slots), decode_sequence(step), LABELS, settings, range(4), trace)
+    sample_tokens(model, plan_turns(slots, True), decode_sequence(step), LABELS, settings, range(4), trace)
     assert len(passes) == int(step.max()) + 1
     written = torch.stack(trace.written)
     assert (written.sum(0) == 1).all(), "every cell is written exactly once"
@@ -66,7 +66,7 @@ def draw_images(images: list[int], batch: int, order: str = "radial", variant: s
     step, slots = layout(order, variant)
     settings = SampleConfig(guidance=1.5, correction=0.3, seed=5)
     parts = [images[i : i + batch] for i in range(0, len(images), batch)]
-    model, turns, sequence = small_model(), plan_turns(slots), decode_sequence(step)
+    model, turns, sequence = small_model(), plan_turns(slots, True), decode_sequence(step)
     labels = [torch.tensor(part) % CLASSES for part in parts]
     return torch.cat(
         [sample_tokens(model, turns, sequence, y, settings, part) for part, y in zip(parts, labels, strict=True)]
@@ -121,7 +121,7 @@ def logits_of_passes(settings: SampleConfig, labels: torch.Tensor) -> list[torch
         return torch.zeros_like(current), torch.ones_like(current, dtype=torch.bool)
 
     sequence = decode_sequence(step)
-    sample_tokens(small_model(), plan_turns(slots), sequence, labels, settings, range(len(labels)), rule=rule)
+    sample_tokens(small_model(), plan_turns(slots, True), sequence, labels, settings, range(len(labels)), rule=rule)
     return passes
 
 
@@ -148,11 +148,21 @@ def test_correction_replaces_only_unlikely_tokens():
 
     def revised(threshold: float) -> int:
         trace, settings = Trace(), SampleConfig(correction=threshold)
-        sample_tokens(model, plan_turns(slots), sequence, LABELS, settings, range(4), trace)
+        sample_tokens(model, plan_turns(slots, True), sequence, LABELS, settings, range(4), trace)
         return int(torch.stack(trace.revised).sum())
 
     most = 4 * int(slots.revises.sum())
     assert revised(0.0) == 0 < revised(0.1) < revised(0.99) <= most
+
+
+@pytest.mark.parametrize("variant", ["plain", "nested", "full", "nested_memory"])
+def test_without_correction_nothing_is_predicted_twice(variant):
+    """The passes shrink to the new cells, and draw the very tokens that a threshold of zero leaves in place."""
+    step, slots = layout("radial", variant)
+    short, long = plan_turns(slots, False), plan_turns(slots, True)
+    assert sum(len(turn.targets) for turn in short) == CELLS
+    args = (decode_sequence(step), LABELS, SampleConfig(), range(4))
+    assert torch.equal(sample_tokens(small_model(), short, *args), sample_tokens(small_model(), long, *args))
 
 
 def test_uniform_model_samples_uniformly():
@@ -160,5 +170,5 @@ def test_uniform_model_samples_uniformly():
     torch.nn.init.zeros_(model.head.weight)
     step, slots = layout("halton in 5", "plain")
     labels = torch.zeros(1000, dtype=torch.long)
-    tokens = sample_tokens(model, plan_turns(slots), decode_sequence(step), labels, SampleConfig(), range(1000))
+    tokens = sample_tokens(model, plan_turns(slots, True), decode_sequence(step), labels, SampleConfig(), range(1000))
     assert chisquare(F.one_hot(tokens, VOCABULARY).sum((0, 1)).numpy()).pvalue > 1e-4

@@ -77,22 +77,26 @@ def folder(
     files = [(path, label) for label, name in enumerate(classes) for path in list_images(name)]
     if not files:
         raise InputError(f"data.root='{root}' holds no images ({', '.join(sorted(SUFFIXES))}) in class folders")
-    listing = hash_listing([path for path, _ in files], base)
-    bad = set(find_unreadable([path for path, _ in files], base, Path(cache) / f"unreadable-{listing}.json"))
+    if empty := [path.name for path in classes if not list_images(path)]:
+        raise InputError(f"data.root='{root}' has classes without images: {', '.join(empty)}")
+    listed = [path for path, _ in files]
+    bad = set(find_unreadable(listed, base, Path(cache) / f"unreadable-{hash_listing(listed, base, times=True)}.json"))
     if bad and not skip_unreadable:
         raise InputError(
             f"{len(bad)} unreadable images in {base}: {', '.join(sorted(bad))}; "
             "remove them or set data.skip_unreadable=true"
         )
+    if len(bad) == len(files):
+        raise InputError(f"data.root='{root}' holds no readable image")
     paths, labels = zip(*((p, label) for p, label in files if str(p.relative_to(base)) not in bad), strict=True)
     splits = stratified_split(np.array(labels), held_out, seed)
     train, test = (FolderImages(tuple(paths[i] for i in part), tuple(labels[i] for i in part), size) for part in splits)
     return ImageData(
-        name=base.resolve().name,
+        name=f"folder-{base.resolve().name}",
         classes=tuple(path.name for path in classes),
         size=(size, size),
         crop=f"adm center {size}",
-        identity=f"{listing} size={size} held_out={held_out} seed={seed} left_out={len(bad)}",
+        identity=f"{hash_listing(list(paths), base)} size={size} held_out={held_out} seed={seed}",
         train=train,
         held_out=test,
     )
@@ -103,10 +107,10 @@ def list_images(base: Path) -> list[Path]:
     return [path for path in sorted(base.rglob("*")) if path.suffix.lower() in SUFFIXES]
 
 
-def hash_listing(paths: list[Path], base: Path) -> str:
-    """Name a list of files by 16 hex digits of their names, sizes and times of change."""
+def hash_listing(paths: list[Path], base: Path, times: bool = False) -> str:
+    """Name a list of files by 16 hex digits of their names and sizes, and times of change (which a copy loses)."""
     states = [(str(path.relative_to(base)), path.stat()) for path in paths]
-    text = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
+    text = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns if times else ''}" for name, state in states)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

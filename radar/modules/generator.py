@@ -6,7 +6,7 @@ Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
-from radar.config import Config
+from radar.config import Config, SampleConfig
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.modules.trained import TrainedModule
 from radar.orders import decode_sequence, decode_steps, redraw_sequences, step_sizes
-from radar.sampling import draw
+from radar.sampling import Turn, draw, plan_turns
 from radar.seeding import Stream, derive
 from radar.tokens import Batch
 from radar.transformer import Transformer
@@ -59,7 +59,7 @@ class GeneratorModule(TrainedModule):
         self.step = decode_steps(config.order, *grid)
         self.slots = choose("attention", config.attention, VARIANTS)(step_sizes(self.step))
         self.backend = choose("attention backend", config.model.backend, BACKENDS)
-        self._packed: tuple[torch.device, Tensor | BlockMask] | None = None
+        self._packed: tuple[Any, Tensor | BlockMask] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         if config.train.redraw_order:
@@ -73,9 +73,10 @@ class GeneratorModule(TrainedModule):
         return self.slots.mask()
 
     def packed_mask(self) -> Tensor | BlockMask:
-        """Build the mask of the whole layout for the backend, once per device."""
-        if self._packed is None or self._packed[0] != self.device:
-            self._packed = (self.device, self.backend(self.slots, self.device))
+        """Build the mask of the whole layout, once for a backend and device."""
+        key = (self.device, self.backend)
+        if self._packed is None or self._packed[0] != key:
+            self._packed = (key, self.backend(self.slots, self.device))
         return self._packed[1]
 
     @property
@@ -87,6 +88,10 @@ class GeneratorModule(TrainedModule):
     def sequence(self) -> Tensor:
         """(N,) cells in decoding order."""
         return decode_sequence(self.step).to(self.device)
+
+    def turns(self, settings: SampleConfig) -> list[Turn]:
+        """Plan the sampler's forward passes, on this module's device."""
+        return plan_turns(self.slots, settings.correction > 0, self.device)
 
     def cross_entropy(
         self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
@@ -185,7 +190,7 @@ def sampled(module: GeneratorModule) -> Layout:
     """`train.layout_steps` random steps and what they can see: shorter sequences, a noisier loss."""
     count = min(module.config.train.layout_steps, module.steps)
     chosen = torch.randperm(module.steps)[:count]
-    part = module.slots.only(chosen)
+    part = module.slots.only(chosen, module.mask)
     return Layout(part, part.mask().to(module.device), torch.isin(part.turn, chosen), count / module.steps)
 
 

@@ -15,8 +15,8 @@ from radar.tokens import Batch
 class TokenizerModule(TrainedModule):
     """A convolutional tokenizer that learns to restore images."""
 
-    def __init__(self, config: Config, tokenizer: Convolutional) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, tokenizer: Convolutional, origin: dict[str, str] | None = None) -> None:
+        super().__init__(config, origin)
         self.tokenizer = tokenizer
         self._counts = torch.zeros(tokenizer.vocabulary)
         self._error = torch.zeros(2, dtype=torch.float64)
@@ -27,9 +27,10 @@ class TokenizerModule(TrainedModule):
         self.seed_batch(number)
         restored, tokens, quantiser = self.tokenizer(images)
         loss = reconstruction_loss(restored, images)
-        counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary)
-        use = {f"train/{key}": value for key, value in codebook_use(counts).items()}
-        self.log_values({"train/loss": loss.detach(), "train/images_seen": self.images_seen(), **use})
+        if self.is_logged(number):
+            counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary)
+            use = {f"train/{key}": value for key, value in codebook_use(counts).items()}
+            self.log_values({"train/loss": loss.detach(), "train/images_seen": self.images_seen(), **use})
         return self.checked(loss + quantiser)
 
     def on_validation_epoch_start(self) -> None:
