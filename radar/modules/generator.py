@@ -197,7 +197,8 @@ def sampled(module: GeneratorModule) -> Layout:
 def auto(module: GeneratorModule) -> Layout:
     """Packed where all steps together take at most about 2N slots, otherwise sampled.
 
-    Measured (ablations/reports/layouts): in the same wall time nested reaches a lower loss with three sampled steps.
+    Measured (ablations/reports/layouts): in the same wall time nested reached 83.6 nats with three sampled steps and
+    83.8 packed, closer than two seeds can tell apart; sampling also bounds the length of the sequence.
     """
     return (packed if len(module.slots) <= 2 * len(module.step) + 1 else sampled)(module)
 
