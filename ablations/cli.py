@@ -8,8 +8,9 @@ import argparse
 import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
+
+from radar.errors import InputError, RunError, stop
 
 VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
@@ -18,9 +19,12 @@ VERBS = {
     "train": ("experiments.train", "train a generator"),
     "sample": ("experiments.sample", "draw images from a checkpoint"),
     "evaluate": ("experiments.evaluate", "score a checkpoint"),
-    "ablate": ("ablations.study", "compare arms: train, sample, score and time each"),
+    "ablate": ("ablations.ablate", "run a study: train, sample, score and time every arm"),
+    "report": ("ablations.report", "write tables, pictures and pages of a study, also while it runs"),
+    "watch": ("ablations.watch", "follow a study in the terminal"),
 }
-WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "ablate")  # take key=value anywhere
+STUDIES = ("ablate", "report", "watch")
+WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", *STUDIES)  # take key=value anywhere
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,17 +55,15 @@ def build_parser() -> argparse.ArgumentParser:
     made["masks"].add_argument("--variant", default="nested")
     made["masks"].add_argument("--grid", default="8x8")
     made["masks"].add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
-    made["ablate"].add_argument("study", help="YAML file of the ablation")
-    made["ablate"].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
-    made["ablate"].add_argument("--workers", type=int, help="processes that train arms (default: one per core)")
+    for verb in STUDIES:
+        made[verb].add_argument("study", help="YAML file, or the name of a ready-made study")
+        made[verb].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
+        made[verb].add_argument("--storage", help="database URL that several machines share (default: SQLite in --out)")
+    made["ablate"].add_argument("--workers", type=int, help="processes (default: cores / threads of the study)")
+    made["watch"].add_argument("--once", action="store_true", help="print the table once")
     for verb in WITH_OPTIONS:
         made[verb].usage = f"{made[verb].format_usage().removeprefix('usage: ').strip()} [key=value ...]"
     return parser
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """End on SIGINT or SIGTERM with 128 + its number, through all `finally` blocks."""
-    sys.exit(128 + number)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -79,7 +81,6 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"{args.verb} does not take '{text}'")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    from radar.errors import InputError, RunError
 
     module, _ = VERBS[args.verb]
     try:

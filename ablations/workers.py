@@ -1,48 +1,60 @@
-"""A pool of fresh processes that ends when its study ends, however that happens."""
+"""Worker processes that end when their study ends, however that happens."""
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from threading import Thread
+from typing import Any
 
 import torch
 
-from radar.errors import RunError
+from radar.errors import stop
 
-
-def start_worker(threads: int) -> None:
-    """Prepare a worker: its threads, an end at once on signals, and never outliving the study."""
-    torch.set_num_threads(threads)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-    Thread(target=end_with_parent, daemon=True).start()
+GRACE = 20.0  # seconds that a worker has to give its trial back
 
 
 def end_with_parent() -> None:
-    """End this process when the study's process is gone, also by SIGKILL; what is not saved is done again."""
+    """Stop this process when the study's process is gone, also by SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
         os._exit(1)
 
 
-@contextmanager
-def worker_pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool whose processes are killed if the block is left by an exception; raises RunError if one dies."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (threads,))
+def begin(threads: int, target: Callable[..., None], arguments: Sequence[Any]) -> None:
+    """Run `target` in a worker: its threads, an orderly end on signals, never outliving the study."""
+    torch.set_num_threads(threads)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    Thread(target=end_with_parent, daemon=True).start()
+    target(*arguments)
+
+
+def start_workers(count: int, threads: int, target: Callable[..., None], *arguments: Any) -> list[SpawnProcess]:
+    """Start fresh processes, each with `threads` threads."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # also for the libraries that they load
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=begin, args=(threads, target, arguments)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    return workers
+
+
+def supervise(workers: Sequence[SpawnProcess], tick: Callable[[], None], seconds: float = 2.0) -> None:
+    """Wait until all workers have ended, calling `tick` in between; stop them if that is interrupted."""
     try:
-        yield pool
-    except BaseException as error:
-        for process in multiprocessing.active_children():
-            process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise RunError(
-                "a worker process died (killed, or out of memory); the same command goes on from what is saved"
-            ) from error
-        raise
-    pool.shutdown()
+        while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+            wait(alive, timeout=seconds)
+            tick()
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(GRACE)
+            worker.kill()

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
-    """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume."""
+def build_trainer(config: Config, title: str, average: bool = True, more: Sequence[Callback] = ()) -> Trainer:
+    """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume, and `more` callbacks."""
     t, run = config.train, Path(config.run)
     saver = StepCheckpoint(
         run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
     )
-    callbacks: list[Callback] = [TrainingClock(), saver, progress(title)]
+    callbacks: list[Callback] = [TrainingClock(), saver, progress(title), *more]
     if average and t.ema:
         callbacks.insert(0, WeightAverage(t.ema))
     return Trainer(
@@ -67,7 +68,14 @@ def build_trainer(config: Config, title: str, average: bool = True) -> Trainer:
     )
 
 
-def fit(config: Config, module: TrainedModule, batches: BatchDataModule, title: str, average: bool = True) -> Path:
+def fit(
+    config: Config,
+    module: TrainedModule,
+    batches: BatchDataModule,
+    title: str,
+    average: bool = True,
+    more: Sequence[Callback] = (),
+) -> Path:
     """Train to `train.steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
 
     Raises InputError if the run folder belongs to another configuration.
@@ -82,7 +90,7 @@ def fit(config: Config, module: TrainedModule, batches: BatchDataModule, title: 
         del checkpoint  # the Trainer reads it again
     if done < config.train.steps:
         quiet_lightning()
-        trainer = build_trainer(config, title, average)
+        trainer = build_trainer(config, title, average, more)
         write_config(config)
         trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
         trainer.save_checkpoint(last)
@@ -114,13 +122,13 @@ def write_config(config: Config) -> None:
         temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-def train_generator(config: Config, title: str = "train") -> Path:
-    """Train a generator; return its checkpoint."""
+def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
+    """Train a generator, with `more` callbacks; return its checkpoint."""
     seed_everything(config.seed, verbose=False)
     module, data, tokenizer = build_generator(config)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
-    return fit(config, module, token_batches(config, splits), title)
+    return fit(config, module, token_batches(config, splits), title, more=more)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -246,6 +246,9 @@ def structured(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values))))
     except OmegaConfBaseException as error:
         raise InputError(f"{where}: {_one_line(error)}") from error
+    except TypeError as error:  # a list where a mapping belongs, or the reverse; OmegaConf does not say where
+        shapes = ", ".join(f"{key}: {type(value).__name__}" for key, value in values.items())
+        raise InputError(f"{where}: a list stands where a mapping belongs, or the reverse ({shapes})") from error
 
 
 def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,10 +315,11 @@ def _split(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise InputError(f"'{text}' is not of the form key=value (example: train.steps=500)")
-    return key, _parse(key, value, _annotation(key))
+    return key, _parse(key, value, option_type(key))
 
 
-def _annotation(key: str) -> Any:
+def option_type(key: str) -> Any:
+    """Type of a dotted option; raises InputError for an unknown one or a group."""
     kind: Any = Config
     for part in key.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}

@@ -1,5 +1,9 @@
 """The ways in which a run ends early on purpose; the command line prints each as one line."""
 
+import sys
+from types import FrameType
+from typing import NoReturn
+
 
 class InputError(ValueError):
     """What the user gave cannot be used: says what is wrong, the value and the valid choices (exit code 2)."""
@@ -11,3 +15,8 @@ class RunError(RuntimeError):
 
 class NonFiniteLoss(RunError):  # noqa: N818 - named after the event
     """Training met a loss or gradient that is NaN or infinite."""
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGINT or SIGTERM: end with 128 + its number, through all `finally` blocks."""
+    sys.exit(128 + number)

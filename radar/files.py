@@ -1,5 +1,6 @@
 """Files that are whole or absent: written under a temporary name beside the target, flushed, then renamed."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -36,3 +37,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for, then hold, a lock among the processes of this machine; the system releases it if this one dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

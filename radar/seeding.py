@@ -13,6 +13,7 @@ class Stream(IntEnum):
     STEP = 2  # label dropout, corruption, dropout of one training batch
     ORDER = 3  # orders that are redrawn for every image
     SAMPLE = 4  # one image of the sampler
+    TUNE = 5  # choice and scoring of sampling options
 
 
 def derive(*parts: int) -> int:

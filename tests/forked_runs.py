@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ablations.cli import stop
 from experiments.train import train_generator
 from radar.config import to_config
+from radar.errors import stop
 from radar.modules import GeneratorModule
 
 

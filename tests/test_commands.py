@@ -1,12 +1,6 @@
 """The commands as a user types them: what they write, and one line with exit code 2 for bad input."""
 
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +14,9 @@ from experiments.sample import draw_samples
 from experiments.train import train_generator
 from radar.checkpoints import load_generator
 from radar.config import load_config
+from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
-STUDY = """
-name: tiny
-base: digits
-config:
-  model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: 3, batch_size: 4, warmup: 1}
-  evaluate: {images: 40, timing_batch: 4, timing_repeats: 2}
-  sample: {images: 12}
-seeds: [0, 1]
-arms:
-  raster/causal: {order: {name: raster}, attention: causal}
-  radial/nested: {order: {name: radial}, attention: nested, sample: {correction: 0.0}}
-  radial/nested corrected: {order: {name: radial}, attention: nested, sample: {correction: 0.5}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +28,6 @@ def cache(tmp_path_factory) -> Path:
 def checkpoint(tmp_path_factory, cache) -> Path:
     run = tmp_path_factory.mktemp("run")
     return train_generator(load_config(None, [*SMALL, f"run={run}", f"data.cache={cache}", "evaluate.images=60"]))
-
-
-def fails(capsys, *argv: str) -> str:
-    """Run a command that must end with exit code 2 and one line on stderr."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(a) for a in argv])
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert caught.value.code == 2, lines
-    assert len(lines) == 1 and lines[0].startswith("radar: "), lines
-    return lines[0]
 
 
 def test_orders(tmp_path, capsys):
@@ -126,124 +97,6 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
     assert first["images_per_s"] == 1 and second["images_per_s"] == 2
     assert (first["speedup"], second["speedup"]) == (1, 2)
     assert next(seconds, None) is None
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, cache) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny.yaml").write_text(STUDY)
-    main(["ablate", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--workers", "1", f"data.cache={cache}"])
-    return folder / "tiny.yaml", folder / "out"
-
-
-def test_ablate_writes_everything(study):
-    _, out = study
-    with (out / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 6
-    wanted = [
-        "order",
-        "variant",
-        "seed",
-        "steps",
-        "nll",
-        "fid",
-        "fid_feature",
-        "accuracy",
-        "images_per_s",
-        "train_seconds",
-        "params",
-    ]
-    assert all(row[key] for row in rows for key in wanted)
-    assert {row["steps"] for row in rows if row["order"] == "radial"} == {"7"}
-    assert {row["steps"] for row in rows if row["order"] == "raster"} == {"64"}
-    assert len(json.loads((out / "results.json").read_text())["rows"]) == 6
-    assert len(list((out / "runs").iterdir())) == 4, "arms that differ in sampling share their training"
-    for name in ("report.md", "steps.png", "fid-steps.png", "fid-speed.png"):
-        assert (out / name).stat().st_size > 100
-    report = (out / "report.md").read_text()
-    assert (
-        "fid[digits-cnn]" in report and "±" in report and "samples/radial-nested-corrected-seed0/samples.png" in report
-    )
-    assert all((out / line.rsplit("](")[-1][:-1]).exists() for line in report.splitlines() if line.startswith("!["))
-
-
-def test_ablate_goes_on_where_it_was(study, cache, monkeypatch):
-    path, out = study
-    before = (out / "results.csv").read_text()
-    (out / "rows" / "radial-nested-corrected-seed1.json").unlink()
-    stamps = {p: p.stat().st_mtime_ns for p in (out / "rows").iterdir()} | {
-        p: p.stat().st_mtime_ns for p in out.rglob("*.ckpt")
-    }
-    main(["ablate", str(path), "--out", str(out), "--workers", "1", f"data.cache={cache}"])
-    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()), "nothing that was done is done again"
-
-    def results(text: str) -> list[dict[str, str]]:
-        return [{k: v for k, v in row.items() if k != "evaluate_seconds"} for row in csv.DictReader(text.splitlines())]
-
-    assert results((out / "results.csv").read_text()) == results(before)
-
-
-def processes_naming(text: str) -> list[int]:
-    """Numbers of the running processes whose command line or environment names `text`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_study_leaves_no_process_behind(number, tmp_path, cache):
-    (tmp_path / "long.yaml").write_text(STUDY.replace("steps: 3", "steps: 2000"))
-    mark = f"RADAR_TEST={tmp_path}"
-    command = "from ablations.cli import main; main()"
-    arguments = ["ablate", "long.yaml", "--workers", "2", "--out", "out", f"data.cache={cache}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments], cwd=tmp_path, env=os.environ | dict([mark.split("=")]),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if "left" in line:  # a worker reports progress
-            break
-    process.send_signal(number)
-    assert process.wait(20) == (143 if number == signal.SIGTERM else -9)
-    deadline = time.monotonic() + 20
-    while processes_naming(mark) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not processes_naming(mark)
-
-
-def test_bad_studies(study, tmp_path, cache, capsys):
-    path, out = study
-    error = fails(capsys, "ablate", path, "--out", out, "train.lr=0.5", f"data.cache={cache}")
-    assert "is a result of another configuration of 'raster/causal'" in error
-    cases = {
-        "name: x\nbase: digits\narms: {a: {order: {name: radal}}}": "arm 'a': unknown order 'radal'",
-        "name: x\nbase: digits\narms: {a: {ordr: {}}}": "arm 'a': ordr: Key 'ordr' not in 'Config'",
-        "name: x\nbase: digits\narms: {a: 3}": "arms",
-        "name: x\nbase: digts\narms: {a: {}}": "there is no configuration 'digts'",
-        "name: x\nbase: digits\narm: {a: {}}": "Key 'arm' not in 'Study'",
-        "name: x\nbase: digits": "arms",
-        "name: x\nbase: digits\nseeds: 3\narms: {a: {}}": "seeds",
-        "name: x\nbase: digits\nconfig: 5\narms: {a: {}}": "config",
-        "name: x\nbase: digits\nseeds: [0, 0]\narms: {a: {}}": "seeds=[0, 0] is not possible",
-        "name: x\nbase: digits\narms: {a b: {}, a-b: {}}": "arms 'a b' and 'a-b'",
-        "name: x\nbase: digits\narms: {a: {attention: causal}}": "arm 'a': attention 'causal' decodes one cell",
-        "name: x\nbase: digits\narms: {a: {order: {steps: 65}}}": "arm 'a': order.steps=65 is not possible",
-        "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
-        "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "unknown guidance schedule 'up'",
-    }
-    for text, message in cases.items():
-        (tmp_path / "bad.yaml").write_text(text)
-        assert message in fails(capsys, "ablate", tmp_path / "bad.yaml", "--out", tmp_path / "out"), text
-        assert not (tmp_path / "out").exists(), "nothing is half-written"
-    assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
-    assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,21 @@ import ast
 import dataclasses
 import sys
 import typing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from ablations.cli import main
-from ablations.study import list_trials, read_study
+from ablations.plan import read_plan
+from ablations.prepare import prepare, train_tokenizers
+from ablations.trial import run_trial
 from experiments.tokenizer import train_tokenizer
 from experiments.train import train_generator
 from radar.config import Config, load_config, read_yaml, to_config
 from radar.data import load_data
+from radar.features import train_classifier
 from radar.tokenizers import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -118,14 +122,22 @@ def test_every_configuration_runs_one_step(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_study_runs_one_step(path, tmp_path):
+def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
     overrides = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=1"]
-    overrides += [f"data.cache={tmp_path}"]
-    study = read_study(str(path))
-    trials = list_trials(study, tmp_path / "out", overrides)
-    assert len(trials) == len(study.arms) * len(study.seeds)
-    for trial in {trial.config.run: trial for trial in trials if trial.seed == study.seeds[0]}.values():
+    overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
+    overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
+    plan = read_plan(str(path), str(tmp_path / "out"), overrides)
+    plan.file.tokenizer_training |= {"train": {"steps": 1, "batch_size": 2, "warmup": 1}}
+    train_tokenizers(plan)
+    assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
+    prepare(plan)
+    trials = {trial.config.run: trial for trial in plan.trials if trial.seed == plan.file.seeds[0]}
+    for trial in trials.values():
         assert train_generator(trial.config).exists()
+    row = run_trial(plan, trial, [], lambda trial, score: trial.config.sample)
+    assert row["arm"] == trial.arm and row["fid"] > 0
 
 
 def test_ready_made_files_load():

@@ -1,0 +1,101 @@
+"""Figures of a study: fronts of quality against cost, learning curves, importances. Colours for the colour-blind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from ablations.statistics import interval, pareto_front
+from ablations.tables import by_arm, numbers
+
+Row = Mapping[str, Any]
+# Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKS = "osD^vPX*<>"
+LINES = ("-", "--", ":", "-.")
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    """A figure that can still be read on a phone."""
+    return plt.subplots(figsize=(5.5, 4.2))
+
+
+def _legend(axis: Axes, entries: int) -> None:
+    axis.legend(
+        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=1 if entries > 12 else 2, frameon=False
+    )
+
+
+def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Figure:
+    """Draw fid against a cost per arm, bars of 95% intervals over seeds, and a line along the Pareto front."""
+    figure, axis = _canvas()
+    arms = {arm: group for arm, group in by_arm(rows).items() if numbers(group, key) and numbers(group, "fid")}
+    points = {}
+    for number, (arm, group) in enumerate(arms.items()):
+        x, y = interval(numbers(group, key)), interval(numbers(group, "fid"))
+        points[arm] = (x.center, y.center)
+        axis.errorbar(
+            *points[arm], yerr=y.half, xerr=None if key == "steps" else x.half, label=arm, markersize=7, capsize=3,
+            fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))
+    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="Pareto front")
+    if "fid_floor" in rows[0]:
+        floor = f"{rows[0]['held_out']} held-out images (fewer read higher)"
+        axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)
+    axis.set_xscale("log")
+    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        ticks(StrMethodFormatter("{x:.0f}"))
+    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.set_xlabel(label)
+    axis.set_ylabel(f"fid[{rows[0]['fid_feature'].split(':')[0]}], lower is better")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    _legend(axis, len(arms))
+    return figure
+
+
+def draw_curves(rows: Sequence[Row]) -> Figure | None:
+    """Draw validation NLL by optimizer step, a line per arm: the mean over seeds, and their range as a band."""
+    figure, axis = _canvas()
+    curves = {arm: [dict(row["curve"]) for row in group if row.get("curve")] for arm, group in by_arm(rows).items()}
+    drawn: list[tuple[Any, ...]] = []
+    for number, (arm, group) in enumerate(curves.items()):
+        steps = sorted(set.intersection(*(set(curve) for curve in group))) if group else []
+        if steps and group not in drawn:  # arms that differ in sampling have one training
+            drawn.append(group)
+            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+            values = [[curve[step] for curve in group] for step in steps]
+            axis.plot(
+                steps, [sum(v) / len(v) for v in values], label=arm, marker=MARKS[number % 10], markersize=4, **style
+            )
+            axis.fill_between(steps, list(map(min, values)), list(map(max, values)), alpha=0.15, color=style["color"])
+    if not drawn:
+        plt.close(figure)
+        return None
+    axis.set_xlabel("optimizer steps")
+    axis.set_ylabel("held-out NLL (nats per image)")
+    axis.grid(alpha=0.3)
+    _legend(axis, len(drawn))
+    return figure
+
+
+def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> Figure | None:
+    """Draw each parameter's share in the variance of each objective."""
+    if not importances:
+        return None
+    figure, axis = _canvas()
+    names = list(dict.fromkeys(name for shares in importances.values() for name in shares))
+    height = 0.8 / len(importances)
+    for number, (objective, shares) in enumerate(importances.items()):
+        places = [i + number * height for i in range(len(names))]
+        axis.barh(places, [shares.get(n, 0.0) for n in names], height, label=objective, color=COLOURS[number])
+    axis.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("share of the variance (fANOVA)")
+    axis.set_xlim(0, 1)
+    _legend(axis, len(importances))
+    return figure

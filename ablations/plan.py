@@ -1,0 +1,229 @@
+"""Every trial of a study as a complete configuration, checked before any work: arms x factors x seeds, or a search."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ablations.study_file import OBJECTIVES, Range, StudyFile, parse_ranges, read_study
+from experiments.configs import find_config
+from radar.checkpoints import build_generator
+from radar.config import (
+    Config,
+    config_hash,
+    merge_options,
+    read_yaml,
+    result_options,
+    to_config,
+    to_dict,
+    training_options,
+)
+from radar.errors import InputError
+
+Params = dict[str, Any]  # dotted option -> value
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm with one seed: a complete configuration."""
+
+    arm: str
+    seed: int
+    config: Config
+    params: Params
+    digest: str  # of all that decides the result
+
+    @property
+    def key(self) -> str:
+        """Names the trial in the storage and its files."""
+        return trial_name(self.arm, self.seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study file with the command line's options, resolved."""
+
+    file: StudyFile
+    base: dict[str, Any]
+    overrides: tuple[str, ...]
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.file.name
+
+    @property
+    def searching(self) -> bool:
+        """Whether this is a search and not a grid."""
+        return self.file.search is not None
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Objectives that a trial knows when it ends, with their directions; a search is timed in its trials."""
+        return {k: v for k, v in self.all_objectives.items() if OBJECTIVES[k] or self.searching}
+
+    @property
+    def all_objectives(self) -> dict[str, str]:
+        """Objectives with their directions."""
+        return self.file.objectives or {"fid": "minimize", "steps": "minimize"}
+
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """What the search explores, or the factors of the grid."""
+        if self.file.search is not None:
+            return parse_ranges(self.file.search.ranges)
+        return {key: Range(choices=tuple(values)) for key, values in self.file.factors.items()}
+
+    @cached_property
+    def arms(self) -> dict[str, tuple[dict[str, Any], Params]]:
+        """Arms crossed with the factors: name -> (options, factor values)."""
+        arms, factors = self.file.arms or {"": {}}, self.file.factors
+        crossed = {}
+        for arm, options in arms.items():
+            for values in itertools.product(*factors.values()):
+                params = dict(zip(factors, values, strict=True))
+                parts = [arm] * bool(arm) + [f"{key.split('.')[-1]}={show(value)}" for key, value in params.items()]
+                crossed[", ".join(parts)] = (merge_options(options, nest(params)), params)
+        return crossed
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm that the others are tested against."""
+        return None if self.searching else self.file.baseline or next(iter(self.arms))
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every (arm, seed) of a grid, those that share a training apart, long trainings first; none of a search."""
+        made = [self.trial(arm, seed, *self.arms[arm]) for seed in self.file.seeds for arm in self.arms]
+        return spread_out([] if self.searching else made)
+
+    @cached_property
+    def slots(self) -> list[str]:
+        """Keys of all that is to be done."""
+        if self.file.search is not None:
+            return [trial_name(f"search-{i:03d}", self.file.seeds[0]) for i in range(self.file.search.trials)]
+        return [trial.key for trial in self.trials]
+
+    @property
+    def timeless(self) -> bool:
+        """Whether no objective is a time."""
+        return not {"images_per_s", "train_seconds"} & self.all_objectives.keys()
+
+    def sketch(self) -> Trial:
+        """A trial with the options that all of a search have in common."""
+        return self.trial("base", self.file.seeds[0], {}, {})
+
+    def trial(self, arm: str, seed: int, options: Mapping[str, Any], params: Params) -> Trial:
+        """Build and check one trial; raises InputError if it is not possible."""
+        with naming(arm):
+            seeds = {"seed": seed, "sample": {"seed": seed}}
+            config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
+            origin = build_generator(config)[0].origin
+        run = self.out / "runs" / config_hash({**training_options(config), **origin})
+        tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
+        digest = config_hash({**result_options(config), **origin, **tune})
+        return Trial(arm, seed, replace(config, run=str(run)), params, digest)
+
+    def find(self, key: str, params: Params) -> Trial:
+        """Build the trial of a slot; in a search from the values that were chosen for it."""
+        if self.searching:
+            return self.trial(key.rsplit("-seed", 1)[0], self.file.seeds[0], nest(params), params)
+        return next(trial for trial in self.trials if trial.key == key)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever this study is known by its name."""
+        values: dict[str, Any] = {"objectives": self.objectives, "factors": self.file.factors}
+        if self.file.search is not None:
+            search = to_dict(self.file.search) | {"trials": None}
+            values |= {"search": search, "config": self.file.config, "base": self.base, "seeds": self.file.seeds}
+            values["overrides"] = [text for text in self.overrides if not text.startswith("data.cache=")]
+        return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def naming(arm: str) -> Iterator[None]:
+    """Put the arm's name in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"arm '{arm}': {error}") from error
+
+
+def trial_name(arm: str, seed: int) -> str:
+    """Name files of one arm and seed: letters, digits, dots and dashes only."""
+    return f"{re.sub('[^A-Za-z0-9.]+', '-', arm)}-seed{seed}"
+
+
+def show(value: Any) -> str:
+    """Write a factor's value without blanks."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def nest(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted options into nested ones."""
+    nested: dict[str, Any] = {}
+    for key, value in params.items():
+        *groups, last = key.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return nested
+
+
+def encode(params: Params) -> Params:
+    """Write parameters as Optuna keeps them: lists become text."""
+    return {key: show(value) if isinstance(value, list | dict) else value for key, value in params.items()}
+
+
+def spread_out(trials: list[Trial]) -> list[Trial]:
+    """Order the trials: those that share a training apart, so that workers train in parallel; the longest first."""
+    rank: dict[str, int] = {}
+    place = {}
+    for trial in trials:
+        place[trial.key] = rank[trial.config.run] = rank.get(trial.config.run, -1) + 1
+    cost = {run: training_cost(config) for run, config in {t.config.run: t.config for t in trials}.items()}
+    return sorted(trials, key=lambda trial: (place[trial.key], -cost[trial.config.run]))
+
+
+def training_cost(config: Config) -> int:
+    """Slots that a training goes through."""
+    module, _, _ = build_generator(config)
+    return len(module.slots) * config.train.steps * config.train.batch_size * config.train.accumulate
+
+
+def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
+    """Read a study file and check all but its trials; raises InputError."""
+    for text in overrides:
+        if text.startswith(("seed=", "run=")):
+            raise InputError(f"'{text}' is not possible: a study sets it for every trial")
+    study = read_study(path)
+    folder = Path(out or f"runs/ablations/{study.name}")
+    plan = Plan(study, read_yaml(find_config(study.base)), tuple(overrides), folder)
+    _check_names(plan)
+    return plan
+
+
+def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
+    """Read a study file and check every trial; raises InputError for the first that is not possible."""
+    plan = read_plan(path, out, overrides)
+    trials = plan.trials or [plan.sketch()]
+    if len({(t.config.evaluate.timing_batch, t.config.evaluate.timing_repeats) for t in trials}) > 1:
+        raise InputError("all arms must be timed alike: evaluate.timing_batch and timing_repeats differ")
+    return plan
+
+
+def _check_names(plan: Plan) -> None:
+    files: dict[str, str] = {}
+    for arm in plan.arms if not plan.searching else ():
+        if (other := files.setdefault(trial_name(arm, 0), arm)) != arm:
+            raise InputError(f"arms '{other}' and '{arm}' would share their files; name them apart")
+    if plan.file.baseline is not None and plan.file.baseline not in plan.arms:
+        raise InputError(f"baseline '{plan.file.baseline}' is not an arm; choose from: {', '.join(plan.arms)}")

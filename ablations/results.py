@@ -1,0 +1,56 @@
+"""What a report is made of, and what it says about how its figures are to be read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.study import StudyQueue
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a report is made of: rows (with the speed of their arm), and what is not done."""
+
+    name: str
+    rows: list[Row]
+    baseline: str | None
+    objectives: dict[str, str]
+    planned: int
+    failures: list[str]
+    importances: dict[str, dict[str, float]]
+    command: str
+    out: Path
+
+    @staticmethod
+    def of(queue: StudyQueue, speeds: dict[str, dict[str, float]], command: str) -> "Results":
+        """Collect what a study has done so far."""
+        plan = queue.plan
+        place = {arm: number for number, arm in enumerate(plan.arms)}
+        ordered = sorted(queue.rows(), key=lambda row: (place.get(row["arm"], 0), row["seed"]))  # as the file has them
+        rows = [{**row, **speeds.get(row["arm"], {})} for row in ordered]
+        return Results(
+            plan.name, rows, plan.baseline, plan.all_objectives, len(plan.slots), queue.failures(),
+            queue.importances(), command, plan.out,
+        )  # fmt: skip
+
+
+def notes(results: Results) -> list[str]:
+    """Say how the figures are to be read, and what is missing."""
+    first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
+    said = [
+        f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; one seed has no interval. Differences to "
+        "the baseline are paired by seed, with a two-sided t-test that is not corrected for the number of arms.",
+        f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of as many as "
+        f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
+        f"network {first['fid_feature']} was trained on the reference set.",
+        "NLL is in nats per held-out image: exact for causal and plain, teacher-forced on the new cells for variants "
+        "that revise. Accuracy is that of the feature network's classifier.",
+        "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "
+        f"tokens and decoding, batch {first['timing_batch']}; speed-up is against the baseline. Training "
+        "seconds are of processes that run side by side.",
+    ]
+    if len(results.rows) < results.planned:
+        said.insert(0, f"Not complete: {len(results.rows)} of {results.planned} trials are done.")
+    return said + [f"Failed: {line}" for line in results.failures]

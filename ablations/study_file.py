@@ -1,0 +1,157 @@
+"""A study file, read strictly.
+
+A study file holds `name`, `base` (a configuration), `config` (options for all arms), `arms` (name -> options),
+`factors` (option -> values, crossed with the arms), `seeds`, `objectives` (name -> minimize or maximize),
+`baseline` (an arm), `tune` (a search over sampling options on each trained checkpoint), `tokenizer_training` (options
+for tokenizers that are not trained yet), `threads` (per process), `heartbeat` (in seconds; three missed ones are a dead
+worker) - or, in place of arms and factors, `search` (sampler, trials, ranges, prune).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from radar.config import option_type, read_yaml, structured
+from radar.errors import InputError
+from radar.variants import choose
+
+# What a study may optimise. False: measured after all trials, with nothing else running, unless one process searches.
+OBJECTIVES = {"steps": True, "fid": True, "nll": True, "images_per_s": False, "train_seconds": True}
+DIRECTIONS = ("minimize", "maximize")
+SAMPLERS = ("tpe", "nsga2")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a search may choose for one option: `choices`, or numbers from low to high."""
+
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
+
+@dataclass
+class Search:
+    """A search instead of a grid."""
+
+    ranges: dict[str, Any]
+    trials: int = 20
+    sampler: str = "tpe"
+    prune: bool = False
+
+
+@dataclass
+class Tuning:
+    """Sampling options that every trained arm chooses for itself, by fid of fresh samples, with the same budget."""
+
+    ranges: dict[str, Any]
+    trials: int = 8
+    images: int = 500
+
+
+@dataclass
+class StudyFile:
+    """The keys of a study file."""
+
+    name: str
+    base: str
+    config: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    factors: dict[str, list[Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    objectives: dict[str, Any] = field(default_factory=dict)  # by default, fewer steps and a lower fid
+    baseline: str | None = None
+    search: Search | None = None
+    tune: Tuning | None = None
+    tokenizer_training: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    heartbeat: int = 10
+
+
+def parse_ranges(ranges: Mapping[str, Any]) -> dict[str, Range]:
+    """Read ranges: option -> a list of choices, or {low, high} with `log`; raises InputError."""
+    if not ranges:
+        raise InputError("ranges is empty: give at least one option with its values")
+    return {key: _parse_range(key, value) for key, value in ranges.items()}
+
+
+def _parse_range(key: str, value: Any) -> Range:
+    kind = option_type(key)
+    if isinstance(value, list) and value:
+        return Range(choices=tuple(value))
+    if isinstance(value, Mapping) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
+        low, high, log = value["low"], value["high"], value.get("log", False)
+        numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
+        if numbers and low < high and isinstance(log, bool) and (low > 0 or not log):
+            return Range(low=low, high=high, log=log, whole=kind in (int, int | None))
+    raise InputError(
+        f"range of '{key}' is {value!r}: a list of values, or {{low: a, high: b}} with a < b "
+        "(and log: true where a > 0) expected"
+    )
+
+
+def read_study(path: str) -> StudyFile:
+    """Read a study file, or a ready-made study by its bare name; raises InputError."""
+    ready = Path(__file__).parent / f"{path}.yaml"
+    values = read_yaml(ready if not Path(path).exists() and ready.exists() else path)
+    if isinstance(arms := values.get("arms"), dict):
+        values["arms"] = {str(name): options for name, options in arms.items()}
+    study = structured(StudyFile, values, path)
+    try:
+        _check(study)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return study
+
+
+def _check(study: StudyFile) -> None:
+    if not study.seeds or min(study.seeds) < 0 or len(set(study.seeds)) < len(study.seeds):
+        raise InputError(f"seeds={study.seeds} is not possible: different numbers of at least 0 expected")
+    for name in ("threads", "heartbeat"):
+        if getattr(study, name) < 1:
+            raise InputError(f"{name}={getattr(study, name)} is not possible: it must be at least 1")
+    for key, values in study.factors.items():
+        option_type(key)
+        if not values:
+            raise InputError(f"factor '{key}' has no values, so the grid is empty")
+    for name, direction in study.objectives.items():
+        choose("objective", name, OBJECTIVES)
+        if direction not in DIRECTIONS:
+            raise InputError(f"objective '{name}' has direction {direction}: choose from: {', '.join(DIRECTIONS)}")
+    if study.objectives and not any(OBJECTIVES[name] or study.search for name in study.objectives):
+        raise InputError("objectives must name at least one of steps, fid, nll, train_seconds")
+    if study.tune is not None:
+        _check_tuning(study.tune)
+    _check_search(study) if study.search is not None else _check_grid(study)
+
+
+def _check_grid(study: StudyFile) -> None:
+    if not study.arms and not study.factors:
+        raise InputError("the study needs at least one arm, factor or a search")
+
+
+def _check_tuning(tune: Tuning) -> None:
+    for key in parse_ranges(tune.ranges):
+        if not key.startswith("sample.") or key in ("sample.seed", "sample.images", "sample.batch_size"):
+            raise InputError(f"tune.ranges names '{key}': only options of how images are drawn (sample.*) can be tuned")
+    if tune.trials < 1 or tune.images < 50:
+        raise InputError(f"tune: trials={tune.trials}, images={tune.images}: at least 1 and 50 expected")
+
+
+def _check_search(study: StudyFile) -> None:
+    search = study.search
+    assert search is not None
+    choose("sampler", search.sampler, dict.fromkeys(SAMPLERS))
+    parse_ranges(search.ranges)
+    if study.arms or study.factors or len(study.seeds) > 1:
+        raise InputError("a search takes one seed, and neither arms nor factors; compare its best by a grid afterwards")
+    if search.trials < 1:
+        raise InputError(f"search.trials={search.trials} is not possible: it must be at least 1")
+    if search.prune and list(study.objectives) not in (["nll"], ["fid"]):
+        raise InputError("search.prune needs nll or fid as the only objective: trials are compared by validation NLL")

@@ -1,0 +1,198 @@
+"""Studies whose processes are killed: nothing is lost, nothing is done twice, nothing is left behind."""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from ablations.plan import plan_study
+from ablations.study import StudyQueue, storage_url
+from radar.errors import InputError
+from tests.command_line import fails
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+STUDY = """
+name: killed
+base: digits
+heartbeat: 1
+seeds: [0, 1, 2]
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {steps: STEPS, batch_size: 4, warmup: 1, val_every: 20, checkpoint_every: 10}
+  evaluate: {images: 40, timing_batch: 4, timing_repeats: 1, metrics: [fid]}
+  sample: {images: 12}
+arms:
+  radial/plain: {attention: plain}
+  radial/nested: {attention: nested, sample: {correction: 0.0}}
+  radial/nested corrected: {attention: nested, sample: {correction: 0.5}}
+"""
+MEASURED = ("train_seconds", "evaluate_seconds", "images_per_s", "images_per_s_min", "images_per_s_max", "speedup")
+
+
+class Command:
+    """A study run by the command line in a folder of its own; its processes are found by a mark."""
+
+    def __init__(self, folder: Path, cache: Path, steps: int, *options: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "killed.yaml").write_text(STUDY.replace("STEPS", str(steps)))
+        self.folder, self.mark = folder, f"RADAR_TEST={folder}"
+        self.options = ["--out", "out", f"data.cache={cache}", *options]
+
+    def start(self, workers: int) -> subprocess.Popen[str]:
+        code = "from ablations.cli import main; main()"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "ablate", "killed.yaml", "--workers", str(workers), *self.options],
+            cwd=self.folder, env=os.environ | dict([self.mark.split("=")]), text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def processes(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def queue(self) -> StudyQueue:
+        storage = next((o.split("=", 1)[1] for o in self.options if o.startswith("--storage=")), None)
+        plan = plan_study(str(self.folder / "killed.yaml"), str(self.folder / "out"), [])
+        return StudyQueue.open(plan, storage_url(storage, plan))
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder / "out" / "results.csv").open() as file:
+            return [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
+
+
+def running(queue: StudyQueue) -> list[int]:
+    """Process numbers of the workers that have a trial in training."""
+    trials = queue.study.get_trials(states=(TrialState.RUNNING,))
+    return [int(t.user_attrs["worker"].split()[-1]) for t in trials if "progress" in t.user_attrs]
+
+
+def wait_for(condition, seconds: float = 90.0, process: subprocess.Popen[str] | None = None):
+    deadline, problem = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        try:
+            if found := condition():
+                return found
+        except InputError as error:  # not there yet
+            problem = error
+        assert process is None or process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    raise AssertionError(f"waited in vain: {problem}")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory) -> Iterator[str]:
+    """A real server in a folder of its own."""
+    if not (shutil.which("initdb") and shutil.which("pg_ctl")):
+        pytest.skip("no PostgreSQL here: initdb and pg_ctl are not on the path")
+    folder = Path("/tmp") / f"radar-postgres-{os.getpid()}"  # sockets need a short path
+    folder.mkdir(mode=0o777)
+    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
+
+    run("initdb", "-D", f"{folder}/data", "-U", "radar", "-A", "trust")
+    run("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
+    yield f"postgresql://radar@127.0.0.1:{port}/postgres"
+    run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache) -> list[dict[str, str]]:
+    command = Command(tmp_path_factory.mktemp("undisturbed") / "study", cache, 60)
+    process = command.start(2)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return command.rows()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["sqlite", "postgresql"])
+def test_workers_that_die(shared, tmp_path, cache, undisturbed, request):
+    """Three workers; one is killed in mid-trial, one is stopped: the rest finish everything, each trial once."""
+    storage = [f"--storage={request.getfixturevalue('postgres')}"] if shared else []
+    command = Command(tmp_path / "study", cache, 60, *storage)
+    process = command.start(3)
+    queue = wait_for(command.queue, process=process)
+    victims = wait_for(lambda: len(found := running(queue)) >= 2 and found)
+    os.kill(victims[0], signal.SIGKILL)
+    os.kill(victims[1], signal.SIGTERM)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    trials = queue.trials()
+    done = Counter(trial.user_attrs["key"] for trial in trials if trial.state == TrialState.COMPLETE)
+    assert done == dict.fromkeys(queue.plan.slots, 1), "each (arm, seed) is finished exactly once"
+    assert not [trial for trial in trials if not trial.state.is_finished()], "no trial is left running"
+    assert sum(trial.state == TrialState.FAIL for trial in trials) >= 2, "and two were taken up again"
+    assert command.rows() == undisturbed
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_study_killed_at_random_moments(kills, tmp_path, cache, undisturbed):
+    """The whole study is killed and started again: the same table, and nothing that was done is done again."""
+    command, seen = Command(tmp_path / "study", cache, 60), {}
+    for _ in range(kills):
+        process = command.start(2)
+        time.sleep(random.uniform(4, 14))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        wait_for(lambda: not command.processes())
+        for path in (command.folder / "out" / "rows").glob("*.json"):
+            assert seen.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    process = command.start(2)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    for name, stamp in seen.items():
+        assert (command.folder / "out" / "rows" / name).stat().st_mtime_ns == stamp, "nothing is done again"
+    assert command.rows() == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_study_leaves_no_process_behind(number, tmp_path, cache):
+    command = Command(tmp_path / "study", cache, 2000)
+    process = command.start(2)
+    queue = wait_for(command.queue, process=process)
+    wait_for(lambda: running(queue))
+    process.send_signal(number)
+    assert process.wait(40) == (143 if number == signal.SIGTERM else -9)
+    wait_for(lambda: not command.processes(), 40)
+    states = {trial.state for trial in queue.study.get_trials()}
+    assert TrialState.RUNNING not in states, "stopped workers give their trials back"
+
+
+def test_storage_that_cannot_be_reached(tmp_path, cache, capsys):
+    (tmp_path / "killed.yaml").write_text(STUDY.replace("STEPS", "2"))
+    common = ("ablate", tmp_path / "killed.yaml", "--out", tmp_path / "out", f"data.cache={cache}")
+    error = fails(capsys, *common, "--storage", "postgresql://nobody:secret@127.0.0.1:1/none")
+    assert "storage 127.0.0.1:1/none cannot be used:" in error and "secret" not in error
+    assert "cannot be used" in fails(capsys, *common, "--storage", "nonsense")
+    assert not (tmp_path / "out").exists()

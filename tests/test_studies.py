@@ -1,0 +1,264 @@
+"""Studies: nothing is lost, nothing is done twice, whoever is killed; what is written at the end."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from ablations.cli import main
+from ablations.plan import plan_study
+from ablations.study import StudyQueue, storage_url
+from tests.command_line import fails
+
+STUDY = """
+name: tiny
+base: digits
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {steps: 3, batch_size: 4, warmup: 1}
+  evaluate: {images: 40, timing_batch: 4, timing_repeats: 2}
+  sample: {images: 12}
+seeds: [0, 1]
+arms:
+  raster/causal: {order: {name: raster}, attention: causal}
+  radial/nested: {order: {name: radial}, attention: nested, sample: {correction: 0.0}}
+  radial/nested corrected: {order: {name: radial}, attention: nested, sample: {correction: 0.5}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, cache) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.yaml").write_text(STUDY)
+    main(["ablate", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--workers", "1", f"data.cache={cache}"])
+    return folder / "tiny.yaml", folder / "out"
+
+
+def test_ablate_writes_everything(study):
+    _, out = study
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    wanted = [
+        "order",
+        "variant",
+        "seed",
+        "steps",
+        "nll",
+        "fid",
+        "fid_feature",
+        "accuracy",
+        "images_per_s",
+        "train_seconds",
+        "params",
+    ]
+    assert all(row[key] for row in rows for key in wanted)
+    assert {row["steps"] for row in rows if row["order"] == "radial"} == {"7"}
+    assert {row["steps"] for row in rows if row["order"] == "raster"} == {"64"}
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 6
+    assert len(list((out / "runs").iterdir())) == 4, "arms that differ in sampling share their training"
+    for name in ("report.md", "steps.png", "fid-steps.png", "fid-speed.png"):
+        assert (out / name).stat().st_size > 100
+    report = (out / "report.md").read_text()
+    assert (
+        "fid[digits-cnn]" in report and "±" in report and "samples/radial-nested-corrected-seed0/samples.png" in report
+    )
+    assert all((out / line.rsplit("](")[-1][:-1]).exists() for line in report.splitlines() if line.startswith("!["))
+
+
+def stamps(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in [*(out / "rows").iterdir(), *out.rglob("*.ckpt")]}
+
+
+def results(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k and "images_per" not in k and k != "speedup"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_what_is_done_stays_done(study, cache):
+    """The same command again does nothing; a further seed runs that seed only."""
+    path, out = study
+    before, table = stamps(out), results(out)
+    main(["ablate", str(path), "--out", str(out), "--workers", "1", f"data.cache={cache}"])
+    assert stamps(out) == before and results(out) == table
+    path.write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    main(["ablate", str(path), "--out", str(out), "--workers", "1", f"data.cache={cache}"])
+    assert before.items() <= stamps(out).items() and len(results(out)) == 9
+    assert [row for row in results(out) if row["seed"] != "2"] == table
+
+
+def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
+    path, out = study
+    main(["ablate", str(path), "--out", str(tmp_path), "--workers", "2", f"data.cache={cache}"])
+    assert results(tmp_path) == results(out)
+
+
+def test_bad_studies(study, tmp_path, cache, capsys):
+    path, out = study
+    error = fails(capsys, "ablate", path, "--out", out, "train.lr=0.5", f"data.cache={cache}")
+    assert "study 'tiny' holds 'radial-nested-seed0' with another configuration" in error
+    cases = {
+        "name: x\nbase: digits\narms: {a: {order: {name: radal}}}": "arm 'a': unknown order 'radal'",
+        "name: x\nbase: digits\narms: {a: {ordr: {}}}": "arm 'a': ordr: Key 'ordr' not in 'Config'",
+        "name: x\nbase: digits\narms: {a: 3}": "arms",
+        "name: x\nbase: digts\narms: {a: {}}": "there is no configuration 'digts'",
+        "name: x\nbase: digits\narm: {a: {}}": "Key 'arm' not in 'StudyFile'",
+        "name: x\nbase: digits": "the study needs at least one arm, factor or a search",
+        "name: x\nbase: digits\nseeds: 3\narms: {a: {}}": "seeds",
+        "name: x\nbase: digits\nconfig: 5\narms: {a: {}}": "config",
+        "name: x\nbase: digits\nseeds: [0, 0]\narms: {a: {}}": "seeds=[0, 0] is not possible",
+        "name: x\nbase: digits\narms: {a b: {}, a-b: {}}": "arms 'a b' and 'a-b'",
+        "name: x\nbase: digits\narms: {a: {attention: causal}}": "arm 'a': attention 'causal' decodes one cell",
+        "name: x\nbase: digits\narms: {a: {order: {steps: 65}}}": "arm 'a': order.steps=65 is not possible",
+        "name: x\nbase: digits\nfactors: {train.lrr: [1]}": "unknown option 'train.lrr'",
+        "name: x\nbase: digits\nfactors: {train.lr: []}": "factor 'train.lr' has no values, so the grid is empty",
+        "name: x\nbase: digits\nfactors: {train.lr: [x]}": "arm 'lr=x': train.lr",
+        "name: x\nbase: digits\nfactors: {train: [1]}": "option 'train' is a group",
+        "name: x\nbase: digits\narms: {a: {}}\nobjectives: {fid: }": "objective 'fid' has direction None",
+        "name: x\nbase: digits\narms: {a: {}}\nobjectives: [fid]": "objectives",
+        "name: x\nbase: digits\narms: {a: {}}\nobjectives: {is: maximize}": "unknown objective 'is'",
+        "name: x\nbase: digits\narms: {a: {}}\nbaseline: b": "baseline 'b' is not an arm; choose from: a",
+        "name: x\nbase: digits\narms: {a: {}}\nheartbeat: 0": "heartbeat=0 is not possible",
+        "name: x\nbase: digits\nsearch: {ranges: {}}": "ranges is empty",
+        "name: x\nbase: digits\nsearch: {ranges: {train.lr: {low: 2, high: 1}}}": "range of 'train.lr' is",
+        "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, sampler: grid}": "unknown sampler 'grid'",
+        "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, prune: true}": "search.prune needs nll or fid",
+        "name: x\nbase: digits\nseeds: [0, 1]\nsearch: {ranges: {train.lr: [1]}}": "a search takes one seed",
+        "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {train.lr: [1]}}": "tune.ranges names 'train.lr'",
+        "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
+        "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "unknown guidance schedule 'up'",
+    }
+    for text, message in cases.items():
+        (tmp_path / "bad.yaml").write_text(text)
+        assert message in fails(capsys, "ablate", tmp_path / "bad.yaml", "--out", tmp_path / "out"), text
+        assert not (tmp_path / "out").exists(), "nothing is half-written"
+    assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
+    assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
+
+
+TUNED = """
+name: tuned
+base: digits
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {steps: 3, batch_size: 4, warmup: 1}
+  evaluate: {images: 40, timing_batch: 4, timing_repeats: 1}
+seeds: [0]
+factors: {model.layers: [1, 2], order.name: [radial, halton]}
+tune:
+  ranges: {sample.temperature: {low: 0.5, high: 1.5}, sample.top_k: [0, 2], sample.correction: [0.1, 0.3]}
+  trials: 4
+  images: 50
+"""
+
+
+def test_every_arm_of_a_grid_is_tuned(tmp_path, cache, monkeypatch):
+    (tmp_path / "tuned.yaml").write_text(TUNED)
+    arguments = ["ablate", str(tmp_path / "tuned.yaml"), "--out", str(tmp_path / "out"), f"data.cache={cache}"]
+    scored = []
+
+    def score(settings):
+        scored.append(settings)
+        return abs(settings.temperature - 0.9) + settings.top_k
+
+    plan = plan_study(arguments[1], arguments[3], arguments[4:])
+    queue = StudyQueue.create(plan, storage_url(None, plan))
+    chosen = queue.tune(plan.trials[0], score)
+    assert len(scored) == 4 and scored[0] == plan.trials[0].config.sample, "the same budget, its own options first"
+    assert chosen == min(scored, key=lambda s: abs(s.temperature - 0.9) + s.top_k)
+    assert queue.tune(plan.trials[0], score) == chosen and len(scored) == 4, "nothing is scored again"
+    main(arguments)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["arm"] for row in rows] == [f"layers={n}, name={o}" for n in (1, 2) for o in ("radial", "halton")]
+    assert all(0.5 <= row["temperature"] <= 1.5 and row["correction"] in (0.1, 0.3) for row in rows)
+    assert "| temperature" in (tmp_path / "out" / "report.md").read_text(), "what was chosen is in the table"
+    assert (tmp_path / "out" / "importances.png").exists()
+
+
+SEARCH = """
+name: searched
+base: digits
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {steps: 6, batch_size: 4, warmup: 1, val_every: 2}
+  evaluate: {images: 40, metrics: [fid]}
+search:
+  sampler: SAMPLER
+  trials: 6
+  prune: PRUNE
+  ranges:
+    order.name: [raster, halton, radial]
+    attention: [causal, plain]
+    train.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+    train.warmup: {low: 1, high: 4}
+objectives: OBJECTIVES
+"""
+
+
+@pytest.mark.parametrize(
+    ("sampler", "prune", "objectives"),
+    [("tpe", "true", "{nll: minimize}"), ("nsga2", "false", "{fid: minimize, steps: minimize}")],
+)
+def test_search(sampler, prune, objectives, tmp_path, cache, capsys):
+    """One worker finds the same each time; combinations that are not possible are kept with their cause."""
+    text = SEARCH.replace("SAMPLER", sampler).replace("PRUNE", prune).replace("OBJECTIVES", objectives)
+    (tmp_path / "searched.yaml").write_text(text)
+    tables = []
+    for name in ("a", "b"):
+        out = tmp_path / name
+        arguments = ["ablate", str(tmp_path / "searched.yaml"), "--out", str(out), "--workers", "1"]
+        try:
+            main([*arguments, f"data.cache={cache}"])
+        except SystemExit as error:
+            assert error.code == 1
+        plan = plan_study(arguments[1], arguments[3], [f"data.cache={cache}"])
+        queue = StudyQueue.open(plan, storage_url(None, plan))
+        states = [trial.state.name for trial in queue.latest().values()]
+        assert len(states) == 6 and set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+        assert all("'causal' decodes one cell per step" in line for line in queue.failures())
+        assert len(queue.failures()) == states.count("FAIL")
+        tables.append(results(out))
+        rows = json.loads((out / "results.json").read_text())["rows"]
+        assert all(
+            1e-4 <= row["tried"]["train.lr"] <= 1e-2 and row["tried"]["train.warmup"] in range(1, 5) for row in rows
+        )
+    assert tables[0] == tables[1]
+
+
+def test_a_timed_search_needs_one_worker(tmp_path, cache, capsys):
+    text = SEARCH.replace("SAMPLER", "tpe").replace("PRUNE", "false").replace("OBJECTIVES", "{images_per_s: maximize}")
+    (tmp_path / "searched.yaml").write_text(text)
+    arguments = ["ablate", tmp_path / "searched.yaml", "--out", tmp_path / "out", f"data.cache={cache}"]
+    assert "needs --workers 1" in fails(capsys, *arguments, "--workers", "2")
+
+
+def test_watch(study, cache, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    path, out = study
+    main(["watch", str(path), "--out", str(out), "--once", f"data.cache={cache}"])
+    shown = capsys.readouterr().out
+    assert f"{shown.count('complete')} of {shown.count('complete')} done" in shown and "raster-causal-seed0" in shown
+    assert "does not exist here yet" in fails(capsys, "watch", path, "--out", out / "nowhere", f"data.cache={cache}")
+
+
+def test_trials_that_fail_do_not_stop_the_study(tmp_path, cache, capsys):
+    text = STUDY.replace("radial/nested: {", "radial/nested: {train: {lr: 1.0e+30, steps: 30}, ").replace(
+        "[0, 1]", "[0]"
+    )
+    (tmp_path / "tiny.yaml").write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        main(["ablate", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), f"data.cache={cache}"])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert "radial-nested-seed0: loss or gradient became nan at step" in error
+    assert len(results(tmp_path / "out")) == 2
+    assert "Failed: radial-nested-seed0" in (tmp_path / "out" / "report.md").read_text()
