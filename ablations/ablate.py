@@ -13,12 +13,15 @@ import torch
 from ablations.plan import Plan, plan_study, read_plan
 from ablations.prepare import prepare, train_tokenizers
 from ablations.report import write_report
-from ablations.results import Results
-from ablations.study import StudyQueue, storage_url
+from ablations.results import Results, command_line
+from ablations.study import STORAGE_ERRORS, StudyQueue, open_storage, storage_url
 from ablations.trial import run_trial, time_arms
 from ablations.workers import start_workers, supervise
 from radar.checkpoints import pick_device
+from radar.config import merge_options, to_config
 from radar.errors import InputError, RunError
+
+REPORT_EVERY = 30.0  # seconds, at least
 
 
 def default_workers(threads: int, device: torch.device) -> int:
@@ -38,44 +41,58 @@ class Progress:
     def __init__(self, queue: StudyQueue, command: str) -> None:
         self.queue, self.command = queue, command
         self.began, self.before = time.monotonic(), len(queue.rows())
-        self.seen = self.before
+        self.seen, self.written = self.before, self.began
 
     def __call__(self) -> None:
-        """Look at the queue."""
-        rows, total = self.queue.rows(), len(self.queue.plan.slots)
-        if len(rows) == self.seen:
+        """Look at the queue; a storage that does not answer is asked again the next time."""
+        plan, now = self.queue.plan, time.monotonic()
+        try:
+            done, total = len(self.queue.rows()), len(plan.slots)
+        except STORAGE_ERRORS:
             return
-        self.seen = len(rows)
-        left = (time.monotonic() - self.began) / (self.seen - self.before) * (total - self.seen)
-        write_report(Results.of(self.queue, {}, self.command))
-        print(f"{self.queue.plan.name}: {self.seen} of {total} rows, about {left:.0f} s left", flush=True)
+        if done == self.seen:
+            return
+        self.seen = done
+        left = (now - self.began) / (done - self.before) * (total - done)
+        if now - self.written > REPORT_EVERY and (plan.timeless or not plan.searching):  # drawing takes a core
+            self.written = now
+            write_report(Results.of(self.queue, {}, self.command))
+        print(f"{plan.name}: {done} of {total} rows, about {left:.0f} s left", flush=True)
+
+
+def count_workers(plan: Plan, wanted: int | None) -> int:
+    """Number of worker processes; raises InputError."""
+    device = pick_device(to_config(merge_options(plan.base, plan.file.config), plan.overrides).train.device)
+    count = default_workers(plan.file.threads, device) if wanted is None else wanted
+    if count < 1:
+        raise InputError(f"--workers {wanted} is not possible: it must be at least 1")
+    if plan.searching and not plan.timeless and count > 1:
+        raise InputError("a search for images_per_s or train_seconds needs --workers 1: others would slow it down")
+    return count
 
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar ablate`."""
-    train_tokenizers(read_plan(args.study, args.out, args.options))
+    plan = read_plan(args.study, args.out, args.options)
+    count, url = count_workers(plan, args.workers), storage_url(args.storage, plan)
+    if args.storage:
+        open_storage(url, plan.file.heartbeat)  # fails here, before any work
+    train_tokenizers(plan)
     plan = plan_study(args.study, args.out, args.options)
     torch.set_num_threads(plan.file.threads)
-    device = pick_device((plan.trials or [plan.sketch()])[0].config.train.device)
-    count = default_workers(plan.file.threads, device) if args.workers is None else args.workers
-    if count < 1:
-        raise InputError(f"--workers {args.workers} is not possible: it must be at least 1")
-    if plan.searching and not plan.timeless and count > 1:
-        raise InputError("a search for images_per_s or train_seconds needs --workers 1: others would slow it down")
-    url = storage_url(args.storage, plan)
     queue = StudyQueue.create(plan, url)
-    command = " ".join(["radar ablate", args.study, *args.options])
-    queue.enqueue_missing()
-    if queue.open_keys():
+    if args.retry_failed:
+        queue.enqueue(queue.failures())
+    if left := queue.open_keys():
         prepare(plan)
-        workers = start_workers(min(count, len(queue.open_keys())), plan.file.threads, work, plan, url)
-        supervise(workers, Progress(queue, command))
+        workers = start_workers(min(count, len(left)), plan.file.threads, work, plan, url)
+        supervise(workers, Progress(queue, command_line(args)))
     speeds = time_arms(plan, queue.rows())
-    print(write_report(Results.of(queue, speeds, command)))
-    print(plan.out / "report.md")
-    if failed := queue.failures():
-        raise RunError("; ".join(failed))
+    print(write_report(Results.of(queue, speeds, command_line(args))))
+    print(plan.out / "report.html")
     if left := queue.open_keys():
         raise RunError(
-            f"all workers ended with {len(left)} trials left (killed, or out of memory); the same command goes on"
+            f"all workers ended with {len(left)} trials left (killed, or out of memory?); the same command goes on"
         )
+    if failed := queue.failures():
+        raise RunError("; ".join(f"{key}: {cause}" for key, cause in failed.items()))

@@ -19,12 +19,14 @@ VERBS = {
     "train": ("experiments.train", "train a generator"),
     "sample": ("experiments.sample", "draw images from a checkpoint"),
     "evaluate": ("experiments.evaluate", "score a checkpoint"),
+    "bench": ("experiments.bench", "time sampling and training against the roofline floor of this device"),
     "ablate": ("ablations.ablate", "run a study: train, sample, score and time every arm"),
     "report": ("ablations.report", "write tables, pictures and pages of a study, also while it runs"),
     "watch": ("ablations.watch", "follow a study in the terminal"),
 }
 STUDIES = ("ablate", "report", "watch")
-WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", *STUDIES)  # take key=value anywhere
+ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
+WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "bench", *STUDIES)  # take key=value anywhere
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,11 +57,23 @@ def build_parser() -> argparse.ArgumentParser:
     made["masks"].add_argument("--variant", default="nested")
     made["masks"].add_argument("--grid", default="8x8")
     made["masks"].add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
+    made["bench"].add_argument("--arms", default=ARMS, help=f"order/variant, with commas (default {ARMS})")
+    made["bench"].add_argument("--batch", default="1,16", help="batch sizes (default 1,16)")
+    made["bench"].add_argument("--guidance", default="1", help="guidance scales (default 1: off)")
+    made["bench"].add_argument("--train", type=int, default=0, help="also time training steps of this batch size")
+    made["bench"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
+    made["bench"].add_argument("--vocabulary", type=int, default=4096)
+    made["bench"].add_argument("--classes", type=int, default=1000)
+    made["bench"].add_argument("--repeats", type=int, default=5, help="rounds, after one that is dropped (default 5)")
+    made["bench"].add_argument("--threads", type=int, default=1)
+    made["bench"].add_argument("--out", default="runs/bench.json", help="JSON; a PNG is written beside it")
+    made["bench"].add_argument("--compare", nargs=2, metavar="JSON", help="compare two results and measure nothing")
     for verb in STUDIES:
         made[verb].add_argument("study", help="YAML file, or the name of a ready-made study")
         made[verb].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
         made[verb].add_argument("--storage", help="database URL that several machines share (default: SQLite in --out)")
     made["ablate"].add_argument("--workers", type=int, help="processes (default: cores / threads of the study)")
+    made["ablate"].add_argument("--retry-failed", action="store_true", help="run trials that failed once more")
     made["watch"].add_argument("--once", action="store_true", help="print the table once")
     for verb in WITH_OPTIONS:
         made[verb].usage = f"{made[verb].format_usage().removeprefix('usage: ').strip()} [key=value ...]"

@@ -19,18 +19,27 @@ LINES = ("-", "--", ":", "-.")
 
 
 def _canvas() -> tuple[Figure, Axes]:
-    """A figure that can still be read on a phone."""
+    """A figure that can still be read on a phone; names are shown as they are, also with a dollar sign."""
+    plt.rcParams["text.parse_math"] = False
     return plt.subplots(figsize=(5.5, 4.2))
 
 
 def _legend(axis: Axes, entries: int) -> None:
-    axis.legend(
-        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=1 if entries > 12 else 2, frameon=False
-    )
+    """Name the entries below the axes, unless they are the many trials of a search."""
+    if entries <= 16:
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False)
+
+
+def _half_width(group: Sequence[Row], key: str) -> float | list[list[float]] | None:
+    """Error bar of a cost: the range over the rounds of a timing, the interval over seeds of anything else."""
+    first = group[0]
+    if f"{key}_min" in first:
+        return [[first[key] - first[f"{key}_min"]], [first[f"{key}_max"] - first[key]]]
+    return interval(numbers(group, key)).half or None
 
 
 def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Figure:
-    """Draw fid against a cost per arm, bars of 95% intervals over seeds, and a line along the Pareto front."""
+    """Draw fid against a cost per arm, bars of 95% intervals (of times: the range), and a line along the front."""
     figure, axis = _canvas()
     arms = {arm: group for arm, group in by_arm(rows).items() if numbers(group, key) and numbers(group, "fid")}
     points = {}
@@ -38,7 +47,7 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
         x, y = interval(numbers(group, key)), interval(numbers(group, "fid"))
         points[arm] = (x.center, y.center)
         axis.errorbar(
-            *points[arm], yerr=y.half, xerr=None if key == "steps" else x.half, label=arm, markersize=7, capsize=3,
+            *points[arm], yerr=y.half, xerr=_half_width(group, key), label=arm, markersize=7, capsize=3,
             fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
     front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))

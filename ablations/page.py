@@ -34,6 +34,7 @@ def html_page(results: Results, pictures: Mapping[str, str]) -> str:
         pictures: title -> PNG in the study's folder.
     """
     done = f"{len(results.rows)} of {results.planned} trials done, {len(results.failures)} failed"
+    done += f", {results.unfinished} to do" if results.unfinished else ""
     return Template(Path(__file__).with_name("report.html").read_text()).substitute(
         title=escape(results.name),
         state=done,

@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablations.study_file import OBJECTIVES, Range, StudyFile, parse_ranges, read_study
+from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
 from radar.checkpoints import build_generator
 from radar.config import (
     Config,
+    SampleConfig,
     config_hash,
     merge_options,
     read_yaml,
@@ -42,6 +43,10 @@ class Trial:
     def key(self) -> str:
         """Names the trial in the storage and its files."""
         return trial_name(self.arm, self.seed)
+
+    def sampled(self, params: Params) -> SampleConfig:
+        """Its sampling options with some `sample.*` options replaced; raises InputError for a value out of range."""
+        return to_config(merge_options(to_dict(self.config), nest(params))).sample
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,18 @@ class Plan:
         """Build the trial of a slot; in a search from the values that were chosen for it."""
         if self.searching:
             return self.trial(key.rsplit("-seed", 1)[0], self.file.seeds[0], nest(params), params)
-        return next(trial for trial in self.trials if trial.key == key)
+        return self.by_key[key]
+
+    @cached_property
+    def by_key(self) -> dict[str, Trial]:
+        """Trials of a grid by their keys."""
+        return {trial.key: trial for trial in self.trials}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same wherever this study is known by its name."""
-        values: dict[str, Any] = {"objectives": self.objectives, "factors": self.file.factors}
+        values: dict[str, Any] = {"objectives": list(self.objectives.items()), "factors": self.file.factors}
+        values["threads"] = self.file.threads
         if self.file.search is not None:
             search = to_dict(self.file.search) | {"trials": None}
             values |= {"search": search, "config": self.file.config, "base": self.base, "seeds": self.file.seeds}
@@ -202,7 +213,7 @@ def training_cost(config: Config) -> int:
 def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     """Read a study file and check all but its trials; raises InputError."""
     for text in overrides:
-        if text.startswith(("seed=", "run=")):
+        if text.split("=")[0] in SET_BY_STUDY:
             raise InputError(f"'{text}' is not possible: a study sets it for every trial")
     study = read_study(path)
     folder = Path(out or f"runs/ablations/{study.name}")
@@ -215,6 +226,9 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     """Read a study file and check every trial; raises InputError for the first that is not possible."""
     plan = read_plan(path, out, overrides)
     trials = plan.trials or [plan.sketch()]
+    check_ranges(plan, trials[0])
+    if "fid" in plan.all_objectives and any("fid" not in trial.config.evaluate.metrics for trial in trials):
+        raise InputError("fid is an objective, but evaluate.metrics does not hold it")
     if len({(t.config.evaluate.timing_batch, t.config.evaluate.timing_repeats) for t in trials}) > 1:
         raise InputError("all arms must be timed alike: evaluate.timing_batch and timing_repeats differ")
     return plan
@@ -227,3 +241,16 @@ def _check_names(plan: Plan) -> None:
             raise InputError(f"arms '{other}' and '{arm}' would share their files; name them apart")
     if plan.file.baseline is not None and plan.file.baseline not in plan.arms:
         raise InputError(f"baseline '{plan.file.baseline}' is not an arm; choose from: {', '.join(plan.arms)}")
+
+
+def check_ranges(plan: Plan, trial: Trial) -> None:
+    """Build the configuration at every end and choice of every range; raises InputError for the first that fails."""
+    searched = plan.ranges if plan.searching else {}
+    tuned = {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges)
+    for key, values in (searched | tuned).items():
+        for value in values.choices or (values.low, values.high):
+            whole = int(value) if values.whole else value
+            try:
+                to_config(merge_options(to_dict(trial.config), nest({key: whole})))
+            except InputError as error:
+                raise InputError(f"range of '{key}': {error}") from error

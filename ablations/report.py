@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from ablations.figures import draw_curves, draw_front, draw_importances
 from ablations.page import html_page
 from ablations.plan import plan_study, trial_name
-from ablations.results import Results, notes
+from ablations.results import Results, command_line, notes
 from ablations.study import StudyQueue, storage_url
 from ablations.tables import by_arm, csv_table, latex_table, numbers, text_table
-from ablations.trial import time_arms
+from ablations.trial import stored_speeds
 from experiments.pictures import draw_steps, save_figure
 from radar.files import replacing
 
@@ -79,7 +79,5 @@ def main(args: argparse.Namespace) -> None:
     """Run `radar report`."""
     plan = plan_study(args.study, args.out, args.options)
     queue = StudyQueue.open(plan, storage_url(args.storage, plan))
-    complete = not queue.open_keys()
-    speeds = time_arms(plan, queue.rows()) if complete else {}
-    print(write_report(Results.of(queue, speeds, " ".join(["radar ablate", args.study, *args.options]))))
+    print(write_report(Results.of(queue, stored_speeds(plan), command_line(args))))
     print(plan.out / "report.html")

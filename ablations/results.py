@@ -1,10 +1,13 @@
 """What a report is made of, and what it says about how its figures are to be read."""
 
+import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.study import StudyQueue
+from radar.errors import InputError
 
 Row = dict[str, Any]
 
@@ -18,7 +21,8 @@ class Results:
     baseline: str | None
     objectives: dict[str, str]
     planned: int
-    failures: list[str]
+    unfinished: int
+    failures: dict[str, str]
     importances: dict[str, dict[str, float]]
     command: str
     out: Path
@@ -30,27 +34,42 @@ class Results:
         place = {arm: number for number, arm in enumerate(plan.arms)}
         ordered = sorted(queue.rows(), key=lambda row: (place.get(row["arm"], 0), row["seed"]))  # as the file has them
         rows = [{**row, **speeds.get(row["arm"], {})} for row in ordered]
+        if len(networks := {row["fid_feature"] for row in rows}) > 1:
+            raise InputError(
+                f"study '{plan.name}' holds rows that were scored by different feature networks "
+                f"({', '.join(sorted(networks))}); share data.cache between the machines"
+            )
         return Results(
-            plan.name, rows, plan.baseline, plan.all_objectives, len(plan.slots), queue.failures(),
-            queue.importances(), command, plan.out,
+            plan.name, rows, plan.baseline, plan.all_objectives, len(plan.slots), len(queue.open_keys()),
+            queue.failures(), queue.importances(), command, plan.out,
         )  # fmt: skip
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command that runs or continues a study, without its storage, which may hold a password."""
+    out = ["--out", args.out] if args.out else []
+    return shlex.join(["radar", "ablate", args.study, *out, *args.options])
 
 
 def notes(results: Results) -> list[str]:
     """Say how the figures are to be read, and what is missing."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
-    said = [
+    compared = (
         f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; one seed has no interval. Differences to "
-        "the baseline are paired by seed, with a two-sided t-test that is not corrected for the number of arms.",
+        "the baseline are paired by seed, with a two-sided t-test that is not corrected for the number of arms."
+    )
+    searched = "A search: the best of many trials looks better than it is; compare it by a grid with several seeds."
+    said = [
+        compared if results.baseline else searched,
         f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of as many as "
         f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
         f"network {first['fid_feature']} was trained on the reference set.",
         "NLL is in nats per held-out image: exact for causal and plain, teacher-forced on the new cells for variants "
         "that revise. Accuracy is that of the feature network's classifier.",
         "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "
-        f"tokens and decoding, batch {first['timing_batch']}; speed-up is against the baseline. Training "
-        "seconds are of processes that run side by side.",
+        f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "
+        "baseline. Training seconds are of processes that run side by side.",
     ]
-    if len(results.rows) < results.planned:
-        said.insert(0, f"Not complete: {len(results.rows)} of {results.planned} trials are done.")
-    return said + [f"Failed: {line}" for line in results.failures]
+    if results.unfinished:
+        said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")
+    return said + [f"Failed: {key}: {cause}" for key, cause in results.failures.items()]

@@ -7,6 +7,8 @@ for tokenizers that are not trained yet), `threads` (per process), `heartbeat` (
 worker) - or, in place of arms and factors, `search` (sampler, trials, ranges, prune).
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +18,12 @@ from radar.config import option_type, read_yaml, structured
 from radar.errors import InputError
 from radar.variants import choose
 
-# What a study may optimise. False: measured after all trials, with nothing else running, unless one process searches.
+# What a study may optimise, and whether a trial knows it when it ends. Speed is measured after all trials of a grid,
+# with nothing else running, or by the one process of a search.
 OBJECTIVES = {"steps": True, "fid": True, "nll": True, "images_per_s": False, "train_seconds": True}
 DIRECTIONS = ("minimize", "maximize")
 SAMPLERS = ("tpe", "nsga2")
+SET_BY_STUDY = ("seed", "run", "sample.seed")
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,27 @@ def parse_ranges(ranges: Mapping[str, Any]) -> dict[str, Range]:
 
 
 def _parse_range(key: str, value: Any) -> Range:
-    kind = option_type(key)
+    kind = check_free(key)
     if isinstance(value, list) and value:
         return Range(choices=tuple(value))
-    if isinstance(value, Mapping) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
+    numeric, whole = kind in (int, float, int | None, float | None), kind in (int, int | None)
+    if numeric and isinstance(value, Mapping) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
         low, high, log = value["low"], value["high"], value.get("log", False)
-        numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
+        kinds = (int,) if whole else (int, float)
+        numbers = all(type(n) in kinds and math.isfinite(n) for n in (low, high))
         if numbers and low < high and isinstance(log, bool) and (low > 0 or not log):
-            return Range(low=low, high=high, log=log, whole=kind in (int, int | None))
+            return Range(low=low, high=high, log=log, whole=whole)
     raise InputError(
-        f"range of '{key}' is {value!r}: a list of values, or {{low: a, high: b}} with a < b "
-        "(and log: true where a > 0) expected"
+        f"range of '{key}' is {value!r}: a list of values, or (for a number) {{low: a, high: b}} with a < b, and "
+        "log: true where a > 0, expected"
     )
+
+
+def check_free(key: str) -> Any:
+    """Type of an option that a study may vary; raises InputError for one that it sets itself."""
+    if key in SET_BY_STUDY:
+        raise InputError(f"'{key}' cannot be varied: a study sets it for every trial; list seeds under `seeds`")
+    return option_type(key)
 
 
 def read_study(path: str) -> StudyFile:
@@ -116,10 +129,18 @@ def _check(study: StudyFile) -> None:
     for name in ("threads", "heartbeat"):
         if getattr(study, name) < 1:
             raise InputError(f"{name}={getattr(study, name)} is not possible: it must be at least 1")
+    if not re.fullmatch(r"[\w.-]+", study.name) or study.name.startswith("."):
+        raise InputError(f"name={study.name!r} is not possible: letters, digits, dots, dashes and underscores expected")
     for key, values in study.factors.items():
-        option_type(key)
-        if not values:
-            raise InputError(f"factor '{key}' has no values, so the grid is empty")
+        check_free(key)
+        if not values or len(set(map(repr, values))) < len(values):
+            raise InputError(f"factor '{key}' has values {values}: at least one, and none twice, expected")
+    for name, options in {"config": study.config, **study.arms}.items():
+        sample = options.get("sample", {})
+        if {"seed", "run"} & options.keys() or (isinstance(sample, Mapping) and "seed" in sample):
+            raise InputError(
+                f"'{name}' sets a seed or run, which a study sets for every trial; list seeds under `seeds`"
+            )
     for name, direction in study.objectives.items():
         choose("objective", name, OBJECTIVES)
         if direction not in DIRECTIONS:

@@ -95,6 +95,7 @@ def text_table(rows: Sequence[Row], baseline: str | None) -> str:
             arm = line[0]
             gap = difference(arms[arm], arms[baseline], "fid") if arm in arms and arm != baseline else None
             line.insert(2, compared(gap) if number else f"fid against {baseline}")
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
@@ -129,5 +130,6 @@ def latex_table(name: str, rows: Sequence[Row]) -> str:
 
 
 def _escape(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$"} | {c: "\\" + c for c in "&%$#_{}"}
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {c: "\\" + c for c in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)

@@ -1,6 +1,5 @@
 """One trial of a study: train, tune the sampling if asked to, sample, score, draw; and the timing of all arms."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from ablations.study import Row, Score, Tuner
 from experiments.evaluate import evaluate, measure_speed, open_reference, save_row
 from experiments.pictures import pixel_scale, tile
 from experiments.sample import Samples, draw_samples, save_pictures
-from experiments.train import LAST, flatten, train_generator
+from experiments.train import LAST, flatten, learning_curve, train_generator
 from radar.checkpoints import Generator, load_generator, pick_device
 from radar.config import SampleConfig
 from radar.features import extract
@@ -24,6 +23,8 @@ from radar.files import locked, replacing
 from radar.metrics import Reference, frechet_distance
 from radar.provenance import hardware
 from radar.seeding import Stream, derive
+
+Speeds = dict[str, dict[str, float]]  # arm -> images_per_s and the like
 
 
 def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tuner) -> Row:
@@ -60,15 +61,6 @@ def scorer(plan: Plan, generator: Generator, reference: Reference) -> Score:
     return score
 
 
-def learning_curve(run: Path) -> list[tuple[int, float]]:
-    """Validation NLL by optimizer step, from all parts of an interrupted training."""
-    found: dict[int, float] = {}
-    for path in sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
-        with path.open() as file:
-            found |= {int(line["step"]): float(line["val/nll"]) for line in csv.DictReader(file) if line.get("val/nll")}
-    return sorted(found.items())
-
-
 def log_tensorboard(folder: Path, generator: Generator, row: Row, samples: Samples) -> None:
     """Log options with the figures that they led to, and the samples, for TensorBoard."""
     options = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flatten(row["options"]).items()}
@@ -88,28 +80,34 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def time_arms(plan: Plan, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def time_arms(plan: Plan, rows: Sequence[Row]) -> Speeds:
     """Time one trial of every arm whose checkpoint is on this machine, in turns, with nothing else running.
 
     Kept in timing.json until an arm or the hardware changes. The baseline goes first: speed-up is against it.
     """
     digests = {row["arm"]: row["trial"] for row in reversed(rows)}
-    first = {trial.arm: trial for trial in plan.trials if digests.get(trial.arm) == trial.digest}
-    here = {arm: trial for arm, trial in first.items() if (Path(trial.config.run) / LAST).exists()}
-    if not here:
+    first = {trial.arm: trial for trial in reversed(plan.trials) if digests.get(trial.arm) == trial.digest}
+    arms = [arm for arm in plan.arms if arm in first and (Path(first[arm].config.run) / LAST).exists()]
+    arms.sort(key=lambda arm: arm != plan.baseline)
+    if not arms:
         return {}
-    arms = sorted(here, key=lambda arm: (arm != plan.baseline, list(plan.arms).index(arm)))
     torch.set_num_threads(plan.file.threads)
-    path, wanted = plan.out / "timing.json", {arm: here[arm].digest for arm in arms}
-    wanted["hardware"] = hardware(pick_device(here[arms[0]].config.train.device))
-    if (kept := read_json(path)) is not None and kept["trials"] == wanted:
-        return dict(kept["arms"])
-    settings = {row["arm"]: row["options"]["sample"] for row in reversed(rows)}
-    generators = [timed_generator(here[arm], SampleConfig(**settings[arm])) for arm in arms]
-    speeds = dict(zip(arms, measure_speed(generators), strict=True))
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"trials": wanted, "arms": speeds}, indent=1))
-    return speeds
+    wanted = {arm: first[arm].digest for arm in arms}
+    wanted["hardware"] = hardware(pick_device(first[arms[0]].config.train.device))
+    with locked(plan.out / "timing.lock"):
+        if (kept := read_json(plan.out / "timing.json")) is None or kept["trials"] != wanted:
+            settings = {row["arm"]: row["options"]["sample"] for row in reversed(rows)}
+            speeds = measure_speed([timed_generator(first[arm], SampleConfig(**settings[arm])) for arm in arms])
+            if arms[0] != plan.baseline:  # it was trained on another machine
+                speeds = [{key: value for key, value in speed.items() if key != "speedup"} for speed in speeds]
+            with replacing(plan.out / "timing.json") as temporary:
+                temporary.write_text(json.dumps({"trials": wanted, "arms": dict(zip(arms, speeds, strict=True))}))
+    return stored_speeds(plan)
+
+
+def stored_speeds(plan: Plan) -> Speeds:
+    """What was timed last, if anything."""
+    return dict((read_json(plan.out / "timing.json") or {"arms": {}})["arms"])
 
 
 def timed_generator(trial: Trial, settings: SampleConfig) -> Generator:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 
 from radar.errors import stop
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 20.0  # seconds that a worker has to give its trial back
 
 
@@ -27,11 +29,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
+def stop_once(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop on the first signal and ignore the next: Ctrl-C comes from the terminal and again from the study."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    stop(number, frame)
+
+
 def begin(threads: int, target: Callable[..., None], arguments: Sequence[Any]) -> None:
     """Run `target` in a worker: its threads, an orderly end on signals, never outliving the study."""
     torch.set_num_threads(threads)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in SIGNALS:
+        signal.signal(number, stop_once)
     Thread(target=end_with_parent, daemon=True).start()
     target(*arguments)
 

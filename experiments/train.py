@@ -1,6 +1,7 @@
 """`radar train CONFIG [key=value ...]`: train a generator, or go on where it was stopped."""
 
 import argparse
+import csv
 import logging
 import warnings
 from collections.abc import Sequence
@@ -129,6 +130,15 @@ def train_generator(config: Config, title: str = "train", more: Sequence[Callbac
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     return fit(config, module, token_batches(config, splits), title, more=more)
+
+
+def learning_curve(run: Path) -> list[tuple[int, float]]:
+    """Validation NLL by optimizer step, from all parts of an interrupted training."""
+    found: dict[int, float] = {}
+    for path in sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open() as file:
+            found |= {int(line["step"]): float(line["val/nll"]) for line in csv.DictReader(file) if line.get("val/nll")}
+    return sorted(found.items())
 
 
 def main(args: argparse.Namespace) -> None:

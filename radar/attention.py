@@ -159,6 +159,34 @@ def plain(sizes: Sequence[int]) -> Slots:
     return _join([_class_token(_sees_plain), content, _slots(step, False, rank, rank, step, _sees_plain)])
 
 
+def _sees_relay(asking: Side, seen: Side) -> Tensor:
+    turn, seen_turn = asking.step + asking.content.int(), seen.step + seen.content.int()
+    return (seen.content & (seen_turn <= turn)) | (seen_turn == turn)
+
+
+def relay(sizes: Sequence[int]) -> Slots:
+    """About N slots: a slot carries its token and asks for a cell of the next group; queries only where that is larger.
+
+    A slot knows its token, its own place (rotary) and the place of its target (embedding). Content sees the content of
+    its own and earlier steps; all slots of one pass see each other [ours].
+    """
+    starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+    parts = [_class_token(_sees_relay)]
+    for k, size in enumerate(sizes):
+        asked = torch.arange(starts[k], starts[k + 1])
+        if k:
+            known = torch.arange(starts[k - 1], starts[k])
+            goal = torch.full_like(known, NONE)
+            goal[:size] = asked[: len(known)]
+            parts.append(
+                _slots(torch.full_like(known, k - 1), True, known, goal, torch.full_like(known, k), _sees_relay)
+            )
+            asked = asked[len(known) :]
+        place = torch.full_like(asked, k)
+        parts.append(_slots(place, False, asked, asked, place, _sees_relay))
+    return _join(parts)
+
+
 def _blocks(sizes: Sequence[int], sees: Predicate) -> Slots:
     """Build one block per step k: the region known so far as content, to be revised, and its new ring as queries."""
     step, parts = _step_of_rank(sizes), [_class_token(sees)]
@@ -200,6 +228,7 @@ def nested_memory(sizes: Sequence[int]) -> Slots:
 VARIANTS: dict[str, Callable[[Sequence[int]], Slots]] = {
     "causal": causal,
     "plain": plain,
+    "relay": relay,
     "nested": nested,
     "full": full,
     "nested_memory": nested_memory,
@@ -226,8 +255,8 @@ BACKENDS: dict[str, Callable[[Slots, torch.device], Tensor | BlockMask]] = {
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask) -> Tensor:
-    """Scaled dot-product attention (B, H, S, E): FlexAttention for a block mask, SDPA for a dense one.
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    """Scaled dot-product attention (B, H, S, E): FlexAttention for a block mask, SDPA for a dense one or none.
 
     FlexAttention has no backward pass on CPU.
     """

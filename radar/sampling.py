@@ -32,7 +32,8 @@ class Turn:
 
     slots: Slots
     kept: int  # the first `kept` slots stay in the cache
-    mask: Tensor  # (slots, cached before + slots)
+    covered: int  # slots that attention goes over: cached before + its own
+    mask: Tensor | None  # (slots, covered); None where every slot sees all of them
     targets: Tensor  # (T,) ranks that it predicts
     revises: Tensor  # (T,) True where the predicted cell is known already
     noise: Tensor  # (T,) which random numbers of an image it uses
@@ -57,8 +58,9 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -
         has_target = part.target != NONE
         targets, revises = part.target[has_target], part.revises[has_target]
         noise = torch.where(revises, drawn - 1 + revises.cumsum(0), targets)
-        rows = mask[run][:, torch.cat([cached, run])].to(device)
-        turns.append(Turn(part, int(seen_later.sum()), rows, targets, revises, noise))
+        rows = mask[run][:, torch.cat([cached, run])]
+        seen = None if rows.all() else rows.to(device)
+        turns.append(Turn(part, int(seen_later.sum()), rows.shape[1], seen, targets, revises, noise))
         cached = torch.cat([cached, run[seen_later]])
         drawn += int(revises.sum())
     return turns
@@ -142,13 +144,13 @@ def sample_tokens(
         rule: what to write, by default `choose_tokens(settings)`.
     """
     rule = rule or choose_tokens(settings)
-    cells = torch.atleast_2d(sequence).expand(len(labels), -1)
+    cells = torch.atleast_2d(sequence).expand(len(labels), -1)  # a view: nothing is copied
     count = sum(len(turn.noise) for turn in turns)
     noise = image_noise(settings.seed, images, count).to(labels.device)
-    known = torch.zeros_like(cells)
+    known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
     guide = _Guide(model, turns, labels, settings)
     for number, turn in enumerate(turns):
-        logits = guide.predict(number, turn, known, cells)
+        logits = guide.predict(number, turn, known, sequence)
         tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
         known[:, turn.targets] = tokens
         if trace is not None:
@@ -164,15 +166,16 @@ class _Guide:
         self.scales = [schedule(settings.guidance, (k + 1) / len(turns)) for k in range(len(turns))]
         self.doubled = any(scale != 1 for scale in self.scales)
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
-        room = max(turn.mask.shape[1] for turn in turns)
+        room = max(turn.covered for turn in turns)
         self.model = model
         self.cache = Cache(model.shape, len(self.labels), room, model.query.detach())
 
-    def predict(self, number: int, turn: Turn, known: Tensor, cells: Tensor) -> Tensor:
+    def predict(self, number: int, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass."""
-        content, sequence = known[:, turn.slots.rank.clamp(min=0)], cells
+        content = known[:, turn.slots.rank.clamp(min=0)]
         if self.doubled:
-            content, sequence = content.repeat(2, 1), cells.repeat(2, 1)
+            content = content.repeat(2, 1)
+            sequence = sequence.repeat(2, 1) if sequence.ndim == 2 else sequence
         logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache)
         self.cache.length += turn.kept
         if not self.doubled:

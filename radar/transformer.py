@@ -106,7 +106,9 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(width) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(width) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int
+    ) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         q, k, v = rearrange(self.qkv(x), "b s (three h e) -> three b h s e", three=3, h=self.heads)
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
@@ -128,7 +130,9 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim), nn.RMSNorm(shape.dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int
+    ) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         x = x + self.dropout(self.attention(self.norm1(x), angles, mask, cache, layer))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
@@ -175,7 +179,7 @@ class Transformer(nn.Module):
         content: Tensor,
         labels: Tensor,
         sequence: Tensor,
-        mask: Tensor | BlockMask,
+        mask: Tensor | BlockMask | None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Predict the target of every slot that has one: logits (B, T, V) in slot order.
@@ -185,7 +189,7 @@ class Transformer(nn.Module):
             content: (B, S) token of each slot; ignored for queries and the class token.
             labels: (B,) class, or `classes` for none.
             sequence: (N,) or (B, N) cells in decoding order.
-            mask: (S, kept + S) dense, or a block mask.
+            mask: (S, kept + S) dense, or a block mask; None where every slot sees all.
             cache: keys and values of the `kept` slots of earlier passes.
         """
         cells = torch.atleast_2d(sequence)

@@ -46,6 +46,7 @@ def test_imports_run_one_way(layer):
                 assert top not in LAYERS or top in LAYERS[layer], f"{path} imports {name}"
                 assert top != "pytorch_lightning", f"{path}: its classes differ from lightning.pytorch's"
                 assert top != "omegaconf" or path == ROOT / "radar" / "config.py", path
+                assert top != "optuna" or path.parent == ROOT / "ablations" / "study", path
 
 
 def options(kind: type) -> set[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from ablations.cli import main
 from ablations.plan import plan_study
 from ablations.study import StudyQueue, storage_url
+from ablations.study.search import tune
 from tests.command_line import fails
 
 STUDY = """
@@ -120,7 +123,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\narms: {a: {attention: causal}}": "arm 'a': attention 'causal' decodes one cell",
         "name: x\nbase: digits\narms: {a: {order: {steps: 65}}}": "arm 'a': order.steps=65 is not possible",
         "name: x\nbase: digits\nfactors: {train.lrr: [1]}": "unknown option 'train.lrr'",
-        "name: x\nbase: digits\nfactors: {train.lr: []}": "factor 'train.lr' has no values, so the grid is empty",
+        "name: x\nbase: digits\nfactors: {train.lr: []}": "factor 'train.lr' has values []",
         "name: x\nbase: digits\nfactors: {train.lr: [x]}": "arm 'lr=x': train.lr",
         "name: x\nbase: digits\nfactors: {train: [1]}": "option 'train' is a group",
         "name: x\nbase: digits\narms: {a: {}}\nobjectives: {fid: }": "objective 'fid' has direction None",
@@ -134,6 +137,17 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, prune: true}": "search.prune needs nll or fid",
         "name: x\nbase: digits\nseeds: [0, 1]\nsearch: {ranges: {train.lr: [1]}}": "a search takes one seed",
         "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {train.lr: [1]}}": "tune.ranges names 'train.lr'",
+        "name: ../x\nbase: digits\narms: {a: {}}": "name='../x' is not possible",
+        "name: x\nbase: digits\nfactors: {train.lr: [0.1, 0.1]}": "factor 'train.lr' has values [0.1, 0.1]",
+        "name: x\nbase: digits\nfactors: {seed: [1, 2]}": "'seed' cannot be varied",
+        "name: x\nbase: digits\narms: {a: {seed: 1}}": "'a' sets a seed or run",
+        "name: x\nbase: digits\nsearch: {ranges: {order.name: {low: 1, high: 2}}}": "range of 'order.name' is",
+        "name: x\nbase: digits\nsearch: {ranges: {train.lr: {low: 1, high: .inf}}}": "range of 'train.lr' is",
+        "name: x\nbase: digits\nsearch: {ranges: {train.lr: [x]}}": "range of 'train.lr': train.lr",
+        "name: x\nbase: digits\nsearch: {ranges: {train.warmup: {low: 0.5, high: 4, log: true}}}": "'train.warmup' is",
+        "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {sample.temperature: {low: -1, high: 1}}}": "=-1 is not",
+        "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {sample.temperature: [hot]}}": "range of 'sample.temp",
+        "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [kid]}}}": "fid is an objective, but",
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
         "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "unknown guidance schedule 'up'",
     }
@@ -172,10 +186,10 @@ def test_every_arm_of_a_grid_is_tuned(tmp_path, cache, monkeypatch):
 
     plan = plan_study(arguments[1], arguments[3], arguments[4:])
     queue = StudyQueue.create(plan, storage_url(None, plan))
-    chosen = queue.tune(plan.trials[0], score)
+    chosen = tune(plan, queue.storage, plan.trials[0], score)
     assert len(scored) == 4 and scored[0] == plan.trials[0].config.sample, "the same budget, its own options first"
     assert chosen == min(scored, key=lambda s: abs(s.temperature - 0.9) + s.top_k)
-    assert queue.tune(plan.trials[0], score) == chosen and len(scored) == 4, "nothing is scored again"
+    assert tune(plan, queue.storage, plan.trials[0], score) == chosen and len(scored) == 4, "nothing is scored again"
     main(arguments)
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["arm"] for row in rows] == [f"layers={n}, name={o}" for n in (1, 2) for o in ("radial", "halton")]
@@ -224,7 +238,7 @@ def test_search(sampler, prune, objectives, tmp_path, cache, capsys):
         queue = StudyQueue.open(plan, storage_url(None, plan))
         states = [trial.state.name for trial in queue.latest().values()]
         assert len(states) == 6 and set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
-        assert all("'causal' decodes one cell per step" in line for line in queue.failures())
+        assert all("'causal' decodes one cell per step" in cause for cause in queue.failures().values())
         assert len(queue.failures()) == states.count("FAIL")
         tables.append(results(out))
         rows = json.loads((out / "results.json").read_text())["rows"]
@@ -234,11 +248,101 @@ def test_search(sampler, prune, objectives, tmp_path, cache, capsys):
     assert tables[0] == tables[1]
 
 
+def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, cache):
+    text = SEARCH.replace("SAMPLER", "tpe").replace("PRUNE", "false").replace("OBJECTIVES", "{nll: minimize}")
+    (tmp_path / "searched.yaml").write_text(
+        text.replace("trials: 6", "trials: 14").replace("[causal, plain]", "[plain]")
+    )
+    found = []
+    for stops in ([], [1, 5, 12]):
+        plan = plan_study(str(tmp_path / "searched.yaml"), str(tmp_path / str(len(stops))), [f"data.cache={cache}"])
+        queue, tried, left = StudyQueue.create(plan, storage_url(None, plan)), [], list(stops)
+
+        def run(trial, callbacks, tuner, tried=tried, left=left):
+            if left and len(tried) == left[0]:
+                left.pop(0)
+                raise SystemExit(143)
+            tried.append(trial.params)
+            nll = math.log(trial.params["train.lr"] / 1e-3) ** 2 + trial.params["train.warmup"]
+            return {"nll": nll, "fid": 1.0, "trial": trial.digest, "arm": trial.arm}
+
+        for _ in range(len(stops) + 1):
+            try:
+                queue.work_off(run)
+            except SystemExit:
+                continue
+        found.append(tried)
+    assert len(found[0]) == 14 and found[0] == found[1]
+    assert len({json.dumps(params) for params in found[0]}) > 10, "and no slot repeats another"
+
+
 def test_a_timed_search_needs_one_worker(tmp_path, cache, capsys):
     text = SEARCH.replace("SAMPLER", "tpe").replace("PRUNE", "false").replace("OBJECTIVES", "{images_per_s: maximize}")
     (tmp_path / "searched.yaml").write_text(text)
     arguments = ["ablate", tmp_path / "searched.yaml", "--out", tmp_path / "out", f"data.cache={cache}"]
     assert "needs --workers 1" in fails(capsys, *arguments, "--workers", "2")
+
+
+def test_a_stopped_tuning_goes_on_as_it_would_have(tmp_path, cache):
+    """Stopped in the third of four scores, it tries the same options as without the stop, and chooses the same."""
+    (tmp_path / "tuned.yaml").write_text(TUNED.replace("trials: 4", "trials: 7"))
+    found = []
+    for stop_at in (None, 2, 5):
+        plan = plan_study(str(tmp_path / "tuned.yaml"), str(tmp_path / str(stop_at)), [f"data.cache={cache}"])
+        storage, scored = StudyQueue.create(plan, storage_url(None, plan)).storage, []
+
+        def score(settings, scored=scored, stop_at=stop_at):
+            if len(scored) == stop_at and "stopped" not in scored:
+                scored.append("stopped")
+                raise SystemExit(143)
+            scored.append(settings)
+            return (settings.temperature - 0.9) ** 2 + settings.top_k
+
+        try:
+            chosen = tune(plan, storage, plan.trials[0], score)
+        except SystemExit:
+            chosen = tune(plan, storage, plan.trials[0], score)
+        found.append((chosen, [settings for settings in scored if settings != "stopped"]))
+    assert found[0] == found[1] == found[2]
+
+
+def test_failed_trials_run_again_when_asked_to(tmp_path, cache, monkeypatch, capsys):
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("[0, 1]", "[0]"))
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    queue = StudyQueue.create(plan, storage_url(None, plan))
+    broken = {plan.trials[0].key}
+
+    def run(trial, callbacks, tuner):
+        if trial.key in broken:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return {"fid": 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
+
+    queue.work_off(run)
+    assert queue.failures() == {plan.trials[0].key: "DefaultCPUAllocator: can't allocate memory"}
+    broken.clear()
+    queue.work_off(run)
+    assert queue.failures() and len(queue.rows()) == 2, "a failure is kept"
+    queue.enqueue(queue.failures())
+    queue.work_off(run)
+    assert not queue.failures() and len(queue.rows()) == 3 and not queue.open_keys()
+
+
+def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):
+    """Of a worker that died between claiming and its first heartbeat, or on this machine; a NaN; a removed key."""
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("base: digits", "base: digits\nheartbeat: 1"))
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    queue = StudyQueue.create(plan, storage_url(None, plan))
+    queue.enqueue([*plan.slots, "removed-seed9"])
+    queue.study.ask()
+    queue.study.ask().set_user_attr("worker", f"{socket.gethostname()} 999999999")
+
+    def run(trial, callbacks, tuner):
+        return {"fid": math.nan if trial.seed else 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
+
+    queue.work_off(run)
+    assert len(queue.rows()) == 3 and len(queue.failures()) == 3
+    assert all("an objective is not finite" in cause for cause in queue.failures().values())
+    assert all(trial.state.is_finished() for trial in queue.study.get_trials())
 
 
 def test_watch(study, cache, capsys, monkeypatch):

@@ -1,0 +1,87 @@
+"""Costs on paper equal counted ones; a benchmark is what it says."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ablations.cli import main
+from radar.config import SampleConfig
+from radar.cost import sampling_cost, weight_count
+from radar.orders import decode_sequence
+from radar.sampling import plan_turns, sample_tokens
+from radar.transformer import Cache
+from tests.arms import VOCABULARY, arms, layout, small_model
+from tests.command_line import fails
+
+LABELS = torch.tensor([0, 2, 1])
+
+
+@pytest.mark.parametrize(("order", "variant"), [arm for arm in arms() if arm[0] in ("raster", "radial", "halton in 5")])
+@pytest.mark.parametrize("correction", [0.0, 0.5])
+def test_operations_on_paper_are_those_that_are_done(order, variant, correction):
+    step, slots = layout(order, variant)
+    model, turns = small_model(), plan_turns(slots, correction > 0)
+    settings = SampleConfig(correction=correction)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        sample_tokens(model, turns, decode_sequence(step), LABELS, settings, range(3))
+    assert counter.get_total_flops() == sampling_cost(model.shape, VOCABULARY, turns, 3).flops
+
+
+def test_weights_on_paper():
+    model = small_model()
+    used = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith(("blocks", "head")))
+    assert weight_count(model.shape, VOCABULARY) == used
+
+
+@pytest.mark.parametrize(("order", "variant"), [("raster", "causal"), ("radial", "plain"), ("radial", "relay")])
+def test_every_slot_is_encoded_once_and_the_cache_never_grows(order, variant, monkeypatch):
+    """The guard against slow sampling that is not a timed test."""
+    step, slots = layout(order, variant)
+    model, encoded, buffers = small_model(), [], set()
+    forward, extend = model.forward, Cache.extend
+
+    def counted(part, *args):
+        encoded.append(len(part))
+        return forward(part, *args)
+
+    def watched(self, layer, k, v):
+        buffers.add(self.buffer.data_ptr())
+        keys, values = extend(self, layer, k, v)
+        assert keys.untyped_storage().data_ptr() == self.buffer.untyped_storage().data_ptr(), "a view, not a copy"
+        return keys, values
+
+    monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(Cache, "extend", watched)
+    sample_tokens(model, plan_turns(slots, False), decode_sequence(step), LABELS, SampleConfig(), range(3))
+    assert len(encoded) == int(step.max()) + 1 and sum(encoded) == len(slots) and len(buffers) == 1
+
+
+def test_bench(tmp_path, capsys):
+    small = ["--grid", "4x4", "--vocabulary", "32", "--classes", "3", "--repeats", "2", "model.preset=tiny"]
+    arguments = ["--arms", "raster/causal,halton:steps=4:schedule=cosine/plain", "--batch", "1,2", "--train", "2"]
+    for name in ("a", "b"):
+        main(["bench", *small, *arguments, "--guidance", "1,2", "--out", str(tmp_path / f"{name}.json")])
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert len(found["rows"]) == 2 * 2 * 2 + 2 and found["gflops_per_s"] > 0 and found["copy_gbytes_per_s"] > 0
+    assert {row["steps"] for row in found["rows"]} == {16, 4}
+    assert all(row["over_floor"] > 0 and row["seconds"] > 0 for row in found["rows"])
+    once, twice = (next(r for r in found["rows"] if r["guidance"] == scale) for scale in (1, 2))
+    assert twice["flops_per_image"] == 2 * once["flops_per_image"], "guidance doubles the work, and only where it is on"
+    assert (tmp_path / "a.png").exists()
+    capsys.readouterr()
+    main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(found["rows"])
+
+
+def test_bad_benchmarks(tmp_path, capsys):
+    out = ("--out", tmp_path / "x.json")
+    assert "'radial' is not of the form order/variant" in fails(capsys, "bench", "--arms", "radial", *out)
+    assert "unknown order 'radal'" in fails(capsys, "bench", "--arms", "radal/plain", *out)
+    assert "--batch 0 is not possible" in fails(capsys, "bench", "--batch", "0", *out)
+    assert "--batch x is not a list of numbers" in fails(capsys, "bench", "--batch", "x", *out)
+    assert "'train.lr=1' does not change a benchmark" in fails(capsys, "bench", "train.lr=1", *out)
+    assert "is not a result of radar bench" in fails(capsys, "bench", "--compare", tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "x.json").exists()
