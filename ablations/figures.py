@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKS = "osD^vPX*<>"
+SIDE_STEP = 1.03  # arms of equal cost are drawn side by side
 LINES = ("-", "--", ":", "-.")
 
 
@@ -42,13 +43,14 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     """Draw fid against a cost per arm, bars of 95% intervals (of times: the range), and a line along the front."""
     figure, axis = _canvas()
     arms = {arm: group for arm, group in by_arm(rows).items() if numbers(group, key) and numbers(group, "fid")}
-    points = {}
+    points: dict[str, tuple[float, float]] = {}
     for number, (arm, group) in enumerate(arms.items()):
-        x, y = interval(numbers(group, key)), interval(numbers(group, "fid"))
-        points[arm] = (x.center, y.center)
+        x, y = interval(numbers(group, key)).center, interval(numbers(group, "fid"))
+        beside = sum(other == x for other, _ in points.values())
+        points[arm] = (x, y.center)
         axis.errorbar(
-            *points[arm], yerr=y.half, xerr=_half_width(group, key), label=arm, markersize=7, capsize=3,
-            fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
+            x * SIDE_STEP**beside, y.center, yerr=y.half, xerr=_half_width(group, key), label=arm, markersize=7,
+            capsize=3, fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
     front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))
     axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="Pareto front")
@@ -56,6 +58,7 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
         floor = f"{rows[0]['held_out']} held-out images (fewer read higher)"
         axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)
     axis.set_xscale("log")
+    axis.set_xlim(0.8 * min(x for x, _ in points.values()), 1.4 * max(x for x, _ in points.values()))
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(StrMethodFormatter("{x:.0f}"))
     axis.tick_params(axis="x", which="both", labelsize=8)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -40,13 +41,18 @@ def html_page(results: Results, pictures: Mapping[str, str]) -> str:
         state=done,
         command=escape(results.command),
         table=results_table(results),
-        notes="".join(f"<li>{escape(note)}</li>" for note in notes(results)),
+        notes="".join(f"<li>{marked(note)}</li>" for note in notes(results)),
         figures="".join(figure(title, results.out / name) for title, name in pictures.items()),
         arms="".join(arm_card(arm, group[0], results.out) for arm, group in by_arm(results.rows).items()),
         count=len(results.rows),
         provenance=provenance_table(results.rows),
         pace=PACE,
     )
+
+
+def marked(text: str) -> str:
+    """Escape a text and show what stands in backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def table_html(header: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[str, Any]]]]) -> str:

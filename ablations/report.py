@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -57,9 +59,17 @@ def save_figures(results: Results) -> dict[str, str]:
         if figure is not None:
             save_figure(figure, results.out / name)
             saved[title] = name
-    maps = {arm: torch.tensor(group[0]["step_map"]) for arm, group in by_arm(rows).items()}
-    draw_steps(list(maps.items()), results.out / "steps.png")
+    draw_steps(step_maps(rows), results.out / "steps.png")
     return saved | {"step at which each cell is decoded": "steps.png"}
+
+
+def step_maps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, torch.Tensor]]:
+    """The different step maps (h, w), each with the arms that decode so."""
+    arms: dict[str, list[str]] = {}
+    for arm, group in by_arm(rows).items():
+        arms.setdefault(json.dumps(group[0]["step_map"]), []).append(arm)
+    names = [f"{first} and {len(more)} more" if more else first for first, *more in arms.values()]
+    return [(name, torch.tensor(json.loads(text))) for name, text in zip(names, arms, strict=True)]
 
 
 def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str:
