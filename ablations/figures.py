@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from ablations.statistics import interval, pareto_front
 from ablations.tables import by_arm, numbers
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKS = "osD^vPX*<>"
-SIDE_STEP = 1.03  # arms of equal cost are drawn side by side
+SIDE_STEP = 1.015  # arms of equal cost are drawn side by side
 LINES = ("-", "--", ":", "-.")
 
 
@@ -61,6 +61,9 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     axis.set_xlim(0.8 * min(x for x, _ in points.values()), 1.4 * max(x for x, _ in points.values()))
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(StrMethodFormatter("{x:.0f}"))
+    if len(places := sorted({x for x, _ in points.values()})) < min(8, len(points)):  # the values themselves
+        axis.set_xticks(places)
+        axis.xaxis.set_minor_locator(NullLocator())
     axis.tick_params(axis="x", which="both", labelsize=8)
     axis.set_xlabel(label)
     axis.set_ylabel(f"fid[{rows[0]['fid_feature'].split(':')[0]}], lower is better")

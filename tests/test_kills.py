@@ -2,12 +2,14 @@
 
 import csv
 import os
+import pwd
 import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -107,10 +109,12 @@ def postgres(tmp_path_factory) -> Iterator[str]:
     """A real server in a folder of its own."""
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         pytest.skip("no PostgreSQL here: initdb and pg_ctl are not on the path")
-    folder = Path("/tmp") / f"radar-postgres-{os.getpid()}"  # sockets need a short path
-    folder.mkdir(mode=0o777)
-    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    if user:
+    root = os.getuid() == 0
+    if root and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+    folder = Path(tempfile.mkdtemp(prefix="radar-"))  # sockets need a short path
+    user = {"user": "postgres", "group": "postgres"} if root else {}
+    if root:
         shutil.chown(folder, "postgres", "postgres")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
