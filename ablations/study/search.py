@@ -109,7 +109,10 @@ def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: S
 
 
 def importances(study: optuna.Study, objectives: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Share of each parameter in the variance of each objective (fANOVA), where there are trials enough."""
+    """Share of each parameter in the variance of each objective (fANOVA), of two parameters or more and enough trials.
+
+    Arms and seeds are no parameters: what they change is not told apart from noise.
+    """
     found = {}
     for place, name in enumerate(objectives):
         try:
@@ -121,4 +124,4 @@ def importances(study: optuna.Study, objectives: Iterable[str]) -> dict[str, dic
             )
         except (ValueError, RuntimeError):  # fewer than two trials, or all alike
             continue
-    return {name: values for name, values in found.items() if values}
+    return {name: values for name, values in found.items() if len(values) > 1}
