@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
         queue.enqueue(queue.failures())
     if left := queue.open_keys():
         prepare(plan)
+        queue.enqueue_missing()  # before the workers would all do so
         workers = start_workers(min(count, len(left)), plan.file.threads, work, plan, url)
         supervise(workers, Progress(queue, command_line(args)))
     speeds = time_arms(plan, queue.rows())

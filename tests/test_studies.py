@@ -103,6 +103,9 @@ def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
     path, out = study
     main(["ablate", str(path), "--out", str(tmp_path), "--workers", "2", f"data.cache={cache}"])
     assert results(tmp_path) == results(out)
+    plan = plan_study(str(path), str(tmp_path), [f"data.cache={cache}"])
+    trials = StudyQueue.open(plan, storage_url(None, plan)).study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(plan.slots), "each is there once"
 
 
 def test_bad_studies(study, tmp_path, cache, capsys):
@@ -145,7 +148,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: {low: 1, high: .inf}}}": "range of 'train.lr' is",
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: [x]}}": "range of 'train.lr': train.lr",
         "name: x\nbase: digits\nsearch: {ranges: {train.warmup: {low: 0.5, high: 4, log: true}}}": "'train.warmup' is",
-        "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {sample.temperature: {low: -1, high: 1}}}": "=-1 is not",
+        "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {sample.temperature: {low: -1, high: 1}}}": "-1.0 is not",
         "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {sample.temperature: [hot]}}": "range of 'sample.temp",
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [kid]}}}": "fid is an objective, but",
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",

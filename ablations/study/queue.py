@@ -129,29 +129,30 @@ class StudyQueue:
             digest, params = prepared.get(key, ("", chosen.get(key, {})))
             self.study.enqueue_trial(params, user_attrs={"key": key, "digest": digest})
 
-    def missing(self) -> list[str]:
-        """Keys that have no trial waiting, running or settled."""
-        latest = self.latest()
-        return [k for k in self.open_keys() if k not in latest or latest[k].state.is_finished()]
-
-    def work_off(self, run: Run) -> None:
-        """Take trials until every key is settled; wait for what others run, and take over from dead workers.
+    def enqueue_missing(self) -> list[str]:
+        """Enqueue the keys that have no trial waiting, running or settled; return all that wait now.
 
         A search enqueues one key at a time, the oldest first, so that after a stop it goes on as it would have.
         """
+        latest = self.latest()
+        waiting = [key for key, trial in latest.items() if trial.state == TrialState.WAITING]
+        missing = [key for key in self.open_keys() if key not in latest or latest[key].state.is_finished()]
+        if self.plan.searching:
+            missing = [] if waiting else missing[:1]
+        self.enqueue(missing)
+        return waiting + missing
+
+    def work_off(self, run: Run) -> None:
+        """Take trials until every key is settled; wait for what others run, and take over from dead workers."""
         unclaimed: dict[int, float] = {}
         while self.open_keys():
             optuna.storages.fail_stale_trials(self.study)
             self.fail_dead(unclaimed)
-            waiting = [key for key, trial in self.latest().items() if trial.state == TrialState.WAITING]
-            missing = self.missing()
-            if self.plan.searching:
-                missing = [] if waiting else missing[:1]
-            self.enqueue(missing)
-            if not (waiting or missing):
+            waiting = self.enqueue_missing()
+            if not waiting:
                 time.sleep(1)
                 continue
-            self.study.sampler = make_sampler(self.plan, self.plan.slots.index((waiting or missing)[0]))
+            self.study.sampler = make_sampler(self.plan, self.plan.slots.index(waiting[0]))
             try:
                 self.study.optimize(lambda trial: self.objective(trial, run), n_trials=1, catch=Exception)
             except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
@@ -201,11 +202,8 @@ class StudyQueue:
         planned = self.plan.find(key, params)
         rows = [t.user_attrs["row"] for t in self.trials() if t.user_attrs["key"] == key and "row" in t.user_attrs]
         stored = [row for row in rows if row["trial"] == planned.digest]
-        row = (
-            stored[0]
-            if stored
-            else run(planned, [Reporter(trial, self.plan, planned)], partial(tune, self.plan, self.storage))
-        )
+        reporter, tuner = Reporter(trial, self.plan, planned), partial(tune, self.plan, self.storage)
+        row = stored[0] if stored else run(planned, [reporter], tuner)
         values = [float(row[name]) for name in self.plan.objectives]
         if not all(map(math.isfinite, values)):
             raise RunError(f"an objective is not finite: {dict(zip(self.plan.objectives, values, strict=True))}")
