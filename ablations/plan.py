@@ -155,7 +155,7 @@ class Plan:
             search = to_dict(self.file.search) | {"trials": None}
             values |= {"search": search, "config": self.file.config, "base": self.base, "seeds": self.file.seeds}
             values["overrides"] = [text for text in self.overrides if not text.startswith("data.cache=")]
-        return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(values))
 
 
 @contextmanager
