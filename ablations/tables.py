@@ -26,7 +26,8 @@ COLUMNS = (
     Column("recall", "recall", 3), Column("accuracy", "accuracy", 3), Column("validity", "validity", 3),
     Column("nll", "NLL (nats)", 2), Column("rfid", "rfid", 3, True), Column("images_per_s", "images/s", 0),
     Column("speedup", "speed-up", 2), Column("train_seconds", "train s", 0), Column("train_tflops", "train TFLOP", 1),
-    Column("images_seen", "images seen", 0), Column("slots", "slots", 0), Column("params", "params", 0),
+    Column("images_seen", "images seen", 0), Column("slots", "slots", 0), Column("sampled_slots", "slots sampled", 0),
+    Column("sample_gflop", "sampling GFLOP per image", 3), Column("params", "params", 0),
     Column("duplicates", "duplicates", 3), Column("memorised", "memorised", 3),
 )  # fmt: skip
 TUNED = (

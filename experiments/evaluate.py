@@ -17,6 +17,7 @@ from experiments.sample import Samples, balanced_labels, draw_samples
 from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
 from radar.config import Config, config_hash, result_options
+from radar.cost import sampling_cost
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
@@ -129,6 +130,7 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     step, grid = module.step, module.model.grid
     sizes, t = step_sizes(step), config.train
     images = t.steps * t.batch_size * t.accumulate
+    turns, rows = module.turns(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
         "order": config.order.name,
         "variant": config.attention,
@@ -138,6 +140,8 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "gap": float(independence_gap(step, exponential_covariance(*grid)).sum()),
         "params": parameter_count(module.model),
         "slots": len(module.slots),
+        "sampled_slots": sum(len(turn.slots) for turn in turns),
+        "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, turns, rows).flops / 1e9,
         "train_tflops": training_flops(module) * images / 1e12,
         "images_seen": images,
         "step_map": step.view(grid).tolist(),

@@ -7,12 +7,12 @@ decoding sequence, so slots and mask depend on the group sizes only and serve ev
 Slot 0 is the class token: step -1, no cell, seen by all. The rule of a variant is one predicate; the dense boolean
 mask (SDPA) and the FlexAttention block mask both come from it, and the sampler cuts its masks from the same one.
 
-To add a variant: one function sizes -> Slots, one predicate, one line in VARIANTS.
+To add a variant: one function (sizes, its own options) -> Slots, one predicate, one line in VARIANTS.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from radar.errors import InputError
 
 NONE = -1
-FIELDS = ("step", "content", "rank", "target", "turn")  # tensors of Slots
+FIELDS = ("step", "content", "group", "rank", "target", "turn")  # tensors of Slots
 
 
 class Side(NamedTuple):
@@ -31,18 +31,20 @@ class Side(NamedTuple):
 
     step: Tensor
     content: Tensor
+    group: Tensor
 
 
 Predicate = Callable[[Side, Side], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slots:
     """The sequence that the transformer sees; all tensors are (S,) int64 or bool.
 
     Attributes:
         step: step that the slot belongs to; -1 for the class token.
         content: True if it carries a token (CONTENT), False if it asks for one (QUERY).
+        group: step that decodes its cell; -1 for the class token.
         rank: place of its cell in the decoding sequence; -1 for the class token.
         target: rank of the cell that it predicts; -1 for none.
         turn: forward pass in which the sampler computes it.
@@ -51,6 +53,7 @@ class Slots:
 
     step: Tensor
     content: Tensor
+    group: Tensor
     rank: Tensor
     target: Tensor
     turn: Tensor
@@ -58,6 +61,11 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    @cached_property
+    def goals(self) -> Tensor:
+        """(T,) indices of the slots with a target."""
+        return torch.nonzero(self.target != NONE).flatten()
 
     @property
     def revises(self) -> Tensor:
@@ -71,21 +79,25 @@ class Slots:
 
     def mask(self) -> Tensor:
         """Dense mask (S, S): True where the row's slot sees the column's."""
-        asking = Side(self.step[:, None], self.content[:, None])
-        return self.sees(asking, Side(self.step[None], self.content[None]))
+        side = Side(self.step, self.content, self.group)
+        return self.sees(Side(*(part[:, None] for part in side)), side)
 
     def block_mask(self, device: torch.device | str) -> BlockMask:
         """Build the same rule as a FlexAttention block mask on `device`."""
-        step, content = self.step.to(device), self.content.to(device)
+        side = Side(*(part.to(device) for part in (self.step, self.content, self.group)))
 
         def rule(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return self.sees(Side(step[q], content[q]), Side(step[kv], content[kv]))
+            return self.sees(Side(*(part[q] for part in side)), Side(*(part[kv] for part in side)))
 
         return create_block_mask(rule, None, None, len(self), len(self), device=device)
 
     def to(self, device: torch.device | str) -> "Slots":
         """Move to a device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in FIELDS})
+        return (
+            self
+            if self.step.device == torch.device(device)
+            else replace(self, **{name: getattr(self, name).to(device) for name in FIELDS})
+        )
 
     def take(self, index: Tensor) -> "Slots":
         """Keep the slots named by `index` (indices or a boolean mask)."""
@@ -99,26 +111,28 @@ class Slots:
         return self.take(wanted)
 
 
-def _class_token(sees: Predicate, target: int = NONE) -> Slots:
-    step, content, rank, goal, turn = (torch.tensor([value]) for value in (-1, True, NONE, target, 0))
-    return Slots(step, content, rank, goal, turn, sees)
+class _Part(NamedTuple):
+    """Slots of one kind."""
+
+    step: Tensor
+    content: bool
+    rank: Tensor
+    target: Tensor
+    turn: Tensor
 
 
-def _slots(step: Tensor, content: bool, rank: Tensor, target: Tensor | None, turn: Tensor, sees: Predicate) -> Slots:
-    nothing = torch.full_like(rank, NONE)
-    return Slots(
-        step,
-        torch.full_like(rank, content, dtype=torch.bool),
-        rank,
-        nothing if target is None else target,
-        turn,
-        sees,
+def _class_token(target: int = NONE) -> _Part:
+    step, rank, goal, turn = (torch.tensor([value]) for value in (-1, NONE, target, 0))
+    return _Part(step, True, rank, goal, turn)
+
+
+def _join(sizes: Sequence[int], parts: Sequence[_Part], sees: Predicate) -> Slots:
+    step, rank, target, turn = (
+        torch.cat([getattr(p, name) for p in parts]) for name in ("step", "rank", "target", "turn")
     )
-
-
-def _join(parts: Sequence[Slots]) -> Slots:
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in FIELDS}
-    return Slots(**joined, sees=parts[0].sees)
+    content = torch.cat([torch.full_like(part.rank, part.content, dtype=torch.bool) for part in parts])
+    group = torch.cat([_step_of_rank(sizes), torch.tensor([-1])])[rank]
+    return Slots(step, content, group, rank, target, turn, sees)
 
 
 def _step_of_rank(sizes: Sequence[int]) -> Tensor:
@@ -140,7 +154,7 @@ def causal(sizes: Sequence[int]) -> Slots:
             "choose an order of one cell per step or attention plain, nested, full"
         )
     rank = torch.arange(len(sizes) - 1)
-    return _join([_class_token(_sees_causal, target=0), _slots(rank, True, rank, rank + 1, rank + 1, _sees_causal)])
+    return _join(sizes, [_class_token(target=0), _Part(rank, True, rank, rank + 1, rank + 1)], _sees_causal)
 
 
 def _sees_plain(asking: Side, seen: Side) -> Tensor:
@@ -155,8 +169,8 @@ def plain(sizes: Sequence[int]) -> Slots:
     """
     step, rank = _step_of_rank(sizes), torch.arange(sum(sizes))
     known = step < len(sizes) - 1
-    content = _slots(step[known], True, rank[known], None, step[known] + 1, _sees_plain)
-    return _join([_class_token(_sees_plain), content, _slots(step, False, rank, rank, step, _sees_plain)])
+    content = _Part(step[known], True, rank[known], torch.full_like(rank[known], NONE), step[known] + 1)
+    return _join(sizes, [_class_token(), content, _Part(step, False, rank, rank, step)], _sees_plain)
 
 
 def _sees_relay(asking: Side, seen: Side) -> Tensor:
@@ -171,40 +185,61 @@ def relay(sizes: Sequence[int]) -> Slots:
     its own and earlier steps; all slots of one pass see each other [ours].
     """
     starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
-    parts = [_class_token(_sees_relay)]
+    parts = [_class_token()]
     for k, size in enumerate(sizes):
         asked = torch.arange(starts[k], starts[k + 1])
         if k:
             known = torch.arange(starts[k - 1], starts[k])
             goal = torch.full_like(known, NONE)
             goal[:size] = asked[: len(known)]
-            parts.append(
-                _slots(torch.full_like(known, k - 1), True, known, goal, torch.full_like(known, k), _sees_relay)
-            )
+            parts.append(_Part(torch.full_like(known, k - 1), True, known, goal, torch.full_like(known, k)))
             asked = asked[len(known) :]
         place = torch.full_like(asked, k)
-        parts.append(_slots(place, False, asked, asked, place, _sees_relay))
-    return _join(parts)
+        parts.append(_Part(place, False, asked, asked, place))
+    return _join(sizes, parts, _sees_relay)
 
 
-def _blocks(sizes: Sequence[int], sees: Predicate) -> Slots:
-    """Build one block per step k: the region known so far as content, to be revised, and its new ring as queries."""
-    step, parts = _step_of_rank(sizes), [_class_token(sees)]
+Encoding = Callable[[Tensor, Tensor], Tensor]  # (block, group) -> the block whose copy of the group it sees
+
+
+def _blocks(sizes: Sequence[int], sees: Predicate, latest: Encoding = lambda block, group: block) -> Slots:
+    """Build one block per step k: known groups as content, to be revised, and the new ring as queries.
+
+    A block holds its own copy of the groups for which `latest` says so, and sees older copies of the others.
+    """
+    step, parts = _step_of_rank(sizes), [_class_token()]
     for k in range(len(sizes)):
+        anew = (step < k) & (latest(torch.tensor(k), step) == k)
         for content in (True, False):
-            rank = torch.nonzero(step < k if content else step == k).flatten()
+            rank = torch.nonzero(anew if content else step == k).flatten()
             block = torch.full_like(rank, k)
-            parts.append(_slots(block, content, rank, rank, block, sees))
-    return _join(parts)
+            parts.append(_Part(block, content, rank, rank, block))
+    return _join(sizes, parts, sees)
 
 
 def _sees_nested(asking: Side, seen: Side) -> Tensor:
     return (seen.step == -1) | ((seen.step == asking.step) & (seen.content | ~asking.content))
 
 
-def nested(sizes: Sequence[int]) -> Slots:
-    """RadAR's nested attention [paper]: the known region is predicted again each step and cannot see the new ring."""
-    return _blocks(sizes, _sees_nested)
+def nested(sizes: Sequence[int], rings: int | None = None, every: int = 1) -> Slots:
+    """RadAR's nested attention [paper]: the known region is predicted again each step and cannot see the new ring.
+
+    Cheaper ones [ours], exact too since they are trained like that: only the last `rings` rings are encoded and revised
+    again, or all of them only in steps that `every` divides, and otherwise the last one. Older rings are seen as they
+    were encoded last. Raises InputError if a number is below 1.
+    """
+    if every < 1 or (rings is not None and rings < 1):
+        raise InputError(f"attention 'nested' with rings={rings}, every={every} is not possible: at least 1 each")
+
+    def latest(block: Tensor, group: Tensor) -> Tensor:
+        last = block if rings is None else torch.minimum(block, group + rings)
+        return torch.maximum(group + 1, last - last % every)
+
+    def sees(asking: Side, seen: Side) -> Tensor:
+        older = seen.content & (seen.group < asking.step) & (seen.step == latest(asking.step, seen.group))
+        return (seen.step == -1) | older | (~asking.content & ~seen.content & (seen.step == asking.step))
+
+    return _blocks(sizes, sees, latest)
 
 
 def _sees_full(asking: Side, seen: Side) -> Tensor:
@@ -225,7 +260,7 @@ def nested_memory(sizes: Sequence[int]) -> Slots:
     return _blocks(sizes, _sees_nested_memory)
 
 
-VARIANTS: dict[str, Callable[[Sequence[int]], Slots]] = {
+VARIANTS: dict[str, Callable[..., Slots]] = {
     "causal": causal,
     "plain": plain,
     "relay": relay,

@@ -70,6 +70,14 @@ class TokenizerConfig:
 
 
 @dataclass
+class ReviseConfig:
+    """How much of the known region a step encodes and revises again (attention nested, radar/attention.py)."""
+
+    rings: int | None = None  # only the last rings; by default all
+    every: int | None = None  # all only in every n-th step, otherwise the last ring; by default in each
+
+
+@dataclass
 class ModelConfig:
     """The transformer (radar/transformer.py); dim, layers and heads override the preset."""
 
@@ -82,6 +90,7 @@ class ModelConfig:
     qk_norm: bool = True
     backend: str = "auto"  # attention in packed training: sdpa, flex, or auto (flex on CUDA, sdpa elsewhere)
     checkpoint_activations: bool = False  # recompute in backward: less memory, about a third more time
+    compile: bool = False  # fuse what is not a matrix product (torch.compile): first steps take seconds longer
 
 
 @dataclass
@@ -121,6 +130,9 @@ class SampleConfig:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
+    revise_rings: int | None = None  # as revise.rings, but in sampling only; by default as trained
+    revise_every: int | None = None  # as revise.every, but in sampling only
+    precision: str = "32-true"  # bf16-mixed: matrix products and cache in bfloat16
     seed: int = 0
 
 
@@ -145,6 +157,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     order: OrderConfig = field(default_factory=OrderConfig)
     attention: str = "nested"
+    revise: ReviseConfig = field(default_factory=ReviseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -196,6 +209,7 @@ class Config:
         _require(self.data.size is None or self.data.size >= 1, "data.size", self.data.size, "at least 1")
         _require(self.data.images is None or self.data.images >= 1, "data.images", self.data.images, "at least 1")
         choose("precision", t.precision, dict.fromkeys(PRECISIONS))
+        choose("precision", s.precision, dict.fromkeys(PRECISIONS))
         choose("device", t.device, dict.fromkeys(DEVICES))
         _require(t.lr > 0, "train.lr", t.lr, "above 0")
         _require(t.clip > 0, "train.clip", t.clip, "above 0")

@@ -28,11 +28,11 @@ GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Turn:
-    """One forward pass: its slots, those to keep in the cache first, and their rows of the mask."""
+    """One forward pass: its slots, those that later passes see first, and their rows of the mask."""
 
     slots: Slots
-    kept: int  # the first `kept` slots stay in the cache
-    covered: int  # slots that attention goes over: cached before + its own
+    start: int  # slots of earlier passes in the cache; its own are written behind them
+    covered: int  # slots that attention goes over: start + its own
     mask: Tensor | None  # (slots, covered); None where every slot sees all of them
     targets: Tensor  # (T,) ranks that it predicts
     revises: Tensor  # (T,) True where the predicted cell is known already
@@ -41,6 +41,8 @@ class Turn:
 
 def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -> list[Turn]:
     """Cut a variant's slots into forward passes, on `device`; a slot is cached exactly if a later pass sees it.
+
+    Those that no pass sees any more are overwritten, where nothing behind them is still in use.
 
     Without `revise`, known cells are context only, and nothing is predicted for them. The random numbers of a cell's
     first drawing are the same with and without.
@@ -52,6 +54,8 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -
     cached = torch.empty(0, dtype=torch.long)
     for turn in range(int(slots.turn.max()) + 1):
         run = torch.nonzero(slots.turn == turn).flatten()
+        alive = mask[slots.turn >= turn][:, cached].any(0).nonzero()
+        cached = cached[: int(alive.max()) + 1 if len(alive) else 0]
         seen_later = mask[slots.turn > turn][:, run].any(0)
         run = torch.cat([run[seen_later], run[~seen_later]])
         part = slots.take(run).to(device)
@@ -60,7 +64,7 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -
         noise = torch.where(revises, drawn - 1 + revises.cumsum(0), targets)
         rows = mask[run][:, torch.cat([cached, run])]
         seen = None if rows.all() else rows.to(device)
-        turns.append(Turn(part, int(seen_later.sum()), rows.shape[1], seen, targets, revises, noise))
+        turns.append(Turn(part, len(cached), rows.shape[1], seen, targets, revises, noise))
         cached = torch.cat([cached, run[seen_later]])
         drawn += int(revises.sum())
     return turns
@@ -73,7 +77,7 @@ def image_noise(seed: int, images: Sequence[int], count: int) -> Tensor:
 
 def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Probabilities (..., V) after temperature, top-k, then top-p (the smallest set that reaches the mass)."""
-    probabilities = (logits.float() / temperature).softmax(-1)
+    probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if not top_k and top_p == 1:
         return probabilities
     ranked, index = probabilities.sort(dim=-1, descending=True)
@@ -86,8 +90,8 @@ def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: 
 
 def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
     """Invert the distribution function: tokens (...) from probabilities (..., V) and one uniform number each."""
-    mass = probabilities.double().cumsum(-1)
-    token = torch.searchsorted(mass, (noise.double() * mass[..., -1])[..., None], right=True)[..., 0]
+    mass = probabilities.cumsum(-1)  # in float32, as fine as the noise with its 24 bits
+    token = torch.searchsorted(mass, (noise * mass[..., -1])[..., None], right=True)[..., 0]
     return token.clamp(max=probabilities.shape[-1] - 1)
 
 
@@ -149,8 +153,10 @@ def sample_tokens(
     noise = image_noise(settings.seed, images, count).to(labels.device)
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
     guide = _Guide(model, turns, labels, settings)
+    low = settings.precision == "bf16-mixed"
     for number, turn in enumerate(turns):
-        logits = guide.predict(number, turn, known, sequence)
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=low):
+            logits = guide.predict(number, turn, known, sequence).float()
         tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
         known[:, turn.targets] = tokens
         if trace is not None:
@@ -167,8 +173,9 @@ class _Guide:
         self.doubled = any(scale != 1 for scale in self.scales)
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
         room = max(turn.covered for turn in turns)
+        dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else model.query.dtype
         self.model = model
-        self.cache = Cache(model.shape, len(self.labels), room, model.query.detach())
+        self.cache = Cache(model.shape, len(self.labels), room, model.query.device, dtype)
 
     def predict(self, number: int, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass."""
@@ -176,8 +183,8 @@ class _Guide:
         if self.doubled:
             content = content.repeat(2, 1)
             sequence = sequence.repeat(2, 1) if sequence.ndim == 2 else sequence
+        self.cache.length = turn.start
         logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache)
-        self.cache.length += turn.kept
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
         conditional, unconditional = logits.chunk(2)

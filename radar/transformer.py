@@ -5,11 +5,13 @@ positions by cell; shapes follow LlamaGen's presets.
 Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width, H heads, E head width, L layers.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +20,9 @@ from radar.attention import NONE, Slots, attend
 from radar.config import ModelConfig
 from radar.errors import InputError
 from radar.variants import choose
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def feed_forward_width(dim: int) -> int:
 
 
 def rotary_table(h: int, w: int, width: int, base: float = 10_000.0) -> Tensor:
-    """Unit complex numbers (1 + N, E / 2) to rotate by: half of the pairs turn by row, half by column.
+    """Cosine and sine (1 + N, E / 2, 2) to rotate by: half of the pairs turn by row, half by column.
 
     Row 0 is the class token; cell (r, c) stands at (r + 1, c + 1), so that no cell shares its place.
     """
@@ -69,21 +74,29 @@ def rotary_table(h: int, w: int, width: int, base: float = 10_000.0) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     places = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
     angles = (places[:, :, None] * frequency).flatten(1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.stack([angles.cos(), angles.sin()], -1)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs of neighbouring features: x (B, H, S, E), angles complex (B or 1, 1, S, E / 2)."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * angles).flatten(-2).type_as(x)
+    """Rotate pairs of neighbouring features: x (B, H, S, E), angles (B or 1, 1, S, E / 2, 2).
+
+    Complex products are fastest by themselves, but the compiler cannot fuse them.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        (a, b), (cos, sin) = pairs.unbind(-1), angles.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(angles))
+    return turned.flatten(-2).type_as(x)
 
 
 class Cache:
     """Keys and values of earlier passes, in one buffer that never grows: (L, 2, B, H, most slots, E)."""
 
-    def __init__(self, shape: Shape, batch: int, slots: int, like: Tensor) -> None:
+    def __init__(self, shape: Shape, batch: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
         width = shape.dim // shape.heads
-        self.buffer = like.new_empty(shape.layers, 2, batch, shape.heads, slots, width)
+        self.buffer = torch.empty(shape.layers, 2, batch, shape.heads, slots, width, device=device, dtype=dtype)
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,49 +107,54 @@ class Cache:
         return self.buffer[layer, 0, :, :, :end], self.buffer[layer, 1, :, :, :end]
 
 
-class Attention(nn.Module):
-    """Multi-head attention with optional QK-norm and 2-D rotary positions."""
+class Block(nn.Module):
+    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then SwiGLU.
 
-    def __init__(self, shape: Shape, qk_norm: bool) -> None:
+    Compiled or not, the cache and attention stay as they are: only their lengths differ from pass to pass.
+    """
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__()
-        width = shape.dim // shape.heads
+        self.compile_parts = config.compile
+        width, hidden = shape.dim // shape.heads, feed_forward_width(shape.dim)
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
         self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.q_norm = nn.RMSNorm(width) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width) if qk_norm else nn.Identity()
-
-    def forward(
-        self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int
-    ) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        q, k, v = rearrange(self.qkv(x), "b s (three h e) -> three b h s e", three=3, h=self.heads)
-        q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        mixed = attend(q.to(v.dtype), k.to(v.dtype), v, mask)  # autocast leaves norms in float32
-        return self.out(rearrange(mixed, "b h s e -> b s (h e)"))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """Pre-norm block: attention, then SwiGLU."""
-
-    def __init__(self, shape: Shape, qk_norm: bool, dropout: float) -> None:
-        super().__init__()
-        hidden = feed_forward_width(shape.dim)
-        self.attention = Attention(shape, qk_norm)
+        self.q_norm = nn.RMSNorm(width) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width) if config.qk_norm else nn.Identity()
         self.gate_up = nn.Linear(shape.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, shape.dim, bias=False)
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim), nn.RMSNorm(shape.dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        x = x + self.dropout(self.attention(self.norm1(x), angles, mask, cache, layer))
+        parts = (Block.project, Block.finish)
+        project, finish = map(_compiled, parts) if self.compile_parts else parts
+        q, k, v = project(self, x, angles)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        return finish(self, x, attend(q, k, v, mask))
+
+    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3)
+        q, k, v = qkv.unbind(2)
+        q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
+        return q.to(v.dtype), k.to(v.dtype), v  # autocast leaves norms in float32
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add what attention mixed (B, H, S, E), then the feed-forward layer, to x (B, S, D)."""
+        x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(gate) * up))  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    return torch.compile(function)
 
 
 class Transformer(nn.Module):
@@ -160,7 +178,7 @@ class Transformer(nn.Module):
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
         self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
-        self.blocks = nn.ModuleList(Block(shape, config.qk_norm, config.dropout) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.dim)
         self.head = nn.Linear(shape.dim, vocabulary, bias=False)
         self.register_buffer("angles", rotary_table(*grid, shape.dim // shape.heads), persistent=False)
@@ -189,8 +207,8 @@ class Transformer(nn.Module):
             content: (B, S) token of each slot; ignored for queries and the class token.
             labels: (B,) class, or `classes` for none.
             sequence: (N,) or (B, N) cells in decoding order.
-            mask: (S, kept + S) dense, or a block mask; None where every slot sees all.
-            cache: keys and values of the `kept` slots of earlier passes.
+            mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
+            cache: keys and values of the slots of earlier passes.
         """
         cells = torch.atleast_2d(sequence)
         angles = self.angles[torch.where(slots.rank == NONE, 0, cells[:, slots.rank.clamp(min=0)] + 1)][:, None]
@@ -200,7 +218,7 @@ class Transformer(nn.Module):
                 x = checkpoint(block, x, angles, mask, cache, layer, use_reentrant=False)
             else:
                 x = block(x, angles, mask, cache, layer)
-        return self.head(self.norm(x[:, slots.target != NONE]))  # type: ignore[no-any-return]
+        return self.head(self.norm(x[:, slots.goals]))  # type: ignore[no-any-return]
 
     def embed(self, slots: Slots, content: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.

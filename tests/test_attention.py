@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from radar.attention import NONE, VARIANTS, Slots, attend
+from radar.attention import NONE, VARIANTS, Slots, attend, nested
 from radar.errors import InputError
 from tests.arms import CELLS, arms, layout
 
@@ -33,6 +33,28 @@ def leaks(slots: Slots, step: torch.Tensor) -> bool:
 def test_no_leak(order, variant):
     step, slots = layout(order, variant)
     assert not leaks(slots, step)
+
+
+@pytest.mark.parametrize(
+    ("order", "variant"), [arm for arm in arms() if arm[1].startswith("nested") and arm[1] != "nested_memory"]
+)
+def test_a_step_sees_one_copy_of_every_earlier_group(order, variant):
+    _, slots = layout(order, variant)
+    mask = slots.mask()
+    for i in torch.nonzero(slots.step >= 0).flatten():
+        seen = torch.nonzero(mask[i] & slots.content & (slots.rank != NONE)).flatten()
+        assert len(slots.rank[seen].unique()) == len(seen), "no cell twice"
+        assert len(seen) == int((slots.group[~slots.content] < slots.step[i]).sum()), "and none is missing"
+
+
+def test_cheaper_nested_layouts():
+    sizes = [1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1]
+    assert torch.equal(nested(sizes, rings=99).mask(), nested(sizes).mask())
+    assert torch.equal(nested(sizes, every=1).mask(), nested(sizes).mask())
+    assert len(nested(sizes, rings=1)) == len(nested(sizes, every=99)) == 2 * 256 + 1 - sizes[-1], "the slots of plain"
+    for option in ("rings", "every"):
+        with pytest.raises(InputError, match=f"{option}=0"):
+            nested(sizes, **{option: 0})
 
 
 @pytest.mark.parametrize(

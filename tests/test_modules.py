@@ -9,7 +9,7 @@ from experiments.train import train_generator
 from radar.attention import VARIANTS
 from radar.callbacks import WeightAverage
 from radar.checkpoints import load_generator, read_checkpoint, restore_weights
-from radar.config import Config, ModelConfig, OrderConfig, TrainConfig, load_config, to_config
+from radar.config import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig, load_config, to_config
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError, NonFiniteLoss
 from radar.modules import LAYOUTS, GeneratorModule, learning_rate
@@ -63,6 +63,16 @@ def test_without_corruption_known_tokens_are_clean():
     made.config.model.label_dropout = 0.0
     asked = made.nll(BATCH[1], BATCH[2]).mean() / 16
     assert float(made.training_step(BATCH, 0).detach()) == pytest.approx(float(asked), rel=1e-5)
+
+
+def test_revising_less_in_sampling_than_in_training():
+    made = module(corruption_rate=0.0)
+    most = sum(len(turn.slots) for turn in made.turns(SampleConfig()))
+    fewer = sum(len(turn.slots) for turn in made.turns(SampleConfig(revise_rings=1)))
+    assert fewer == 2 * 16 + 1 - int((made.step == made.step.max()).sum()) < most
+    made = module(corruption_rate=0.0)
+    made.config.revise.every = 2
+    assert sum(len(turn.slots) for turn in made.turns(SampleConfig(revise_every=1))) == most
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

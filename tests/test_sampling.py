@@ -137,6 +137,14 @@ def test_guidance_formula(schedule):
         assert torch.allclose(g, u + scale * (c - u), atol=1e-4)
 
 
+def test_bfloat16_is_close():
+    labels = torch.tensor([0, 1])
+    exact, low = (logits_of_passes(SampleConfig(precision=p), labels) for p in ("32-true", "bf16-mixed"))
+    for a, b in zip(exact, low, strict=True):
+        assert b.dtype == torch.float32 and not torch.equal(a, b)
+        assert (a - b).std() < 0.05 * a.std()
+
+
 def test_unknown_guidance_schedule():
     with pytest.raises(InputError, match="unknown guidance schedule 'cosine'; choose from: constant, linear"):
         logits_of_passes(SampleConfig(guidance_schedule="cosine"), torch.tensor([0]))

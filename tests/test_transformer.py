@@ -1,14 +1,16 @@
 """Shapes, positions, cost-saving paths that must not change the result."""
 
 import math
+import shutil
 
 import pytest
 import torch
 
 from radar.attention import VARIANTS
-from radar.config import ModelConfig
+from radar.config import ModelConfig, SampleConfig
 from radar.errors import InputError
 from radar.orders import decode_sequence
+from radar.sampling import plan_turns, sample_tokens
 from radar.transformer import PRESETS, Transformer, parameter_count
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 
@@ -44,6 +46,24 @@ def test_activation_checkpointing_changes_nothing():
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_changes_nothing():
+    step, slots = layout("radial", "plain")
+    content, labels = torch.ones(2, len(slots), dtype=torch.long), torch.tensor([0, 1])
+    results = []
+    for compiled in (False, True):
+        model = small_model()
+        for block in model.blocks:
+            block.compile_parts = compiled
+        logits = model(slots, content, labels, decode_sequence(step), slots.mask())
+        logits.square().mean().backward()
+        tokens = sample_tokens(
+            model.eval(), plan_turns(slots, False), decode_sequence(step), labels, SampleConfig(), range(2)
+        )
+        results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None), tokens])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*results, strict=True))
+
+
 def test_one_order_per_image_equals_each_alone():
     _, slots = layout("random in 5", "plain")
     model = small_model()
@@ -59,10 +79,11 @@ def test_one_order_per_image_equals_each_alone():
 def test_attention_depends_on_the_distance_of_cells():
     """Rotary positions: q.k of two cells is unchanged when both move by the same rows and columns."""
     model = small_model()
-    q, k = torch.randn(2, model.angles.shape[1], dtype=torch.complex64)
+    angles = torch.view_as_complex(model.angles)
+    q, k = torch.randn(2, angles.shape[1], dtype=torch.complex64)
 
     def product(a: int, b: int) -> float:
-        return float(((q * model.angles[a + 1]) * (k * model.angles[b + 1]).conj()).sum().real)
+        return float(((q * angles[a + 1]) * (k * angles[b + 1]).conj()).sum().real)
 
     w = GRID[1]
     assert product(0, w + 1) == pytest.approx(product(w, 2 * w + 1), abs=1e-4)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
-from radar.config import Config, SampleConfig
+from radar.config import Config, ReviseConfig, SampleConfig
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.modules.trained import TrainedModule
 from radar.orders import decode_sequence, decode_steps, redraw_sequences, step_sizes
@@ -22,7 +22,7 @@ from radar.sampling import Turn, draw, plan_turns
 from radar.seeding import Stream, derive
 from radar.tokens import Batch
 from radar.transformer import Transformer
-from radar.variants import choose
+from radar.variants import call, choose
 
 
 class Layout(NamedTuple):
@@ -57,9 +57,10 @@ class GeneratorModule(TrainedModule):
     ) -> None:
         super().__init__(config, origin)
         self.step = decode_steps(config.order, *grid)
-        self.slots = choose("attention", config.attention, VARIANTS)(step_sizes(self.step))
+        self.slots = self._slots(config.revise)
+        self._slots(_revised(config.revise, config.sample))  # fails here, not after training
         self.backend = choose("attention backend", config.model.backend, BACKENDS)
-        self._packed: tuple[Any, Tensor | BlockMask] | None = None
+        self._packed: tuple[Any, Layout] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         if config.train.redraw_order:
@@ -72,11 +73,12 @@ class GeneratorModule(TrainedModule):
         """Dense mask (S, S) of the whole layout."""
         return self.slots.mask()
 
-    def packed_mask(self) -> Tensor | BlockMask:
-        """Build the mask of the whole layout, once for a backend and device."""
-        key = (self.device, self.backend)
+    def packed(self) -> Layout:
+        """All steps in one sequence; built once for a backend and device."""
+        key = (self.device, self.backend, self.slots)
         if self._packed is None or self._packed[0] != key:
-            self._packed = (key, self.backend(self.slots, self.device))
+            slots, every = self.slots.to(self.device), torch.ones(len(self.slots), dtype=torch.bool)
+            self._packed = (key, Layout(slots, self.backend(self.slots, self.device), every, 1.0))
         return self._packed[1]
 
     @property
@@ -91,7 +93,11 @@ class GeneratorModule(TrainedModule):
 
     def turns(self, settings: SampleConfig) -> list[Turn]:
         """Plan the sampler's forward passes, on this module's device."""
-        return plan_turns(self.slots, settings.correction > 0, self.device)
+        slots = self._slots(_revised(self.config.revise, settings))
+        return plan_turns(slots, settings.correction > 0, self.device)
+
+    def _slots(self, revise: ReviseConfig) -> Slots:
+        return call("attention", self.config.attention, VARIANTS, step_sizes(self.step), **vars(revise))
 
     def cross_entropy(
         self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
@@ -181,9 +187,16 @@ class GeneratorModule(TrainedModule):
             logger.log_metrics({"val/nll": value}, self.global_step)
 
 
+def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
+    rings, every = settings.revise_rings, settings.revise_every
+    return ReviseConfig(
+        rings=trained.rings if rings is None else rings, every=trained.every if every is None else every
+    )
+
+
 def packed(module: GeneratorModule) -> Layout:
     """All steps in one sequence."""
-    return Layout(module.slots, module.packed_mask(), torch.ones(len(module.slots), dtype=torch.bool), 1.0)
+    return module.packed()
 
 
 def sampled(module: GeneratorModule) -> Layout:
