@@ -15,10 +15,26 @@ from radar.transformer import Shape, feed_forward_width
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations and bytes of some passes, for a batch."""
+    """Operations (of weights, of attention), bytes and number of some passes, for a batch."""
 
-    flops: float
+    products: float
+    attention: float
     bytes: float
+    passes: int
+
+    @property
+    def flops(self) -> float:
+        """All operations."""
+        return self.products + self.attention
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One after the other."""
+        return Cost(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.bytes + other.bytes,
+            self.passes + other.passes,
+        )
 
     def seconds(self, flops_per_s: float, bytes_per_s: float) -> float:
         """Roofline floor: no device with these rates can be faster."""
@@ -33,15 +49,13 @@ def weight_count(shape: Shape, vocabulary: int) -> int:
 
 def pass_cost(shape: Shape, vocabulary: int, turn: Turn, batch: int, element: int = 4) -> Cost:
     """Cost of one forward pass for `batch` rows (guidance doubles them); `element` bytes per number."""
-    d, f = shape.dim, feed_forward_width(shape.dim)
+    d, f, layers = shape.dim, feed_forward_width(shape.dim), shape.layers
     slots, covered, targets = len(turn.slots), turn.covered, len(turn.targets)
-    per_layer = 2 * slots * (4 * d * d + 3 * d * f) + 4 * slots * covered * d
-    flops = batch * (shape.layers * per_layer + 2 * targets * d * vocabulary)
-    moved = weight_count(shape, vocabulary) + batch * shape.layers * 2 * covered * d
-    return Cost(float(flops), float(moved * element))
+    products = batch * (layers * 2 * slots * (4 * d * d + 3 * d * f) + 2 * targets * d * vocabulary)
+    moved = weight_count(shape, vocabulary) + batch * layers * 2 * covered * d
+    return Cost(float(products), float(batch * layers * 4 * slots * covered * d), float(moved * element), 1)
 
 
 def sampling_cost(shape: Shape, vocabulary: int, turns: Sequence[Turn], batch: int, element: int = 4) -> Cost:
     """Cost of drawing `batch` images without guidance."""
-    parts = [pass_cost(shape, vocabulary, turn, batch, element) for turn in turns]
-    return Cost(sum(part.flops for part in parts), sum(part.bytes for part in parts))
+    return sum((pass_cost(shape, vocabulary, turn, batch, element) for turn in turns), Cost(0.0, 0.0, 0.0, 0))

@@ -8,11 +8,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.cli import main
-from radar.config import SampleConfig
-from radar.cost import sampling_cost, weight_count
-from radar.orders import decode_sequence
+from experiments.bench import run
+from experiments.bench.scaling import check_scaling
+from experiments.bench.works import Work
+from radar.attention import VARIANTS
+from radar.config import Config, ModelConfig, OrderConfig, SampleConfig
+from radar.cost import Cost, sampling_cost, weight_count
+from radar.errors import InputError
+from radar.modules import GeneratorModule
+from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import plan_turns, sample_tokens
-from radar.transformer import Cache
+from radar.transformer import Cache, model_shape
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails
 
@@ -61,12 +67,15 @@ def test_every_slot_is_encoded_once_and_the_cache_never_grows(order, variant, mo
 
 def test_bench(tmp_path, capsys):
     small = ["--grid", "4x4", "--vocabulary", "32", "--classes", "3", "--repeats", "2", "model.preset=tiny"]
-    arguments = ["--arms", "raster/causal,halton:steps=4:schedule=cosine/plain", "--batch", "1,2", "--train", "2"]
+    kinds = ["sample", "decode", "train", "load", "metrics"]
+    arguments = ["--arms", "raster/causal,halton:steps=4:schedule=cosine/nested:rings=1", "--what", ",".join(kinds)]
+    arguments += ["--batch", "1,2"]
     for name in ("a", "b"):
         main(["bench", *small, *arguments, "--guidance", "1,2", "--out", str(tmp_path / f"{name}.json")])
     found = json.loads((tmp_path / "a.json").read_text())
-    assert len(found["rows"]) == 2 * 2 * 2 + 2 and found["gflops_per_s"] > 0 and found["copy_gbytes_per_s"] > 0
-    assert {row["steps"] for row in found["rows"]} == {16, 4}
+    assert [sum(row["what"] == what for row in found["rows"]) for what in kinds] == [8, 8, 4, 2, 2]
+    assert found["gflops_per_s"] > 0 and found["copy_gbytes_per_s"] > 0
+    assert {row["steps"] for row in found["rows"]} == {16, 4, None}
     assert all(row["over_floor"] > 0 and row["seconds"] > 0 for row in found["rows"])
     once, twice = (next(r for r in found["rows"] if r["guidance"] == scale) for scale in (1, 2))
     assert twice["flops_per_image"] == 2 * once["flops_per_image"], "guidance doubles the work, and only where it is on"
@@ -76,12 +85,42 @@ def test_bench(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(found["rows"])
 
 
+def test_scaling_is_predicted_from_the_other_grids():
+    """Times that follow the model are predicted; one that does not is named."""
+    per_term = {"products": 1e-11, "attention": 3e-11, "bytes": 1e-10, "passes": 1e-3}
+    rows = []
+    for side in (4, 6, 8):
+        for order, variant in (("raster", "causal"), ("radial", "plain"), ("radial", "nested"), ("halton", "plain")):
+            turns = plan_turns(VARIANTS[variant](step_sizes(decode_steps(OrderConfig(name=order), side, side))), False)
+            cost = vars(sampling_cost(model_shape(ModelConfig()), 64, turns, 4))
+            seconds = sum(rate * cost[term] for term, rate in per_term.items())
+            row = {"what": "sample", "arm": f"{order}/{variant}", "grid": f"{side}x{side}", "batch": 4}
+            rows.append(row | {"cost": cost, "seconds": seconds})
+    assert "12 of 12 within 25%" in check_scaling(rows) and "100.0 GFLOP/s" in check_scaling(rows)
+    rows[-1]["seconds"] *= 2
+    assert "11 of 12 within 25%" in check_scaling(rows)
+    assert check_scaling(rows[:8]) == "", "two grids predict nothing"
+
+
+def test_largest_batch(monkeypatch):
+    """What grows by 1 MB per image fits 512 times into 80% of 1 GB."""
+    monkeypatch.setattr(run, "sample", lambda module, batch: Work(lambda: batch, Cost(0, 0, 0, 0)))
+    monkeypatch.setattr(run, "peak_bytes", lambda device, call: 5e8 + 1e6 * call())
+    monkeypatch.setattr(run, "free_bytes", lambda device: 1e9)
+    module = GeneratorModule(Config(), 17, 10, (4, 4))
+    assert run.largest_batch(module) == 512
+    monkeypatch.setattr(run, "free_bytes", lambda device: None)
+    with pytest.raises(InputError, match="--batch max is not possible"):
+        run.largest_batch(module)
+
+
 def test_bad_benchmarks(tmp_path, capsys):
     out = ("--out", tmp_path / "x.json")
     assert "'radial' is not of the form order/variant" in fails(capsys, "bench", "--arms", "radial", *out)
     assert "unknown order 'radal'" in fails(capsys, "bench", "--arms", "radal/plain", *out)
     assert "--batch 0 is not possible" in fails(capsys, "bench", "--batch", "0", *out)
     assert "--batch x is not a list of numbers" in fails(capsys, "bench", "--batch", "x", *out)
+    assert "unknown kind of work 'smaple'" in fails(capsys, "bench", "--what", "smaple", *out)
     assert "'train.lr=1' does not change a benchmark" in fails(capsys, "bench", "train.lr=1", *out)
     assert "is not a result of radar bench" in fails(capsys, "bench", "--compare", tmp_path / "a", tmp_path / "b")
     assert not (tmp_path / "x.json").exists()

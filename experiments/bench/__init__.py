@@ -1,0 +1,35 @@
+"""`radar bench`: how fast arms sample and train, against the roofline floor that is measured in the same run."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from experiments.bench.results import compare, draw, facts, table
+from experiments.bench.run import run_bench
+from experiments.bench.scaling import check_scaling
+from radar.errors import InputError
+from radar.files import replacing
+
+OPTIONS = ("model.", "order.", "revise.", "train.precision=", "train.device=", "sample.")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar bench`."""
+    if args.compare:
+        print(compare(*map(Path, args.compare)))
+        return
+    for text in args.options:
+        if not text.startswith(OPTIONS):
+            raise InputError(f"'{text}' does not change a benchmark; radar bench takes: {', '.join(OPTIONS)}")
+    torch.set_num_threads(args.threads)
+    found, path = run_bench(args), Path(args.out)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1))
+    draw(found["rows"], facts(found), path.with_suffix(".png"))
+    print(facts(found))
+    print(table(found["rows"]))
+    if report := check_scaling(found["rows"]):
+        print(report)
+    print(path)

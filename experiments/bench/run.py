@@ -1,0 +1,143 @@
+"""Builds the arms, times them in turns, and describes what was measured."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import product
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
+from experiments.bench.works import SHARED, WORKS, Work, sample
+from experiments.evaluate import synchronised
+from experiments.orders import parse_grid
+from radar.checkpoints import pick_device
+from radar.config import load_config
+from radar.errors import InputError
+from radar.modules import GeneratorModule
+from radar.provenance import git_commit, hardware, versions
+from radar.transformer import parameter_count
+from radar.variants import choose
+
+Row = dict[str, Any]
+LARGEST = "max"
+SETTINGS = ("MALLOC_", "OMP_", "KMP_", "MKL_", "LD_PRELOAD")  # environment that changes speed
+
+
+def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
+    """Build `order/variant` with random weights, options after colons; raises InputError.
+
+    `halton:steps=13:schedule=cosine/plain`, `radial/nested:rings=1`.
+    """
+    order, slash, variant = name.partition("/")
+    if not slash:
+        raise InputError(f"arm '{name}' is not of the form order/variant (example: radial/plain)")
+    title, *details = order.split(":")
+    attention, *revise = variant.split(":")
+    chosen = [f"order.name={title}", *(f"order.{d}" for d in details)]
+    chosen += [f"attention={attention}", *(f"revise.{d}" for d in revise)]
+    config = load_config(None, [*chosen, *options])
+    torch.manual_seed(0)
+    module = GeneratorModule(config, args.vocabulary, args.classes, grid)
+    torch.nn.init.normal_(module.model.head.weight, std=0.02)
+    return module.to(pick_device(config.train.device)).eval()
+
+
+def time_in_turns(works: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[list[float]]:
+    """Seconds of every work in every round, the first round dropped: (works, repeats)."""
+    rounds = [[synchronised(device, work) for work in works] for _ in range(repeats + 1)][1:]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def describe(work: Work, seconds: Sequence[float], batch: int, rates: Rates) -> Row:
+    """Median and range of images per second, cost on paper, and the ratio to the floor."""
+    middle, floor = median(seconds), work.cost.seconds(rates.flops_per_s, rates.bytes_per_s)
+    row: Row = {
+        "steps": work.steps, "slots": work.slots, "seconds": middle, "images_per_s": batch / middle,
+        "images_per_s_min": batch / max(seconds), "images_per_s_max": batch / min(seconds),
+        "flops_per_image": work.cost.flops / batch, "bytes_per_image": work.cost.bytes / batch,
+        "cost": vars(work.cost), "floor_seconds": floor, "over_floor": middle / floor,
+    }  # fmt: skip
+    return row | ({"ms_per_step": 1e3 * middle / work.cost.passes} if work.cost.passes else {})
+
+
+def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: Rates, repeats: int) -> list[Row]:
+    """Time one kind of work for all arms in turns: a row per arm."""
+    if what in SHARED:
+        arms = {"(any)": next(iter(arms.values()))}
+    device = next(iter(arms.values())).device
+    works = {name: choose("kind of work", what, WORKS)(module, batch) for name, module in arms.items()}
+    times = time_in_turns([work.call for work in works.values()], device, repeats)
+    return [
+        {"what": what, "arm": name, "batch": batch}
+        | {"guidance": arms[name].config.sample.guidance if what in ("sample", "decode") else None}
+        | {"grid": "{}x{}".format(*arms[name].model.grid)}
+        | describe(work, seconds, batch, rates)
+        | {"peak_bytes": peak_bytes(device, work.call)}
+        for (name, work), seconds in zip(works.items(), times, strict=True)
+    ]
+
+
+def largest_batch(module: GeneratorModule) -> int:
+    """Largest power of two of images that sampling has memory for, from the growth between 16 and 64 images.
+
+    Raises InputError where the memory in use cannot be read.
+    """
+    small, large = (peak_bytes(module.device, sample(module, batch).call) for batch in (16, 64))
+    free = free_bytes(module.device)
+    if small is None or large is None or free is None:
+        raise InputError(f"--batch {LARGEST} is not possible: the memory in use cannot be read on this system")
+    batch, per_image = 64, max(1, large - small) / 48
+    while 2 * batch * per_image < 0.8 * free:
+        batch *= 2
+    return batch
+
+
+def run_bench(args: argparse.Namespace) -> Row:
+    """Measure everything that is asked for."""
+    grids = [parse_grid(grid) for grid in args.grid.split(",")]
+    scales, kinds = parse_numbers("--guidance", args.guidance, float), args.what.split(",")
+    for what in kinds:
+        choose("kind of work", what, WORKS)
+    batches = [b if b == LARGEST else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
+    options = ["model.preset=small", *args.options]
+    arms = {
+        (grid, scale): {
+            name: build_arm(name, args, grid, [*options, f"sample.guidance={scale}"]) for name in args.arms.split(",")
+        }
+        for grid, scale in product(grids, scales)
+    }
+    first = next(iter(arms[grids[0], scales[0]].values()))
+    dtype = torch.bfloat16 if "bf16-mixed" in str(args.options) else torch.float32
+    rates = measure_rates(first.model.shape.dim, parameter_count(first.model), first.device, dtype)
+    rows: list[Row] = []
+    jobs = list(product(kinds, grids, batches, scales))
+    for what, grid, wanted, scale in tqdm(jobs, "bench", disable=None, leave=False):
+        if scale != scales[0] and what not in ("sample", "decode"):
+            continue  # guidance is a matter of sampling
+        some = arms[grid, scale]
+        batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
+        rows += bench(what, some, batch, rates, args.repeats)
+    return {
+        "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
+        "threads": torch.get_num_threads(), "dtype": str(dtype).removeprefix("torch."), "versions": versions(),
+        "environment": {key: value for key, value in os.environ.items() if key.startswith(SETTINGS)},
+        "params": parameter_count(first.model), "gflops_per_s": rates.flops_per_s / 1e9,
+        "copy_gbytes_per_s": rates.bytes_per_s / 1e9, "vocabulary": args.vocabulary, "classes": args.classes,
+        "repeats": args.repeats, "options": options, "rows": rows,
+    }  # fmt: skip
+
+
+def parse_numbers(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """Read a list such as 1,16,64; raises InputError."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{flag} {text} is not a list of numbers (example: 1,16)") from error
+    if min(numbers) < 1:
+        raise InputError(f"{flag} {text} is not possible: each must be at least 1")
+    return numbers

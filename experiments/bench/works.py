@@ -1,0 +1,136 @@
+"""What can be timed: sampling, sampling with decoding, a training step, loading a batch, feature metrics.
+
+Weights and tokens are random. Legend: B images, N cells, V vocabulary.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.evaluate import training_flops
+from radar.cost import Cost, sampling_cost
+from radar.features import Classifier, extract
+from radar.metrics import frechet_distance
+from radar.modules import GeneratorModule
+from radar.orders import step_sizes
+from radar.sampling import sample_tokens
+from radar.tokenizers import Convolutional, vq
+from radar.tokens import BatchDataset, TokenSplit
+
+DOWNSAMPLE = 8  # pixels per cell and side of decoded images
+STORED = 50_000  # images of the token file that is loaded from
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to time: a call for a batch, what it costs on paper, its number of passes and of slots per image."""
+
+    call: Callable[[], object]
+    cost: Cost
+    steps: int | None = None
+    slots: int | None = None
+
+
+def sample(module: GeneratorModule, batch: int) -> Work:
+    """One batch of sampling, tokens only."""
+    settings, numbers = module.config.sample, range(batch)
+    labels = torch.arange(batch, device=module.device) % module.model.classes
+    turns, sequence = module.turns(settings), module.sequence
+    rows = batch if settings.guidance == 1 else 2 * batch
+    element = 2 if settings.precision == "bf16-mixed" else 4
+    return Work(
+        lambda: sample_tokens(module.model, turns, sequence, labels, settings, numbers),
+        sampling_cost(module.model.shape, module.model.vocabulary, turns, rows, element),
+        len(turns),
+        sum(len(turn.slots) for turn in turns),
+    )
+
+
+def decode(module: GeneratorModule, batch: int) -> Work:
+    """One batch of sampling, and its decoding by an untrained VQ decoder into images of 8 pixels per cell and side."""
+    tokens_only, grid = sample(module, batch), module.model.grid
+    tokenizer = vq(module.model.vocabulary, downsample=DOWNSAMPLE).to(module.device).eval()
+    assert isinstance(tokenizer, Convolutional)
+    one = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
+    flops = counted(lambda: tokenizer.decode(one, grid)) * batch
+    cost = tokens_only.cost + Cost(flops, 0.0, weight_bytes(tokenizer.decoder), 0)
+    return Work(lambda: tokenizer.decode(tokens_only.call(), grid), cost, tokens_only.steps, tokens_only.slots)  # type: ignore[arg-type]
+
+
+def train(module: GeneratorModule, batch: int) -> Work:
+    """One optimizer step, with everything but loading; its floor is that of its matrix products."""
+    optimizer = module.configure_optimizers()["optimizer"]
+    tokens = torch.randint(module.model.vocabulary, (batch, len(module.step)), device=module.device)
+    labels = torch.arange(batch, device=module.device) % module.model.classes
+    low = module.config.train.precision == "bf16-mixed"
+
+    def call() -> None:
+        with torch.autocast(module.device.type, torch.bfloat16, enabled=low):
+            loss = module.train().training_step((0, tokens, labels), 0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.eval()
+
+    cost = Cost(training_flops(module, draws=1) * batch, 0.0, 0.0, 0)
+    return Work(call, cost, len(step_sizes(module.step)), len(module.slots))
+
+
+def load(module: GeneratorModule, batch: int) -> Work:
+    """One training batch out of a memory-mapped token file, as training loads it: to be compared with `train`."""
+    folder = tempfile.TemporaryDirectory()
+    path, shape = Path(folder.name) / "tokens.npy", (STORED, len(module.step))
+    np.save(path, np.random.default_rng(0).integers(module.model.vocabulary, size=shape, dtype=np.int32))
+    split = TokenSplit(np.load(path, mmap_mode="r"), np.zeros(STORED, dtype=np.int64))
+    batches = BatchDataset(split.gather, STORED, batch, seed=0, total=2**31)
+    numbers = iter(range(2**31))
+
+    def call(kept: object = folder) -> None:
+        batches[next(numbers)]
+
+    return Work(call, Cost(0.0, 0.0, batch * 4.0 * shape[1], 0))
+
+
+def metrics(module: GeneratorModule, batch: int) -> Work:
+    """Features of a batch of images by an untrained classifier, and one Fréchet distance of 1,000 vectors each."""
+    size = tuple(DOWNSAMPLE * side for side in module.model.grid)
+    network = Classifier("bench", module.model.classes, size).to(module.device).eval()
+    images = torch.randint(256, (batch, 3, *size), dtype=torch.uint8)
+    vectors = torch.randn(2, 1000, network.num_features)
+    one = images[:1].to(module.device)
+    flops = counted(lambda: network(one)) * batch
+
+    def call() -> None:
+        extract(network, images)
+        frechet_distance(*vectors)
+
+    return Work(call, Cost(flops, 0.0, weight_bytes(network), 0))
+
+
+WORKS: dict[str, Callable[[GeneratorModule, int], Work]] = {
+    "sample": sample,
+    "decode": decode,
+    "train": train,
+    "load": load,
+    "metrics": metrics,
+}
+SHARED = ("load", "metrics")  # the same for every arm
+
+
+@torch.no_grad()
+def counted(call: Callable[[], object]) -> float:
+    """Count the operations of matrix products and convolutions of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def weight_bytes(module: nn.Module) -> float:
+    """Bytes of all weights."""
+    return float(sum(p.numel() * p.element_size() for p in module.parameters()))
