@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from radar.attention import NONE, Slots
+from radar.cache import empty_cache
 from radar.config import SampleConfig
 from radar.seeding import Stream, generator
-from radar.transformer import Cache, Transformer
+from radar.transformer import Transformer
 from radar.variants import choose
 
 # Guidance scale after a fraction x in (0, 1] of the steps; the scale is s in u + s * (c - u) (arXiv 2207.12598).
@@ -175,7 +176,10 @@ class _Guide:
         room = max(turn.covered for turn in turns)
         dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else model.query.dtype
         self.model = model
-        self.cache = Cache(model.shape, len(self.labels), room, model.query.device, dtype)
+        shape, device = model.shape, model.query.device
+        self.cache = empty_cache(
+            shape.layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
+        )
 
     def predict(self, number: int, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass."""
@@ -183,7 +187,7 @@ class _Guide:
         if self.doubled:
             content = content.repeat(2, 1)
             sequence = sequence.repeat(2, 1) if sequence.ndim == 2 else sequence
-        self.cache.length = turn.start
+        self.cache.start.fill_(turn.start)
         logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache)
         if not self.doubled:
             return logits  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Slots, attend
+from radar.cache import Cache, cached_attention
 from radar.config import ModelConfig
 from radar.errors import InputError
 from radar.variants import choose
@@ -91,31 +92,11 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return turned.flatten(-2).type_as(x)
 
 
-class Cache:
-    """Keys and values of earlier passes, in one buffer that never grows: (L, 2, B, H, most slots, E)."""
-
-    def __init__(self, shape: Shape, batch: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        width = shape.dim // shape.heads
-        self.buffer = torch.empty(shape.layers, 2, batch, shape.heads, slots, width, device=device, dtype=dtype)
-        self.length = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this pass behind what is kept and return all keys and values seen so far plus these."""
-        end = self.length + k.shape[2]
-        self.buffer[layer, 0, :, :, self.length : end] = k
-        self.buffer[layer, 1, :, :, self.length : end] = v
-        return self.buffer[layer, 0, :, :, :end], self.buffer[layer, 1, :, :, :end]
-
-
 class Block(nn.Module):
-    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then SwiGLU.
-
-    Compiled or not, the cache and attention stay as they are: only their lengths differ from pass to pass.
-    """
+    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then SwiGLU."""
 
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__()
-        self.compile_parts = config.compile
         width, hidden = shape.dim // shape.heads, feed_forward_width(shape.dim)
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
@@ -127,16 +108,9 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim), nn.RMSNorm(shape.dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        parts = (Block.project, Block.finish)
-        project, finish = map(_compiled, parts) if self.compile_parts else parts
-        q, k, v = project(self, x, angles)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        return finish(self, x, attend(q, k, v, mask))
+        return self.finish(x, attend(*self.project(x, angles), mask).transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
@@ -146,15 +120,16 @@ class Block(nn.Module):
         return q.to(v.dtype), k.to(v.dtype), v  # autocast leaves norms in float32
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add what attention mixed (B, H, S, E), then the feed-forward layer, to x (B, S, D)."""
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        """Add what attention mixed (B, S, D), then the feed-forward layer, to x (B, S, D)."""
+        x = x + self.dropout(self.out(mixed))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(gate) * up))  # type: ignore[no-any-return]
 
 
 @functools.cache
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    return torch.compile(function)
+def _compiled(function: Callable[P, R], dynamic: bool | None = None) -> Callable[P, R]:
+    torch._dynamo.config.recompile_limit = 64  # of all models of one process
+    return torch.compile(function, dynamic=dynamic)
 
 
 class Transformer(nn.Module):
@@ -173,7 +148,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape = model_shape(config)
         self.vocabulary, self.classes, self.grid = vocabulary, classes, grid
-        self.recompute = config.checkpoint_activations
+        self.recompute, self.compiled = config.checkpoint_activations, config.compile
         self.tokens = nn.Embedding(vocabulary, shape.dim)
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
@@ -213,12 +188,26 @@ class Transformer(nn.Module):
         cells = torch.atleast_2d(sequence)
         angles = self.angles[torch.where(slots.rank == NONE, 0, cells[:, slots.rank.clamp(min=0)] + 1)][:, None]
         x = self.embed(slots, content, labels, cells)
-        for layer, block in enumerate(self.blocks):
+        if cache is not None:
+            assert not isinstance(mask, BlockMask)
+            decode = _compiled(Transformer.decode, dynamic=True) if self.compiled else Transformer.decode
+            return decode(self, x, angles, mask, slots.goals, cache.buffer, cache.start)
+        step = _compiled(Block.forward) if self.compiled else Block.forward
+        for block in cast(list[Block], self.blocks):
             if self.recompute and self.training:
-                x = checkpoint(block, x, angles, mask, cache, layer, use_reentrant=False)
+                x = checkpoint(step, block, x, angles, mask, use_reentrant=False)
             else:
-                x = block(x, angles, mask, cache, layer)
+                x = step(block, x, angles, mask)
         return self.head(self.norm(x[:, slots.goals]))  # type: ignore[no-any-return]
+
+    def decode(
+        self, x: Tensor, angles: Tensor, mask: Tensor | None, goals: Tensor, buffer: Tensor, start: Tensor
+    ) -> Tensor:
+        """Logits (B, T, V) of the slots `goals` of x (B, S, D), with the cache: in one piece, for the compiler."""
+        for layer, block in enumerate(cast(list[Block], self.blocks)):
+            q, k, v = block.project(x, angles)
+            x = block.finish(x, cached_attention(q, k, v, mask, buffer, start, layer))
+        return self.head(self.norm(x[:, goals]))  # type: ignore[no-any-return]
 
     def embed(self, slots: Slots, content: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.

@@ -11,6 +11,7 @@ from ablations.cli import main
 from experiments.bench import run
 from experiments.bench.scaling import check_scaling
 from experiments.bench.works import Work
+from radar import cache
 from radar.attention import VARIANTS
 from radar.config import Config, ModelConfig, OrderConfig, SampleConfig
 from radar.cost import Cost, sampling_cost, weight_count
@@ -18,7 +19,7 @@ from radar.errors import InputError
 from radar.modules import GeneratorModule
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import plan_turns, sample_tokens
-from radar.transformer import Cache, model_shape
+from radar.transformer import model_shape
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails
 
@@ -47,20 +48,20 @@ def test_every_slot_is_encoded_once_and_the_cache_never_grows(order, variant, mo
     """The guard against slow sampling that is not a timed test."""
     step, slots = layout(order, variant)
     model, encoded, buffers = small_model(), [], set()
-    forward, extend = model.forward, Cache.extend
+    forward, extend = model.forward, cache.extend
 
     def counted(part, *args):
         encoded.append(len(part))
         return forward(part, *args)
 
-    def watched(self, layer, k, v):
-        buffers.add(self.buffer.data_ptr())
-        keys, values = extend(self, layer, k, v)
-        assert keys.untyped_storage().data_ptr() == self.buffer.untyped_storage().data_ptr(), "a view, not a copy"
+    def watched(buffer, start, layer, k, v):
+        buffers.add(buffer.data_ptr())
+        keys, values = extend(buffer, start, layer, k, v)
+        assert keys.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr(), "a view, not a copy"
         return keys, values
 
     monkeypatch.setattr(model, "forward", counted)
-    monkeypatch.setattr(Cache, "extend", watched)
+    monkeypatch.setattr(cache, "extend", watched)
     sample_tokens(model, plan_turns(slots, False), decode_sequence(step), LABELS, SampleConfig(), range(3))
     assert len(encoded) == int(step.max()) + 1 and sum(encoded) == len(slots) and len(buffers) == 1
 

@@ -53,8 +53,7 @@ def test_compiling_changes_nothing():
     results = []
     for compiled in (False, True):
         model = small_model()
-        for block in model.blocks:
-            block.compile_parts = compiled
+        model.compiled = compiled
         logits = model(slots, content, labels, decode_sequence(step), slots.mask())
         logits.square().mean().backward()
         tokens = sample_tokens(

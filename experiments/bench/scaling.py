@@ -1,7 +1,7 @@
 """Does the cost on paper predict the time? Each grid is predicted from what was measured on the others.
 
-seconds = products / r1 + attention operations / r2 + bytes / r3 + passes * t, with rates of at least zero that are fitted
-to all arms at once by least squares of the relative error [ours].
+seconds = products / r1 + attention operations / r2 + bytes / r3 + passes * t, with rates of at least zero fitted to
+all arms at once by least squares of the relative error [ours].
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,64 @@
+"""Keys and values of earlier passes, in one buffer that never grows.
+
+Legend: B images, S slots, L layers, H heads, E head width, D = H E width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Cache:
+    """What a pass reads and writes.
+
+    Attributes:
+        buffer: (L, 2, B, H, most slots, E).
+        start: () int64 on the CPU, slots of earlier passes; this pass is written behind them.
+    """
+
+    buffer: Tensor
+    start: Tensor
+
+
+def empty_cache(
+    layers: int, batch: int, heads: int, slots: int, width: int, device: torch.device, dtype: torch.dtype
+) -> Cache:
+    """Room for `slots` slots."""
+    buffer = torch.empty(layers, 2, batch, heads, slots, width, device=device, dtype=dtype)
+    return Cache(buffer, torch.tensor(0))
+
+
+def extend(buffer: Tensor, start: int, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Write k and v (B, H, S, E) of one layer at `start`; return all up to their end, as views of the buffer."""
+    end = start + k.shape[2]
+    buffer[layer, 0, :, :, start:end] = k
+    buffer[layer, 1, :, :, start:end] = v
+    return buffer[layer, 0, :, :, :end], buffer[layer, 1, :, :, :end]
+
+
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor, start: Tensor, layer: int
+) -> Tensor:
+    """Attention (B, S, D) of q (B, H, S, E) over the cache, once k and v are added; mask (S, cached + S) or None."""
+    if torch.compiler.is_compiling():
+        return torch.ops.radar.cached_attention(q, k, v, mask, buffer, start, layer)  # type: ignore[no-any-return]
+    keys, values = extend(buffer, int(start), layer, k, v)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2).contiguous().flatten(2)
+
+
+# The compiler takes this as one operation; by itself it would copy the buffer for every slice that is written.
+_NAME = "radar::cached_attention"
+torch.library.define(
+    _NAME, "(Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor(a!) buffer, Tensor start, int layer) -> Tensor"
+)
+torch.library.impl(_NAME, ("cpu", "cuda"), cached_attention)
+
+
+def _fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor, start: Tensor, layer: int) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
+
+
+torch.library.register_fake(_NAME, _fake)
