@@ -115,12 +115,13 @@ def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     """
     tokens = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
-    # The counter knows attention only by its matrix products, which the MATH backend shows.
+    # The counter knows attention only by its matrix products, which the MATH backend shows, and sees no compiled code.
     backend, module.backend = module.backend, BACKENDS["sdpa"]
+    compiled, module.model.compiled = module.model.compiled, False
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         for number in range(draws):
             module.training_step((number, tokens, labels), number).backward()
-    module.backend = backend
+    module.backend, module.model.compiled = backend, compiled
     module.zero_grad()
     return float(counter.get_total_flops()) / draws
 
@@ -170,6 +171,7 @@ def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
         "hardware": hardware(generator.module.device),
         "dtype": str(next(generator.module.parameters()).dtype).removeprefix("torch."),
         "train_precision": config.train.precision,
+        "sample_precision": config.sample.precision,
         "timing_batch": config.evaluate.timing_batch,
         **versions(),
     }

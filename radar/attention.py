@@ -225,11 +225,15 @@ def nested(sizes: Sequence[int], rings: int | None = None, every: int = 1) -> Sl
     """RadAR's nested attention [paper]: the known region is predicted again each step and cannot see the new ring.
 
     Cheaper ones [ours], exact too since they are trained like that: only the last `rings` rings are encoded and revised
-    again, or all of them only in steps that `every` divides, and otherwise the last one. Older rings are seen as they
-    were encoded last. Raises InputError if a number is below 1.
+    again, or all of them only in steps that `every` divides, and otherwise the last one; with both, the last `rings` in
+    those steps. Older rings are seen as they were encoded last, so that later steps do not see a correction until its
+    ring is encoded again. Raises InputError if a number is below 1.
     """
     if every < 1 or (rings is not None and rings < 1):
         raise InputError(f"attention 'nested' with rings={rings}, every={every} is not possible: at least 1 each")
+
+    if rings is None and every == 1:
+        return _blocks(sizes, _sees_nested)
 
     def latest(block: Tensor, group: Tensor) -> Tensor:
         last = block if rings is None else torch.minimum(block, group + rings)

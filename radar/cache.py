@@ -45,6 +45,10 @@ def cached_attention(
     """Attention (B, S, D) of q (B, H, S, E) over the cache, once k and v are added; mask (S, cached + S) or None."""
     if torch.compiler.is_compiling():
         return torch.ops.radar.cached_attention(q, k, v, mask, buffer, start, layer)  # type: ignore[no-any-return]
+    return _attend(q, k, v, mask, buffer, start, layer)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor, start: Tensor, layer: int) -> Tensor:
     keys, values = extend(buffer, int(start), layer, k, v)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2).contiguous().flatten(2)
 
@@ -54,7 +58,7 @@ _NAME = "radar::cached_attention"
 torch.library.define(
     _NAME, "(Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor(a!) buffer, Tensor start, int layer) -> Tensor"
 )
-torch.library.impl(_NAME, ("cpu", "cuda"), cached_attention)
+torch.library.impl(_NAME, ("cpu", "cuda"), _attend)
 
 
 def _fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor, start: Tensor, layer: int) -> Tensor:

@@ -18,7 +18,10 @@ from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer, tokenize
 from radar.variants import choose
 
 # Options of a checkpoint that may be set anew.
-FREE = ("sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "train.device=")
+FREE = (
+    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "train.device=",
+    "model.compile=",
+)  # fmt: skip
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -125,7 +125,6 @@ def choose_tokens(settings: SampleConfig) -> TokenRule:
     return rule
 
 
-@torch.inference_mode()
 def sample_tokens(
     model: Transformer,
     turns: Sequence[Turn],
@@ -155,13 +154,14 @@ def sample_tokens(
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
     guide = _Guide(model, turns, labels, settings)
     low = settings.precision == "bf16-mixed"
-    for number, turn in enumerate(turns):
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=low):
-            logits = guide.predict(number, turn, known, sequence).float()
-        tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
-        known[:, turn.targets] = tokens
-        if trace is not None:
-            _record(trace, turn, known, cells, changed)
+    # Autocast keeps its bfloat16 weights from pass to pass only outside inference mode.
+    with torch.inference_mode(not low), torch.no_grad(), torch.autocast(labels.device.type, torch.bfloat16, low):
+        for number, turn in enumerate(turns):
+            logits = guide.predict(number, turn, known, sequence)
+            tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
+            known[:, turn.targets] = tokens
+            if trace is not None:
+                _record(trace, turn, known, cells, changed)
     return torch.empty_like(known).scatter_(1, cells, known)
 
 
@@ -188,7 +188,7 @@ class _Guide:
             content = content.repeat(2, 1)
             sequence = sequence.repeat(2, 1) if sequence.ndim == 2 else sequence
         self.cache.start.fill_(turn.start)
-        logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache)
+        logits = self.model(turn.slots, content, self.labels, sequence, turn.mask, self.cache).float()
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
         conditional, unconditional = logits.chunk(2)

@@ -7,7 +7,7 @@ import torch
 
 from radar.attention import NONE, VARIANTS, Slots, attend, nested
 from radar.errors import InputError
-from tests.arms import CELLS, arms, layout
+from tests.arms import CELLS, CHEAPER, arms, layout
 
 
 def reach(mask: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_slots(order, variant):
 
 
 @pytest.mark.parametrize(
-    ("order", "variant"), [("radial", v) for v in VARIANTS if v != "causal"] + [("raster", "causal")]
+    ("order", "variant"), [("radial", v) for v in [*VARIANTS, *CHEAPER] if v != "causal"] + [("raster", "causal")]
 )
 def test_flex_mask_is_the_dense_mask(order, variant):
     _, slots = layout(order, variant)

@@ -105,7 +105,7 @@ def test_scaling_is_predicted_from_the_other_grids():
 
 def test_largest_batch(monkeypatch):
     """What grows by 1 MB per image fits 512 times into 80% of 1 GB."""
-    monkeypatch.setattr(run, "sample", lambda module, batch: Work(lambda: batch, Cost(0, 0, 0, 0)))
+    monkeypatch.setattr(run, "sample", lambda module, batch: Work(lambda: batch, Cost(0, 0, 2.0, 2)))
     monkeypatch.setattr(run, "peak_bytes", lambda device, call: 5e8 + 1e6 * call())
     monkeypatch.setattr(run, "free_bytes", lambda device: 1e9)
     module = GeneratorModule(Config(), 17, 10, (4, 4))
@@ -121,7 +121,9 @@ def test_bad_benchmarks(tmp_path, capsys):
     assert "unknown order 'radal'" in fails(capsys, "bench", "--arms", "radal/plain", *out)
     assert "--batch 0 is not possible" in fails(capsys, "bench", "--batch", "0", *out)
     assert "--batch x is not a list of numbers" in fails(capsys, "bench", "--batch", "x", *out)
+    assert "'sample.guidance=2' is set by --guidance" in fails(capsys, "bench", "sample.guidance=2", *out)
+    assert "--batch max with --what train" in fails(capsys, "bench", "--what", "train", "--batch", "max", *out)
     assert "unknown kind of work 'smaple'" in fails(capsys, "bench", "--what", "smaple", *out)
     assert "'train.lr=1' does not change a benchmark" in fails(capsys, "bench", "train.lr=1", *out)
-    assert "is not a result of radar bench" in fails(capsys, "bench", "--compare", tmp_path / "a", tmp_path / "b")
+    assert "is not a result of this radar bench" in fails(capsys, "bench", "--compare", tmp_path / "a", tmp_path / "b")
     assert not (tmp_path / "x.json").exists()

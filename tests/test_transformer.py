@@ -47,13 +47,15 @@ def test_activation_checkpointing_changes_nothing():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiling_changes_nothing():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiling_changes_nothing(recompute):
     step, slots = layout("radial", "plain")
     content, labels = torch.ones(2, len(slots), dtype=torch.long), torch.tensor([0, 1])
     results = []
     for compiled in (False, True):
         model = small_model()
-        model.compiled = compiled
+        model.compiled, model.recompute = compiled, recompute
+        model.train()
         logits = model(slots, content, labels, decode_sequence(step), slots.mask())
         logits.square().mean().backward()
         tokens = sample_tokens(

@@ -23,6 +23,8 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if not text.startswith(OPTIONS):
             raise InputError(f"'{text}' does not change a benchmark; radar bench takes: {', '.join(OPTIONS)}")
+        if text.startswith("sample.guidance="):
+            raise InputError(f"'{text}' is set by --guidance in a benchmark")
     torch.set_num_threads(args.threads)
     found, path = run_bench(args), Path(args.out)
     with replacing(path) as temporary:

@@ -16,13 +16,14 @@ KEY = ("what", "arm", "grid", "batch", "guidance")
 
 def facts(found: Row) -> str:
     """Say on what was measured."""
-    text = f"{found['hardware']}, {found['dtype']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}: "
+    text = f"{found['hardware']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}: "
     return text + f"{found['gflops_per_s']:.0f} GFLOP/s, copy {found['copy_gbytes_per_s']:.1f} GB/s"
 
 
 def table(rows: Sequence[Row]) -> str:
     """Lay the rows out as text."""
-    lines = [f"{'':8}{'arm':34} {'grid':>6} {'batch':>5} {'s':>4} {'steps':>5} {'slots':>6} {'ms/step':>8} "
+    width = max(len(row["arm"]) for row in rows)
+    lines = [f"{'':8}{'arm':{width}} {'grid':>6} {'batch':>5} {'s':>4} {'steps':>5} {'slots':>6} {'ms/step':>8} "
              f"{'images/s':>9} {'(min..max)':>19} {'GFLOP/im':>9} {'over floor':>10} {'peak MB':>8}"]  # fmt: skip
     for row in rows:
         spread = f"({row['images_per_s_min']:.2f}..{row['images_per_s_max']:.2f})"
@@ -30,7 +31,7 @@ def table(rows: Sequence[Row]) -> str:
         scale = "" if row["guidance"] is None else f"{row['guidance']:g}"
         step = f"{row['ms_per_step']:.2f}" if "ms_per_step" in row else ""
         lines.append(
-            f"{row['what']:8}{row['arm']:34} {row['grid']:>6} {row['batch']:5} {scale:>4} {row['steps'] or '':5} "
+            f"{row['what']:8}{row['arm']:{width}} {row['grid']:>6} {row['batch']:5} {scale:>4} {row['steps'] or '':5} "
             f"{row['slots'] or '':6} {step:>8} {row['images_per_s']:9.2f} {spread:>19} "
             f"{row['flops_per_image'] / 1e9:9.2f} {row['over_floor']:10.2f} {peak:>8}"
         )
@@ -41,7 +42,8 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw images per second of every row, and how far the floor would allow it."""
     figure, axis = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.6))
     names = [" ".join(f"{row[key]}" for key in ("what", "arm", "grid")) + f", batch {row['batch']}" for row in rows]
-    names = [n if r["guidance"] in (None, 1) else f"{n}, guided" for n, r in zip(names, rows, strict=True)]
+    scales = ["" if row["guidance"] in (None, 1) else f", guidance {row['guidance']:g}" for row in rows]
+    names = [name + scale for name, scale in zip(names, scales, strict=True)]
     speeds, floors = [r["images_per_s"] for r in rows], [r["images_per_s"] * r["over_floor"] for r in rows]
     axis.barh(names, floors, color="0.85", label="roofline floor")
     axis.barh(names, speeds, height=0.5, color="#0072B2", label="measured (median)")
@@ -57,22 +59,22 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def compare(before: Path, after: Path) -> str:
     """List the ratio of images per second, after to before, of the rows that both files hold; raises InputError."""
-    files = []
-    for path in (before, after):
-        try:
-            files.append(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not a result of radar bench: {error}") from error
-    if files[0]["hardware"] != files[1]["hardware"]:
-        print(f"different hardware: {files[0]['hardware']} and {files[1]['hardware']}")
-
-    def keyed(file: dict[str, Any]) -> dict[tuple[Any, ...], Row]:
-        return {tuple(row[key] for key in KEY): row for row in file["rows"]}
-
-    old, new = map(keyed, files)
-    lines = [f"{'':8}{'arm':34} {'grid':>6} {'batch':>5} {'first':>9} {'second':>9} {'ratio':>6}"]
+    (old_device, old), (new_device, new) = map(_read, (before, after))
+    if old_device != new_device:
+        print(f"different hardware: {old_device} and {new_device}")
+    width = max(len(row["arm"]) for row in old.values())
+    lines = [f"{'':8}{'arm':{width}} {'grid':>6} {'batch':>5} {'s':>4} {'first':>9} {'second':>9} {'ratio':>6}"]
     for key in [key for key in old if key in new]:
         first, second = (rows[key]["images_per_s"] for rows in (old, new))
-        what, arm, grid, batch, _ = key
-        lines.append(f"{what:8}{arm:34} {grid:>6} {batch:5} {first:9.2f} {second:9.2f} {second / first:6.2f}")
+        what, arm, grid, batch, scale = key
+        speeds = f"{first:9.2f} {second:9.2f} {second / first:6.2f}"
+        lines.append(f"{what:8}{arm:{width}} {grid:>6} {batch:5} {scale or '':4} {speeds}")
     return "\n".join(lines)
+
+
+def _read(path: Path) -> tuple[str, dict[tuple[Any, ...], Row]]:
+    try:
+        found = json.loads(path.read_text())
+        return found["hardware"], {tuple(row[key] for key in KEY): row for row in found["rows"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a result of this radar bench: {error!r}") from error

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
-from experiments.bench.works import SHARED, WORKS, Work, sample
+from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
 from experiments.evaluate import synchronised
 from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
@@ -24,6 +24,7 @@ from radar.transformer import parameter_count
 from radar.variants import choose
 
 Row = dict[str, Any]
+BothRates = dict[bool, Rates]  # of bfloat16 (True) and float32 (False) products
 LARGEST = "max"
 SETTINGS = ("MALLOC_", "OMP_", "KMP_", "MKL_", "LD_PRELOAD")  # environment that changes speed
 
@@ -53,28 +54,30 @@ def time_in_turns(works: Sequence[Callable[[], object]], device: torch.device, r
     return [list(column) for column in zip(*rounds, strict=True)]
 
 
-def describe(work: Work, seconds: Sequence[float], batch: int, rates: Rates) -> Row:
+def describe(work: Work, seconds: Sequence[float], batch: int, both: BothRates) -> Row:
     """Median and range of images per second, cost on paper, and the ratio to the floor."""
-    middle, floor = median(seconds), work.cost.seconds(rates.flops_per_s, rates.bytes_per_s)
+    middle, rates = median(seconds), both[work.low]
+    floor = work.cost.seconds(rates.flops_per_s, rates.bytes_per_s)
     row: Row = {
-        "steps": work.steps, "slots": work.slots, "seconds": middle, "images_per_s": batch / middle,
-        "images_per_s_min": batch / max(seconds), "images_per_s_max": batch / min(seconds),
-        "flops_per_image": work.cost.flops / batch, "bytes_per_image": work.cost.bytes / batch,
-        "cost": vars(work.cost), "floor_seconds": floor, "over_floor": middle / floor,
+        "dtype": "bfloat16" if work.low else "float32", "steps": work.steps, "slots": work.slots,
+        "seconds": middle, "images_per_s": batch / middle, "images_per_s_min": batch / max(seconds),
+        "images_per_s_max": batch / min(seconds), "flops_per_image": work.cost.flops / batch,
+        "bytes_per_image": work.cost.bytes / batch, "cost": vars(work.cost), "floor_seconds": floor,
+        "over_floor": middle / floor,
     }  # fmt: skip
     return row | ({"ms_per_step": 1e3 * middle / work.cost.passes} if work.cost.passes else {})
 
 
-def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: Rates, repeats: int) -> list[Row]:
+def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: BothRates, repeats: int) -> list[Row]:
     """Time one kind of work for all arms in turns: a row per arm."""
     if what in SHARED:
         arms = {"(any)": next(iter(arms.values()))}
     device = next(iter(arms.values())).device
-    works = {name: choose("kind of work", what, WORKS)(module, batch) for name, module in arms.items()}
+    works = {name: WORKS[what](module, batch) for name, module in arms.items()}
     times = time_in_turns([work.call for work in works.values()], device, repeats)
     return [
         {"what": what, "arm": name, "batch": batch}
-        | {"guidance": arms[name].config.sample.guidance if what in ("sample", "decode") else None}
+        | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
         | {"grid": "{}x{}".format(*arms[name].model.grid)}
         | describe(work, seconds, batch, rates)
         | {"peak_bytes": peak_bytes(device, work.call)}
@@ -87,11 +90,14 @@ def largest_batch(module: GeneratorModule) -> int:
 
     Raises InputError where the memory in use cannot be read.
     """
-    small, large = (peak_bytes(module.device, sample(module, batch).call) for batch in (16, 64))
+    works = [sample(module, batch) for batch in (16, 64)]
+    works[1].call()  # what is allocated once is not counted
+    small, large = (peak_bytes(module.device, work.call) for work in works)
     free = free_bytes(module.device)
     if small is None or large is None or free is None:
         raise InputError(f"--batch {LARGEST} is not possible: the memory in use cannot be read on this system")
-    batch, per_image = 64, max(1, large - small) / 48
+    least = (works[1].cost.bytes - works[0].cost.bytes) / 48 / works[1].cost.passes
+    batch, per_image = 64, max(least, (large - small) / 48)
     while 2 * batch * per_image < 0.8 * free:
         batch *= 2
     return batch
@@ -103,6 +109,8 @@ def run_bench(args: argparse.Namespace) -> Row:
     scales, kinds = parse_numbers("--guidance", args.guidance, float), args.what.split(",")
     for what in kinds:
         choose("kind of work", what, WORKS)
+        if args.batch.count(LARGEST) and what not in SAMPLED:
+            raise InputError(f"--batch {LARGEST} with --what {what} is not possible: it is for {', '.join(SAMPLED)}")
     batches = [b if b == LARGEST else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
     options = ["model.preset=small", *args.options]
     arms = {
@@ -112,22 +120,23 @@ def run_bench(args: argparse.Namespace) -> Row:
         for grid, scale in product(grids, scales)
     }
     first = next(iter(arms[grids[0], scales[0]].values()))
-    dtype = torch.bfloat16 if "bf16-mixed" in str(args.options) else torch.float32
-    rates = measure_rates(first.model.shape.dim, parameter_count(first.model), first.device, dtype)
+    sizes = first.model.shape.dim, parameter_count(first.model), first.device
+    rates = {low: measure_rates(*sizes, torch.bfloat16 if low else torch.float32) for low in (False, True)}
     rows: list[Row] = []
     jobs = list(product(kinds, grids, batches, scales))
     for what, grid, wanted, scale in tqdm(jobs, "bench", disable=None, leave=False):
-        if scale != scales[0] and what not in ("sample", "decode"):
+        if scale != scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
         some = arms[grid, scale]
         batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
         rows += bench(what, some, batch, rates, args.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
-        "threads": torch.get_num_threads(), "dtype": str(dtype).removeprefix("torch."), "versions": versions(),
+        "threads": torch.get_num_threads(), "versions": versions(),
         "environment": {key: value for key, value in os.environ.items() if key.startswith(SETTINGS)},
-        "params": parameter_count(first.model), "gflops_per_s": rates.flops_per_s / 1e9,
-        "copy_gbytes_per_s": rates.bytes_per_s / 1e9, "vocabulary": args.vocabulary, "classes": args.classes,
+        "params": parameter_count(first.model), "gflops_per_s": rates[False].flops_per_s / 1e9,
+        "gflops_per_s_bfloat16": rates[True].flops_per_s / 1e9,
+        "copy_gbytes_per_s": rates[False].bytes_per_s / 1e9, "vocabulary": args.vocabulary, "classes": args.classes,
         "repeats": args.repeats, "options": options, "rows": rows,
     }  # fmt: skip
 

@@ -34,7 +34,8 @@ def check_scaling(rows: Sequence[Row]) -> str:
     grids = list(dict.fromkeys(row["grid"] for row in rows))
     if len(grids) < 3:
         return ""
-    lines, errors = [f"{'arm':34} {'grid':>6} {'batch':>5} {'seconds':>9} {'predicted':>9} {'error':>6}"], []
+    width = max(len(row["arm"]) for row in rows)
+    lines, errors = [f"{'arm':{width}} {'grid':>6} {'batch':>5} {'seconds':>9} {'predicted':>9} {'error':>6}"], []
     for grid in grids:
         rates = fit_rates([row for row in rows if row["grid"] != grid])
         for row in [row for row in rows if row["grid"] == grid]:
@@ -42,7 +43,7 @@ def check_scaling(rows: Sequence[Row]) -> str:
             error = guess / row["seconds"] - 1
             errors.append(error)
             lines.append(
-                f"{row['arm']:34} {grid:>6} {row['batch']:5} {row['seconds']:9.4f} {guess:9.4f} {error:+6.0%}"
+                f"{row['arm']:{width}} {grid:>6} {row['batch']:5} {row['seconds']:9.4f} {guess:9.4f} {error:+6.0%}"
                 + ("" if abs(error) <= ALLOWED else "  beyond 25%")
             )
     within, worst = sum(abs(error) <= ALLOWED for error in errors), max(errors, key=abs)

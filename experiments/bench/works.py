@@ -5,7 +5,8 @@ Weights and tokens are random. Legend: B images, N cells, V vocabulary.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ STORED = 50_000  # images of the token file that is loaded from
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to time: a call for a batch, what it costs on paper, its number of passes and of slots per image."""
+    """One thing to time: a call for a batch, its cost on paper, whether products are in bfloat16, passes, slots."""
 
     call: Callable[[], object]
     cost: Cost
+    low: bool = False
     steps: int | None = None
     slots: int | None = None
 
@@ -43,10 +45,11 @@ def sample(module: GeneratorModule, batch: int) -> Work:
     labels = torch.arange(batch, device=module.device) % module.model.classes
     turns, sequence = module.turns(settings), module.sequence
     rows = batch if settings.guidance == 1 else 2 * batch
-    element = 2 if settings.precision == "bf16-mixed" else 4
+    low = settings.precision == "bf16-mixed"
     return Work(
         lambda: sample_tokens(module.model, turns, sequence, labels, settings, numbers),
-        sampling_cost(module.model.shape, module.model.vocabulary, turns, rows, element),
+        sampling_cost(module.model.shape, module.model.vocabulary, turns, rows, 2 if low else 4),
+        low,
         len(turns),
         sum(len(turn.slots) for turn in turns),
     )
@@ -60,41 +63,45 @@ def decode(module: GeneratorModule, batch: int) -> Work:
     one = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
     flops = counted(lambda: tokenizer.decode(one, grid)) * batch
     cost = tokens_only.cost + Cost(flops, 0.0, weight_bytes(tokenizer.decoder), 0)
-    return Work(lambda: tokenizer.decode(tokens_only.call(), grid), cost, tokens_only.steps, tokens_only.slots)  # type: ignore[arg-type]
+    return replace(tokens_only, call=lambda: tokenizer.decode(tokens_only.call(), grid), cost=cost)  # type: ignore[arg-type]
 
 
 def train(module: GeneratorModule, batch: int) -> Work:
-    """One optimizer step, with everything but loading; its floor is that of its matrix products."""
+    """Forward, backward and optimizer step of successive batches; its floor is that of its matrix products.
+
+    Left out are loading, clipping and the weight average. `slots` are those of the whole layout.
+    """
     optimizer = module.configure_optimizers()["optimizer"]
     tokens = torch.randint(module.model.vocabulary, (batch, len(module.step)), device=module.device)
     labels = torch.arange(batch, device=module.device) % module.model.classes
     low = module.config.train.precision == "bf16-mixed"
+    numbers = count()
 
     def call() -> None:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=low):
-            loss = module.train().training_step((0, tokens, labels), 0)
+            loss = module.train().training_step((next(numbers), tokens, labels), 0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         module.eval()
 
-    cost = Cost(training_flops(module, draws=1) * batch, 0.0, 0.0, 0)
-    return Work(call, cost, len(step_sizes(module.step)), len(module.slots))
+    cost = Cost(training_flops(module) * batch, 0.0, 0.0, 0)
+    return Work(call, cost, low, len(step_sizes(module.step)), len(module.slots))
 
 
 def load(module: GeneratorModule, batch: int) -> Work:
-    """One training batch out of a memory-mapped token file, as training loads it: to be compared with `train`."""
+    """One training batch out of a memory-mapped token file of 16 bits a token, to be compared with `train`."""
     folder = tempfile.TemporaryDirectory()
     path, shape = Path(folder.name) / "tokens.npy", (STORED, len(module.step))
-    np.save(path, np.random.default_rng(0).integers(module.model.vocabulary, size=shape, dtype=np.int32))
+    np.save(path, np.random.default_rng(0).integers(module.model.vocabulary, size=shape, dtype=np.uint16))
     split = TokenSplit(np.load(path, mmap_mode="r"), np.zeros(STORED, dtype=np.int64))
     batches = BatchDataset(split.gather, STORED, batch, seed=0, total=2**31)
-    numbers = iter(range(2**31))
+    numbers = count()
 
     def call(kept: object = folder) -> None:
         batches[next(numbers)]
 
-    return Work(call, Cost(0.0, 0.0, batch * 4.0 * shape[1], 0))
+    return Work(call, Cost(0.0, 0.0, batch * 2.0 * shape[1], 0))
 
 
 def metrics(module: GeneratorModule, batch: int) -> Work:
@@ -120,6 +127,7 @@ WORKS: dict[str, Callable[[GeneratorModule, int], Work]] = {
     "load": load,
     "metrics": metrics,
 }
+SAMPLED = ("sample", "decode")  # where guidance matters, and the largest batch is looked for
 SHARED = ("load", "metrics")  # the same for every arm
 
 
