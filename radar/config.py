@@ -88,6 +88,7 @@ class ModelConfig:
     dropout: float = 0.0
     label_dropout: float = 0.1
     qk_norm: bool = True
+    class_position: bool = True  # False: no queries and keys of the class token (LlamaGen's published weights)
     backend: str = "auto"  # attention in packed training: sdpa, flex, or auto (flex on CUDA, sdpa elsewhere)
     checkpoint_activations: bool = False  # recompute in backward: less memory, about a third more time
     compile: bool = False  # fuse what is not a matrix product (torch.compile): first steps take seconds longer

@@ -22,6 +22,7 @@ from radar.config import ModelConfig
 from radar.errors import InputError
 from radar.variants import choose
 
+EPS = 1e-5  # of RMSNorm, as LlamaGen
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,7 +36,7 @@ class Shape:
     heads: int
 
 
-# B to XXL as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
+# B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
 PRESETS: dict[str, Shape] = {
     "tiny": Shape(64, 4, 2),
     "small": Shape(384, 6, 6),
@@ -43,6 +44,7 @@ PRESETS: dict[str, Shape] = {
     "L": Shape(1024, 24, 16),
     "XL": Shape(1280, 36, 20),
     "XXL": Shape(1536, 48, 24),
+    "3B": Shape(3200, 24, 32),
 }
 
 
@@ -101,11 +103,11 @@ class Block(nn.Module):
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
         self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.q_norm = nn.RMSNorm(width) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width) if config.qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
         self.gate_up = nn.Linear(shape.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, shape.dim, bias=False)
-        self.norm1, self.norm2 = nn.RMSNorm(shape.dim), nn.RMSNorm(shape.dim)
+        self.norm1, self.norm2 = nn.RMSNorm(shape.dim, EPS), nn.RMSNorm(shape.dim, EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
@@ -163,9 +165,11 @@ class Transformer(nn.Module):
         self.query = nn.Parameter(torch.empty(shape.dim))
         self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.dim)
+        self.norm = nn.RMSNorm(shape.dim, EPS)
         self.head = nn.Linear(shape.dim, vocabulary, bias=False)
-        self.register_buffer("angles", rotary_table(*grid, shape.dim // shape.heads), persistent=False)
+        angles = rotary_table(*grid, shape.dim // shape.heads)
+        angles[0] *= config.class_position
+        self.register_buffer("angles", angles, persistent=False)
         self.apply(self._initialise)
         nn.init.normal_(self.query, std=0.02)
         nn.init.zeros_(self.head.weight)  # a new model is exactly uniform: NLL = N log V

@@ -15,7 +15,7 @@ from radar.transformer import PRESETS, Transformer, parameter_count
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1411)])
+@pytest.mark.parametrize(("preset", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1411), ("3B", 3097)])
 def test_presets_have_the_published_sizes(preset, millions):
     with torch.device("meta"):
         model = Transformer(ModelConfig(preset=preset), 16384, 1000, (16, 16))
