@@ -67,6 +67,11 @@ class Slots:
         """(T,) indices of the slots with a target."""
         return torch.nonzero(self.target != NONE).flatten()
 
+    @cached_property
+    def place(self) -> Tensor:
+        """(S,) rank of the cell that it predicts, or else of its own; -1 for a class token without target."""
+        return torch.where(self.target == NONE, self.rank, self.target)
+
     @property
     def revises(self) -> Tensor:
         """(S,) True where a slot predicts its own, already known token again (correction)."""

@@ -201,13 +201,12 @@ class Transformer(nn.Module):
             mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
         """
-        cells = torch.atleast_2d(sequence)
-        angles = self.angles[torch.where(slots.rank == NONE, 0, cells[:, slots.rank.clamp(min=0)] + 1)][:, None]
-        x = self.embed(slots, content, labels, cells)
+        inputs = slots.content, slots.rank, slots.place, content, labels, torch.atleast_2d(sequence)
         if cache is not None:
             assert not isinstance(mask, BlockMask)
             decode = _compiled(Transformer.decode, dynamic=True) if self.compiled else Transformer.decode
-            return decode(self, x, angles, mask, slots.goals, cache.buffer, cache.start)
+            return decode(self, inputs, mask, slots.goals, cache.buffer, cache.start)
+        x, angles = self.embed(*inputs)
         step = _compiled(Block.forward) if self.compiled else Block.forward
         for block in cast(list[Block], self.blocks):
             if self.recompute and self.training:
@@ -217,24 +216,28 @@ class Transformer(nn.Module):
         return self.head(self.norm(x[:, slots.goals]))  # type: ignore[no-any-return]
 
     def decode(
-        self, x: Tensor, angles: Tensor, mask: Tensor | None, goals: Tensor, buffer: Tensor, start: Tensor
+        self, inputs: tuple[Tensor, ...], mask: Tensor | None, goals: Tensor, buffer: Tensor, start: Tensor
     ) -> Tensor:
-        """Logits (B, T, V) of the slots `goals` of x (B, S, D), with the cache: in one piece, for the compiler."""
+        """Logits (B, T, V) of the slots `goals` of `inputs` (see `embed`), with the cache; in one piece, to compile."""
+        x, angles = self.embed(*inputs)
         for layer, block in enumerate(cast(list[Block], self.blocks)):
             q, k, v = block.project(x, angles)
             x = block.finish(x, cached_attention(q, k, v, mask, buffer, start, layer))
         return self.head(self.norm(x[:, goals]))  # type: ignore[no-any-return]
 
-    def embed(self, slots: Slots, content: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
+    def embed(
+        self, carries: Tensor, rank: Tensor, place: Tensor, content: Tensor, labels: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
 
-        A slot must know which cell it fills (method.md, section 4: NAR without it 66 against 3.06).
+        A slot must know which cell it fills (method.md, section 4: NAR without it 66 against 3.06). Also returned are
+        the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
         """
-        x = torch.where(slots.content[:, None], self.tokens(content), self.query)
-        x = torch.where((slots.rank == NONE)[:, None], self.labels(labels)[:, None], x)
-        goal = torch.where(slots.target == NONE, slots.rank, slots.target)
-        place: Tensor = self.places(cells[:, goal.clamp(min=0)])
-        return place * (goal != NONE)[:, None] + x
+        x = torch.where(carries[:, None], self.tokens(content), self.query)
+        x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)
+        x = self.places(cells[:, place.clamp(min=0)]) * (place != NONE)[:, None] + x
+        angles = self.angles[torch.where(rank == NONE, 0, cells[:, rank.clamp(min=0)] + 1)]
+        return x, angles[:, None]
 
 
 def parameter_count(model: nn.Module) -> int:
