@@ -105,7 +105,10 @@ def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
     assert results(tmp_path) == results(out)
     plan = plan_study(str(path), str(tmp_path), [f"data.cache={cache}"])
     trials = StudyQueue.open(plan, storage_url(None, plan)).study.get_trials()
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(plan.slots), "each is there once"
+    states = [trial.state.name for trial in trials]
+    assert states.count("COMPLETE") == len(plan.slots), "each is there once"
+    # On a busy machine a worker may miss its heartbeats; then its trial fails and another takes it up.
+    assert set(states) <= {"COMPLETE", "FAIL"}
 
 
 def test_bad_studies(study, tmp_path, cache, capsys):
