@@ -14,18 +14,23 @@ from radar.transformer import Transformer, feed_forward_width
 DIM, LAYERS, HEADS, VOCABULARY, CLASSES, SIDE = 256, 2, 4, 50, 5, 3
 
 
-def published(dim: int = DIM) -> dict[str, torch.Tensor]:
-    """Random weights under LlamaGen's names."""
-    random = torch.Generator().manual_seed(0)
+def shapes(vocabulary: int, classes: int, dim: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """LlamaGen's names and shapes, without `.weight`."""
     hidden = feed_forward_width(dim)
-    shapes = {"tok_embeddings": (VOCABULARY, dim), "cls_embedding.embedding_table": (CLASSES + 1, dim)}
-    shapes |= {"norm": (dim,), "output": (VOCABULARY, dim)}
-    for i in range(LAYERS):
-        shapes |= {f"layers.{i}.attention_norm": (dim,), f"layers.{i}.ffn_norm": (dim,)}
-        shapes |= {f"layers.{i}.attention.wqkv": (3 * dim, dim), f"layers.{i}.attention.wo": (dim, dim)}
-        shapes |= {f"layers.{i}.feed_forward.{w}": (hidden, dim) for w in ("w1", "w3")}
-        shapes |= {f"layers.{i}.feed_forward.w2": (dim, hidden)}
-    return {f"{name}.weight": 0.1 * torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    found = {"tok_embeddings": (vocabulary, dim), "cls_embedding.embedding_table": (classes + 1, dim)}
+    found |= {"norm": (dim,), "output": (vocabulary, dim)}
+    for i in range(layers):
+        found |= {f"layers.{i}.attention_norm": (dim,), f"layers.{i}.ffn_norm": (dim,)}
+        found |= {f"layers.{i}.attention.wqkv": (3 * dim, dim), f"layers.{i}.attention.wo": (dim, dim)}
+        found |= {f"layers.{i}.feed_forward.{w}": (hidden, dim) for w in ("w1", "w3")}
+        found |= {f"layers.{i}.feed_forward.w2": (dim, hidden)}
+    return found
+
+
+def published() -> dict[str, torch.Tensor]:
+    """Random weights under LlamaGen's names."""
+    random, named = torch.Generator().manual_seed(0), shapes(VOCABULARY, CLASSES, DIM, LAYERS)
+    return {f"{name}.weight": 0.1 * torch.randn(shape, generator=random) for name, shape in named.items()}
 
 
 def computed(state: dict[str, torch.Tensor], label: int, tokens: list[int]) -> torch.Tensor:
@@ -83,17 +88,8 @@ def test_llamagen_gpt_computes_what_was_published():
 def test_sizes_are_recognised(preset, heads):
     with torch.device("meta"):
         model = Transformer(ModelConfig(preset=preset, qk_norm=False), 16384, 1000, (16, 16))
-        shape = model.shape
-        state = {"tok_embeddings": (16384, shape.dim), "cls_embedding.embedding_table": (1001, shape.dim)}
-        state |= {"norm": (shape.dim,), "output": (16384, shape.dim)}
-        for i in range(shape.layers):
-            hidden = feed_forward_width(shape.dim)
-            state |= {f"layers.{i}.attention_norm": (shape.dim,), f"layers.{i}.ffn_norm": (shape.dim,)}
-            state |= {f"layers.{i}.attention.wqkv": (3 * shape.dim, shape.dim)}
-            state |= {f"layers.{i}.attention.wo": (shape.dim, shape.dim)}
-            state |= {f"layers.{i}.feed_forward.{w}": (hidden, shape.dim) for w in ("w1", "w3")}
-            state |= {f"layers.{i}.feed_forward.w2": (shape.dim, hidden)}
-        config, ours = llamagen_gpt({f"{k}.weight": torch.empty(v) for k, v in state.items()}, (16, 16))
+        named = shapes(16384, 1000, model.shape.dim, model.shape.layers)
+        config, ours = llamagen_gpt({f"{k}.weight": torch.empty(v) for k, v in named.items()}, (16, 16))
     assert config.heads == heads
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in model.state_dict().items()}
 

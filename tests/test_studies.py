@@ -105,10 +105,11 @@ def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
     assert results(tmp_path) == results(out)
     plan = plan_study(str(path), str(tmp_path), [f"data.cache={cache}"])
     trials = StudyQueue.open(plan, storage_url(None, plan)).study.get_trials()
-    states = [trial.state.name for trial in trials]
-    assert states.count("COMPLETE") == len(plan.slots), "each is there once"
-    # On a busy machine a worker may miss its heartbeats; then its trial fails and another takes it up.
-    assert set(states) <= {"COMPLETE", "FAIL"}
+    done = [trial.user_attrs["key"] for trial in trials if trial.state.name == "COMPLETE"]
+    assert sorted(done) == sorted(plan.slots), "each is there once"
+    # On a busy machine a worker may miss its heartbeats, and another takes its trial up; nothing else may fail.
+    others = [trial for trial in trials if trial.state.name != "COMPLETE"]
+    assert all(trial.state.name == "FAIL" and "cause" not in trial.user_attrs for trial in others)
 
 
 def test_bad_studies(study, tmp_path, cache, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ STORED = 50_000  # images of the token file that is loaded from
 class Work:
     """One thing to time: a call for a batch, its cost on paper, whether products are in bfloat16, passes, slots."""
 
-    call: Callable[[], object]
+    call: Callable[[], Any]
     cost: Cost
     low: bool = False
     steps: int | None = None
@@ -63,7 +64,7 @@ def decode(module: GeneratorModule, batch: int) -> Work:
     one = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
     flops = counted(lambda: tokenizer.decode(one, grid)) * batch
     cost = tokens_only.cost + Cost(flops, 0.0, weight_bytes(tokenizer.decoder), 0)
-    return replace(tokens_only, call=lambda: tokenizer.decode(tokens_only.call(), grid), cost=cost)  # type: ignore[arg-type]
+    return replace(tokens_only, call=lambda: tokenizer.decode(tokens_only.call(), grid), cost=cost)
 
 
 def train(module: GeneratorModule, batch: int) -> Work:
