@@ -101,6 +101,22 @@ def test_draw_follows_the_probabilities():
     assert draw(p, torch.tensor(0.0)) == 0 and draw(p, torch.tensor(1 - 1e-7)) == 3
 
 
+@pytest.mark.parametrize("vocabulary", [1, 2, 17, 64, 4096])
+def test_two_levels_invert_as_one_and_never_draw_a_zero(vocabulary):
+    torch.manual_seed(vocabulary)
+    p = torch.rand(200, vocabulary) ** 4 * (torch.rand(200, vocabulary) < 0.3)
+    p[:, vocabulary // 2] += 1e-3
+    noise = image_noise(0, [0], 200)[0]
+    noise[0], noise[1] = 0, 1 - 2**-24
+    tokens = draw(p, noise)
+    assert (p.gather(1, tokens[:, None]) > 0).all()
+    sums = p.double().cumsum(1)
+    level = noise.double() * sums[:, -1]
+    below = (sums - p.double()).gather(1, tokens[:, None])[:, 0]
+    assert (below <= level + 1e-5 * sums[:, -1]).all()
+    assert (sums.gather(1, tokens[:, None])[:, 0] >= level - 1e-5 * sums[:, -1]).all()
+
+
 def test_filters():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     p = logits.softmax(-1)

@@ -26,7 +26,7 @@ from radar.variants import choose
 Row = dict[str, Any]
 BothRates = dict[bool, Rates]  # of bfloat16 (True) and float32 (False) products
 LARGEST = "max"
-SETTINGS = ("MALLOC_", "OMP_", "KMP_", "MKL_", "LD_PRELOAD")  # environment that changes speed
+SETTINGS = ("MALLOC_", "OMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD")  # environment that changes speed
 
 
 def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
