@@ -14,6 +14,7 @@ from radar.errors import InputError, RunError, stop
 
 VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
+    "methods": ("experiments.methods", "table of the published methods on the shared transformer"),
     "masks": ("experiments.masks", "picture of an attention mask"),
     "tokenizer": ("experiments.tokenizer", "train a learned tokenizer"),
     "train": ("experiments.train", "train a generator"),
@@ -26,7 +27,16 @@ VERBS = {
 }
 STUDIES = ("ablate", "report", "watch")
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
-WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "bench", *STUDIES)  # take key=value anywhere
+WITH_OPTIONS = (
+    "train",
+    "tokenizer",
+    "sample",
+    "evaluate",
+    "masks",
+    "methods",
+    "bench",
+    *STUDIES,
+)  # take key=value anywhere
 
 
 class Parser(argparse.ArgumentParser):

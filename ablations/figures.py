@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-from ablations.statistics import interval, pareto_front
-from ablations.tables import by_arm, numbers
+from ablations.statistics import Correlation, interval, pareto_front, rank_correlation
+from ablations.tables import arm_means, by_arm, numbers
 
 Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
@@ -71,6 +71,34 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     axis.grid(alpha=0.3)
     _legend(axis, len(arms))
     return figure
+
+
+def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
+    """Draw a figure against the independence gap, a mark per arm, with its rank correlation; None for too few arms."""
+    means = arm_means(rows, "gap", key)
+    if (found := rank_correlation(*zip(*means.values(), strict=True)) if means else None) is None:
+        return None
+    figure, axis = _canvas()
+    for number, (arm, (x, _)) in enumerate(means.items()):
+        y = interval(numbers(by_arm(rows)[arm], key))
+        axis.errorbar(
+            x, y.center, yerr=y.half, label=arm, markersize=7, capsize=3, fmt=MARKS[number % len(MARKS)],
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axis.set_xscale("symlog", linthresh=0.1)
+    axis.set_xlim(left=-0.02)
+    axis.set_xlabel("independence gap (nats), exponential field")
+    axis.set_ylabel(label)
+    axis.set_title(correlated(found), fontsize=9)
+    axis.grid(alpha=0.3)
+    _legend(axis, len(means))
+    return figure
+
+
+def correlated(found: Correlation) -> str:
+    """Write a rank correlation with its interval."""
+    span = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"Spearman's rank correlation {found.rho:.2f}{span}, {found.arms} arms"
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ablations.figures import draw_curves, draw_front, draw_importances
+from ablations.figures import draw_curves, draw_front, draw_gap, draw_importances
 from ablations.page import html_page
 from ablations.plan import plan_study, trial_name
 from ablations.results import Results, command_line, notes
@@ -52,6 +52,9 @@ def save_figures(results: Results) -> dict[str, str]:
     for key, label, direction, name in FRONTS:
         if any(numbers([row], key) and numbers([row], "fid") for row in rows):
             made[f"fid against {label}"] = (draw_front(rows, key, label, direction), name)
+    feature = rows[0]["fid_feature"].split(":")[0]
+    made["fid against the independence gap"] = (draw_gap(rows, "fid", f"fid[{feature}]"), "fid-gap.png")
+    made["NLL against the independence gap"] = (draw_gap(rows, "nll", "held-out NLL (nats per image)"), "nll-gap.png")
     made["learning curves"] = (draw_curves(rows), "curves.png")
     made["importance of parameters"] = (draw_importances(results.importances), "importances.png")
     saved = {}

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.figures import correlated
+from ablations.statistics import rank_correlation
 from ablations.study import StudyQueue
+from ablations.tables import arm_means
 from radar.errors import InputError
 
 Row = dict[str, Any]
@@ -51,6 +54,18 @@ def command_line(args: argparse.Namespace) -> str:
     return shlex.join(["radar", "ablate", args.study, *out, *args.options])
 
 
+def gap_notes(rows: list[Row]) -> list[str]:
+    """Say how quality follows the independence gap of the orders, where there are arms enough."""
+    said = []
+    for key, name in (("fid", "fid"), ("nll", "NLL")):
+        means = arm_means(rows, "gap", key)
+        if means and (found := rank_correlation(*zip(*means.values(), strict=True))) is not None:
+            said.append(
+                f"{name} against the independence gap, means of arms: {correlated(found)} (bootstrap over arms)."
+            )
+    return said
+
+
 def notes(results: Results) -> list[str]:
     """Say how the figures are to be read, and what is missing."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
@@ -65,11 +80,13 @@ def notes(results: Results) -> list[str]:
         f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
         f"network {first['fid_feature']} was trained on the reference set.",
         "NLL is in nats per held-out image: exact for causal, plain and relay, teacher-forced on new cells for those "
-        "that revise, in the layout of training. Accuracy is that of the feature network's classifier.",
+        "that revise, in the layout that is sampled; none where sampling finds the order. Accuracy is that of the "
+        "feature network's classifier.",
         "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "
         f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "
         "baseline. Training seconds are of processes that run side by side.",
     ]
+    said += gap_notes(results.rows)
     if results.unfinished:
         said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")
     return said + [f"Failed: {key}: {cause}" for key, cause in results.failures.items()]

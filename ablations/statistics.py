@@ -5,8 +5,9 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+import numpy as np
+from scipy.stats import bootstrap, spearmanr, ttest_rel
 from scipy.stats import t as student
-from scipy.stats import ttest_rel
 
 Row = Mapping[str, Any]
 CONFIDENCE = 0.95
@@ -37,14 +38,39 @@ def interval(values: Sequence[float]) -> Interval:
 
 def difference(rows: Sequence[Row], baseline: Sequence[Row], key: str) -> Difference | None:
     """Compare an arm's rows with the baseline's, seed by seed, two-sided; None without a common seed."""
-    base = {row["seed"]: row[key] for row in baseline if key in row}
-    pairs = [(row[key], base[row["seed"]]) for row in rows if key in row and row["seed"] in base]
+    base = {row["seed"]: row[key] for row in baseline if row.get(key) is not None}
+    pairs = [(row[key], base[row["seed"]]) for row in rows if row.get(key) is not None and row["seed"] in base]
     if not pairs:
         return None
     gaps = [mine - theirs for mine, theirs in pairs]
     if len(pairs) < 2 or stdev(gaps) == 0:
         return Difference(mean(gaps), None, len(pairs))
     return Difference(mean(gaps), float(ttest_rel(*zip(*pairs, strict=True)).pvalue), len(pairs))
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation over some arms, with the bootstrap interval over arms (None for fewer than five)."""
+
+    rho: float
+    low: float | None
+    high: float | None
+    arms: int
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
+    """Correlate the ranks of two figures, one value each per arm; None where one is constant or for under three."""
+    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    rho = float(spearmanr(x, y).statistic)
+    if len(x) < 5:
+        return Correlation(rho, None, None, len(x))
+
+    def again(a: Any, b: Any) -> float:
+        return float(spearmanr(a, b).statistic) if len(set(a)) > 1 and len(set(b)) > 1 else rho
+
+    options: dict[str, Any] = {"paired": True, "vectorized": False, "method": "percentile", "n_resamples": 2000}
+    found = bootstrap((x, y), again, confidence_level=CONFIDENCE, rng=np.random.default_rng(0), **options)
+    return Correlation(rho, float(found.confidence_interval.low), float(found.confidence_interval.high), len(x))
 
 
 def pareto_front(points: Mapping[str, Sequence[float]], directions: Sequence[str]) -> list[str]:

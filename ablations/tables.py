@@ -21,7 +21,8 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("steps", "steps", 0), Column("gap", "gap (nats)", 2), Column("fid", "fid", 3, True),
+    Column("steps", "steps", 0), Column("gap", "gap (nats)", 2),
+    Column("gap_per_step", "gap per step", 3), Column("fid", "fid", 3, True),
     Column("fid_matched", "fid_matched", 3, True), Column("kid", "kid", 4, True), Column("precision", "precision", 3),
     Column("recall", "recall", 3), Column("accuracy", "accuracy", 3), Column("validity", "validity", 3),
     Column("nll", "NLL (nats)", 2), Column("rfid", "rfid", 3, True), Column("images_per_s", "images/s", 0),
@@ -38,7 +39,13 @@ TUNED = (
 LATEX = ("steps", "fid", "accuracy", "nll", "images_per_s")
 FIRST = ["arm", "order", "variant", "seed", "steps", "nll", "fid", "fid_feature", "accuracy", "images_per_s"]
 FIRST += ["train_seconds", "params"]
-NESTED = ("trial", "step_map", "options", "curve")  # of the rows: not for a table
+NESTED = ("trial", "step_map", "options", "curve", "gaps")  # of the rows: not for a table
+
+
+def arm_means(rows: Sequence[Row], *keys: str) -> dict[str, tuple[float, ...]]:
+    """Means over seeds of several columns, for the arms that have all of them."""
+    arms = {arm: [numbers(group, key) for key in keys] for arm, group in by_arm(rows).items()}
+    return {arm: tuple(sum(v) / len(v) for v in values) for arm, values in arms.items() if all(values)}
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:

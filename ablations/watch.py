@@ -21,7 +21,9 @@ def trial_line(key: str, state: str, attributes: Mapping[str, Any]) -> list[str]
     progress, row = attributes.get("progress"), attributes.get("row", {})
     trained = f"{progress['step']}/{progress['of']}" if progress else ""
     nll = f"{progress['nll']:.2f}" if progress else ""
-    figures = [form.format(row[name]) if name in row else nll if name == "nll" else "" for name, form in FIGURES]
+    figures = [
+        form.format(row[name]) if row.get(name) is not None else nll if name == "nll" else "" for name, form in FIGURES
+    ]
     return [key, state, trained, *figures, attributes.get("cause", "" if row else attributes.get("worker", ""))]
 
 

@@ -10,13 +10,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.sample import Samples, balanced_labels, draw_samples
 from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
-from radar.config import Config, config_hash, result_options
+from radar.config import Config, SampleConfig, config_hash, result_options
 from radar.cost import sampling_cost
 from radar.features import extract, load_features
 from radar.files import replacing
@@ -30,13 +31,19 @@ from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
 
-def measure_nll(generator: Generator) -> float:
-    """Mean held-out NLL in nats per image (teacher-forced where the variant revises)."""
+def measure_nll(generator: Generator) -> float | None:
+    """Mean held-out NLL in nats per image, in the layout that is sampled (teacher-forced where the variant revises).
+
+    None where the order is an outcome of sampling.
+    """
+    settings = generator.config.sample
+    if settings.choice_temperature is not None:
+        return None
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
     with torch.inference_mode():
         for _, tokens, labels in OrderedBatches(split.gather, len(split), generator.config.train.batch_size):
-            total += float(generator.module.nll(tokens.to(device), labels.to(device)).sum())
+            total += float(generator.module.nll(tokens.to(device), labels.to(device), settings).sum())
     return total / len(split)
 
 
@@ -126,9 +133,17 @@ def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     return float(counter.get_total_flops()) / draws
 
 
+def gap_columns(step: Tensor, grid: tuple[int, int], settings: SampleConfig) -> dict[str, Any]:
+    """Independence gap in nats: total, mean over the steps, and each step's; none where sampling finds the order."""
+    if settings.choice_temperature is not None:
+        return {"gap": None, "gap_per_step": None, "gaps": None}
+    gaps = independence_gap(step, exponential_covariance(*grid))
+    return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
+
+
 def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     """Name what was compared, at what size: columns that need no trained weights."""
-    step, grid = module.step, module.model.grid
+    step, grid = module.sampled_step(config.sample), module.model.grid
     sizes, t = step_sizes(step), config.train
     images = t.steps * t.batch_size * t.accumulate
     turns, rows = module.turns(config.sample), 1 if config.sample.guidance == 1 else 2
@@ -138,7 +153,7 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "seed": config.seed,
         "steps": len(sizes),
         "largest_group": max(sizes),
-        "gap": float(independence_gap(step, exponential_covariance(*grid)).sum()),
+        **gap_columns(step, grid, config.sample),
         "params": parameter_count(module.model),
         "slots": len(module.slots),
         "sampled_slots": sum(len(turn.slots) for turn in turns),
@@ -212,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
     path = Path(args.out or Path(args.checkpoint).parent) / "evaluation.json"
     save_row(row, path)
     for key, value in row.items():
-        if key in ("step_map", "options"):
+        if key in ("step_map", "options", "gaps"):
             continue
         title = f"{key}[{reference.network.label}]" if key in ("fid", "kid", "rfid", "fid_floor") else key
         print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")

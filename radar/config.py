@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from radar.errors import InputError
+from radar.methods import method_options
 from radar.variants import choose
 
 T = TypeVar("T")
@@ -38,7 +39,8 @@ class OrderConfig:
     rounding: str | None = None  # ceil, round, floor
     center: list[int] | None = None  # [row, column] of the start cell (radial)
     centers: list[list[int]] | None = None  # start cells (multi_center)
-    seed: int | None = None  # which random order
+    regions: int | None = None  # side by side, decoded in parallel (regions): a square number
+    seed: int | None = None  # which random order, or how ties are broken (lpd)
 
 
 @dataclass
@@ -87,6 +89,7 @@ class ModelConfig:
     heads: int | None = None
     dropout: float = 0.0
     label_dropout: float = 0.1
+    query_share: float = 0.0  # of the layers, the last, run on queries alone, over keys and values made once (ARPG)
     qk_norm: bool = True
     class_position: bool = True  # False: no queries and keys of the class token (LlamaGen's published weights)
     backend: str = "auto"  # attention in packed training: sdpa, flex, or auto (flex on CUDA, sdpa elsewhere)
@@ -108,7 +111,7 @@ class TrainConfig:
     ema: float = 0.995  # decay of the generator's weight average; 0 turns it off
     layout: str = "auto"  # packed: all steps in one sequence; sampled: some per iteration; auto: see radar/modules
     layout_steps: int = 3  # random steps per iteration of the sampled layout
-    redraw_order: bool = False  # a new order for every image (orders that take a seed)
+    redraw: str = "none"  # another order for each image: seed, permuted, annealed (radar/redraw.py)
     corruption: str = "uniform"  # what replaces known tokens in nested and full
     corruption_rate: float = 0.3  # each image and step draws its rate from 0 to this
     correction_weight: float = 1.0  # weight of the correction loss
@@ -131,6 +134,9 @@ class SampleConfig:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
+    steps: int | None = None  # cut the decoding sequence into so many groups, in sampling only; by default as trained
+    schedule: str | None = None  # their sizes (see order.schedule), in sampling only
+    choice_temperature: float | None = None  # write the most confident cells first, with so much Gumbel noise (MaskGIT)
     revise_rings: int | None = None  # as revise.rings, but in sampling only; by default as trained
     revise_every: int | None = None  # as revise.every, but in sampling only
     precision: str = "32-true"  # bf16-mixed: matrix products and cache in bfloat16
@@ -178,6 +184,7 @@ class Config:
             "train.val_every": t.val_every,
             "train.checkpoint_every": t.checkpoint_every,
             "sample.images": s.images,
+            "sample.steps": 1 if s.steps is None else s.steps,
             "sample.batch_size": s.batch_size,
             "evaluate.timing_batch": e.timing_batch,
             "evaluate.timing_repeats": e.timing_repeats,
@@ -186,6 +193,7 @@ class Config:
         for name, rate in {
             "model.dropout": m.dropout,
             "model.label_dropout": m.label_dropout,
+            "model.query_share": m.query_share,
             "train.ema": t.ema,
             "train.corruption_rate": t.corruption_rate,
             "sample.correction": s.correction,
@@ -216,6 +224,8 @@ class Config:
         _require(t.clip > 0, "train.clip", t.clip, "above 0")
         _require(s.temperature > 0, "sample.temperature", s.temperature, "above 0")
         _require(0 < s.top_p <= 1, "sample.top_p", s.top_p, "above 0 and at most 1")
+        choice = 0.0 if s.choice_temperature is None else s.choice_temperature
+        _require(choice >= 0, "sample.choice_temperature", choice, "at least 0")
         _require(s.top_k >= 0, "sample.top_k", s.top_k, "at least 0")
         _require(e.images >= 5, "evaluate.images", e.images, "at least 5")
 
@@ -267,14 +277,28 @@ def structured(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested plain options; later layers win."""
-    merged = OmegaConf.to_container(OmegaConf.merge(*(dict(layer) for layer in layers)))
+    """Merge nested plain options; later layers win, and in a layer its options win over those of its `method`.
+
+    Raises InputError for an unknown method.
+    """
+    merged = OmegaConf.to_container(OmegaConf.merge(*(part for layer in layers for part in _parts(layer))))
     return typing.cast(dict[str, Any], merged)
 
 
+def _parts(layer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rest = {key: value for key, value in layer.items() if key != "method"}
+    return [method_options(layer["method"]), rest] if "method" in layer else [rest]
+
+
 def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """Build a Config from nested plain values and `key=value` overrides; raises InputError."""
+    """Build a Config from nested plain values and `key=value` overrides; raises InputError.
+
+    `method` among either stands for its options (radar/methods.py), which the others override.
+    """
+    named = [{"method": text.partition("=")[2]} for text in overrides if text.startswith("method=")]
+    overrides = [text for text in overrides if not text.startswith("method=")]
     try:
+        values = merge_options(values, *named)
         for group, kind in typing.get_type_hints(Config).items():
             if dataclasses.is_dataclass(kind) and not isinstance(values.get(group, {}), Mapping):
                 raise InputError(f"option '{group}' is a group of options, but its value is {values[group]!r}")

@@ -41,19 +41,29 @@ class Cost:
         return max(self.flops / flops_per_s, self.bytes / bytes_per_s)
 
 
-def weight_count(shape: Shape, vocabulary: int) -> int:
-    """Weights that every pass reads: projections, SwiGLU, head; of embeddings only the rows in use are read."""
-    d, f = shape.dim, feed_forward_width(shape.dim)
-    return shape.layers * (4 * d * d + 3 * d * f) + d * vocabulary
+def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
+    """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
+    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
+    blocks = shape.layers * (4 * d * d + 3 * d * f) - late * 2 * d * d
+    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary
 
 
 def pass_cost(shape: Shape, vocabulary: int, turn: Turn, batch: int, element: int = 4) -> Cost:
-    """Cost of one forward pass for `batch` rows (guidance doubles them); `element` bytes per number."""
-    d, f, layers = shape.dim, feed_forward_width(shape.dim), shape.layers
-    slots, covered, targets = len(turn.slots), turn.covered, len(turn.targets)
-    products = batch * (layers * 2 * slots * (4 * d * d + 3 * d * f) + 2 * targets * d * vocabulary)
-    moved = weight_count(shape, vocabulary) + batch * layers * 2 * covered * d
-    return Cost(float(products), float(batch * layers * 4 * slots * covered * d), float(moved * element), 1)
+    """Cost of one forward pass for `batch` rows (guidance doubles them); `element` bytes per number.
+
+    With query layers, content runs through the other layers and makes keys and values once more (2 D^2), queries run
+    through the query layers, which make none (2 D^2 less).
+    """
+    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
+    early, block, memory = shape.layers - late, 4 * d * d + 3 * d * f, 2 * d * d * bool(late)
+    queries = len(turn.slots) - int(turn.slots.content.sum()) if late else 0
+    content, covered = len(turn.slots) - queries, turn.covered - queries
+    heads = 2 if turn.slots.mixes else 1
+    layered = content * (early * block + memory) + queries * late * (block - 2 * d * d)
+    products = batch * 2 * (layered + len(turn.targets) * heads * d * vocabulary)
+    attention = batch * 4 * d * covered * (early * content + late * queries)
+    moved = weight_count(shape, vocabulary, heads) + batch * (early + bool(late)) * 2 * covered * d
+    return Cost(float(products), float(attention), float(moved * element), 1)
 
 
 def sampling_cost(shape: Shape, vocabulary: int, turns: Sequence[Turn], batch: int, element: int = 4) -> Cost:

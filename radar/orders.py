@@ -9,6 +9,7 @@ Definitions: RadAR (arXiv 2512.24639) gives concentric rings from a start token 
 cell and everything about regrouping are ours [ours].
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,8 +21,7 @@ from torch import Tensor
 
 from radar.config import OrderConfig
 from radar.errors import InputError
-from radar.seeding import derive
-from radar.variants import call, choose
+from radar.variants import call, choose, takes
 
 Keys = NDArray[np.float64]
 Cell = Sequence[int]
@@ -92,6 +92,48 @@ def halton(h: int, w: int) -> Keys:
         row, col = (points.random(4 * h * w) * (h, w)).astype(np.int64).T
         order.update(dict.fromkeys((row * w + col).tolist()))
     return np.argsort(list(order)).astype(np.float64)[None]
+
+
+def regions(h: int, w: int, regions: int = 4) -> Keys:
+    """PAR (arXiv 2412.15119): a square number of regions side by side, one cell of each per step.
+
+    Their first cells are decoded one by one, then all that stand at the same place of their region together.
+    Raises InputError if the number is no square.
+    """
+    side = math.isqrt(regions)
+    if regions < 1 or side**2 != regions:
+        raise InputError(f"order.regions={regions} is not possible: it must be a square number, as 4 or 16")
+    rows, columns = (axis.astype(np.int64) for axis in _grid(h, w))
+    region = rows * side // h * side + columns * side // w
+    place = np.zeros(h * w, dtype=np.int64)
+    for number in np.unique(region):
+        place[region == number] = np.arange((region == number).sum())
+    return np.where(place == 0, region, regions + place).astype(np.float64)[None]
+
+
+def lpd(h: int, w: int, sizes: Sequence[int], seed: int = 0) -> Keys:
+    """LPD (arXiv 2507.01957): near to what is known, far from each other, for groups of the given sizes.
+
+    Cells whose proximity (the sum of 1 / distance over known cells among the 8 around) reaches 1 are taken in its
+    order, ties by `seed`, unless they touch one already in the group; what is missing then is taken farthest from it.
+    """
+    rng, cells = np.random.default_rng(seed), np.stack(_grid(h, w), 1)
+    step, near = np.full(h * w, -1, dtype=np.int64), np.zeros(h * w)
+    for k, size in enumerate(sizes):
+        group = np.empty(0, dtype=np.int64)
+        free = rng.permutation(np.flatnonzero(step < 0))
+        for cell in free[np.argsort(-near[free], kind="stable")]:
+            apart = np.abs(cells[group] - cells[cell]).max(1, initial=0) > 1
+            if len(group) < size and near[cell] >= 1 and apart.all():
+                group = np.append(group, cell)
+        while len(group) < size:
+            rest = free[~np.isin(free, group)]
+            gaps = np.hypot(*(cells[rest][:, None] - cells[group]).transpose(2, 0, 1)).min(1, initial=np.inf)
+            group = np.append(group, rest[gaps.argmax()])
+        step[group] = k
+        distance = np.hypot(*(cells[:, None] - cells[group]).transpose(2, 0, 1))
+        near += np.where((distance > 0) & (distance < 1.5), 1 / np.maximum(distance, 1), 0).sum(1)
+    return step.astype(np.float64)[None]
 
 
 DISTANCES: dict[str, Callable[[Keys, Keys], Keys]] = {
@@ -176,15 +218,24 @@ def group_sizes(cells: int, steps: int, schedule: str = "constant") -> list[int]
     return np.diff(known).tolist()
 
 
+BY_SIZES = 20 / 16  # steps per cell of the side
+
+
 def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     """Build the step vector (N,) int64 of an order on an h x w grid: the step at which each cell is decoded.
 
     Values are exactly 0..K-1. Without `steps` and `schedule` the natural grouping is kept; otherwise the same ranking
-    is cut into exactly `steps` groups (default: as many as natural) of the scheduled sizes (default: constant).
+    is cut into exactly `steps` groups (default: as many as natural) of the scheduled sizes (default: constant). An
+    order that is made for group sizes gets those (default: cosine, and LPD's 20 steps for 16x16, else in proportion to
+    the side).
     Raises InputError for an unknown order or option, or if K groups are not possible.
     """
     options: dict[str, object] = {"center": order.center, "centers": order.centers, "metric": order.metric}
-    options |= {"rounding": order.rounding, "seed": order.seed}
+    options |= {"rounding": order.rounding, "seed": order.seed, "regions": order.regions}
+    if takes(order.name, ORDERS, "sizes"):
+        count = min(h * w, round(BY_SIZES * math.sqrt(h * w))) if order.steps is None else order.steps
+        options["sizes"] = group_sizes(h * w, count, order.schedule or "cosine")
+        order = replace(order, schedule=None)
     keys = call("order", order.name, ORDERS, h, w, **options)
     natural: NDArray[np.int64] = np.unique(keys[0], return_inverse=True)[1]
     count = int(natural.max()) + 1
@@ -208,15 +259,6 @@ def decode_sequence(step: Tensor) -> Tensor:
     return step.argsort(dim=-1, stable=True)
 
 
-def redraw_sequences(order: OrderConfig, h: int, w: int, images: int, seed: int) -> Tensor:
-    """Draw one order per image: sequences (B, N), all with the group sizes of the order itself.
-
-    Raises InputError for an order that takes no seed.
-    """
-    steps = [decode_steps(replace(order, seed=derive(seed, i) % 2**32), h, w) for i in range(images)]
-    return decode_sequence(torch.stack(steps))
-
-
 def adjacent_share(step: Tensor, h: int, w: int) -> float:
     """Share of the 4-adjacent pairs of cells that are decoded in one step (0 on a 1x1 grid)."""
     grid = step.view(h, w)
@@ -236,4 +278,6 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "halton": halton,
     "radial": radial,
     "multi_center": multi_center,
+    "regions": regions,
+    "lpd": lpd,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radar.config import ModelConfig
 from radar.errors import InputError
-from radar.transformer import PRESETS, Shape, feed_forward_width
+from radar.transformer import PRESETS, feed_forward_width
 
 HEAD = 64  # width of a head where no preset has this width and depth
 
@@ -61,8 +61,7 @@ def llamagen_gpt(
             f"blocks.{i}.gate_up.weight": torch.cat([gate, up]),
             f"blocks.{i}.down.weight": state[f"{theirs}feed_forward.w2.weight"],
         }
-    shape = Shape(dim, layers, heads)
-    return ModelConfig(**vars(shape), qk_norm=False, class_position=False), ours
+    return ModelConfig(dim=dim, layers=layers, heads=heads, qk_norm=False, class_position=False), ours
 
 
 def _llamagen_shapes(vocabulary: int, labels: int, dim: int, layers: int) -> dict[str, tuple[int, ...]]:

@@ -40,19 +40,21 @@ class Turn:
     targets: Tensor  # (T,) ranks that it predicts
     revises: Tensor  # (T,) True where the predicted cell is known already
     noise: Tensor  # (T,) which random numbers of an image it uses
+    keeps: int  # how many of the targets are written, from the first; the others are candidates for a later pass
 
 
-def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -> list[Turn]:
+def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu", candidates: bool = False) -> list[Turn]:
     """Cut a variant's slots into forward passes, on `device`; a slot is cached exactly if a later pass sees it.
 
     Those that no pass sees any more are overwritten, where nothing behind them is still in use.
 
-    Without `revise`, known cells are context only, and nothing is predicted for them. The random numbers of a cell's
-    first drawing are the same with and without.
+    Without `revise`, known cells are context only, and nothing is predicted for them; without `candidates`, nothing for
+    cells of later steps either. The random numbers of a cell's first drawing are the same with and without.
     """
-    mask, drawn = slots.mask(), int(slots.asks.sum())
-    if not revise:
-        slots = replace(slots, target=torch.where(slots.revises, NONE, slots.target))
+    mask = slots.mask()
+    dropped = (slots.revises & (not revise)) | (slots.waits & (not candidates))
+    slots = replace(slots, target=torch.where(dropped, NONE, slots.target))
+    drawn = int(torch.cat([slots.rank, slots.target]).max()) + 1
     turns: list[Turn] = []
     cached = torch.empty(0, dtype=torch.long)
     for turn in range(int(slots.turn.max()) + 1):
@@ -61,21 +63,24 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu") -
         cached = cached[: int(alive.max()) + 1 if len(alive) else 0]
         seen_later = mask[slots.turn > turn][:, run].any(0)
         run = torch.cat([run[seen_later], run[~seen_later]])
-        part = slots.take(run).to(device)
-        has_target = part.target != NONE
-        targets, revises = part.target[has_target], part.revises[has_target]
-        noise = torch.where(revises, drawn - 1 + revises.cumsum(0), targets)
+        part = slots.take(run)
+        targets, source = part.predictions.target, part.predictions.source
+        revises, waits = part.revises[source], part.waits[source]
+        extra = revises | waits
+        noise = torch.where(extra, drawn - 1 + extra.cumsum(0), targets)
         rows = mask[run][:, torch.cat([cached, run])]
         seen = None if rows.all() else rows.to(device)
-        turns.append(Turn(part, len(cached), rows.shape[1], seen, targets, revises, noise))
+        keeps = len(targets) - int(waits.sum())
+        targets, revises, noise = targets.to(device), revises.to(device), noise.to(device)
+        turns.append(Turn(part.to(device), len(cached), rows.shape[1], seen, targets, revises, noise, keeps))
         cached = torch.cat([cached, run[seen_later]])
-        drawn += int(revises.sum())
+        drawn += int(extra.sum())
     return turns
 
 
-def image_noise(seed: int, images: Sequence[int], count: int) -> Tensor:
-    """Uniform numbers (B, count) of the images numbered `images`: row i depends on (seed, i) alone."""
-    return torch.stack([torch.rand(count, generator=generator(Stream.SAMPLE, seed, image)) for image in images])
+def image_noise(seed: int, images: Sequence[int], count: int, stream: Stream = Stream.SAMPLE) -> Tensor:
+    """Uniform numbers (B, count) of the images numbered `images`: row i depends on (stream, seed, i) alone."""
+    return torch.stack([torch.rand(count, generator=generator(stream, seed, image)) for image in images])
 
 
 def filter_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -148,6 +153,27 @@ def choose_tokens(settings: SampleConfig) -> TokenRule:
     return rule
 
 
+class _Choice:
+    """MaskGIT (arXiv 2202.04200): of all cells that a pass predicts, those of the most confident tokens come first.
+
+    Confidence is log p of the drawn token plus Gumbel noise, whose scale falls linearly to 0 at the last pass.
+    """
+
+    def __init__(self, turns: Sequence[Turn], settings: SampleConfig, images: Sequence[int], device: torch.device):
+        self.settings, self.passes = settings, len(turns)
+        self.ends = torch.tensor([len(turn.targets) for turn in turns]).cumsum(0).tolist()
+        noise = image_noise(settings.seed, images, self.ends[-1], Stream.CHOICE).to(device)
+        self.gumbel = -(-noise.clamp(min=2**-25).log()).log()
+
+    def rank(self, number: int, turn: Turn, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Indices (B, T) of the predicted cells, the most confident first."""
+        assert self.settings.choice_temperature is not None
+        belief = (logits / self.settings.temperature).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        scale = self.settings.choice_temperature * (1 - (number + 1) / self.passes)
+        own = self.gumbel[:, self.ends[number] - len(turn.targets) : self.ends[number]]
+        return (belief + scale * own).argsort(dim=1, descending=True, stable=True)
+
+
 def sample_tokens(
     model: Transformer,
     turns: Sequence[Turn],
@@ -172,6 +198,9 @@ def sample_tokens(
     """
     rule = rule or choose_tokens(settings)
     cells = torch.atleast_2d(sequence).expand(len(labels), -1)  # a view: nothing is copied
+    choice = None
+    if settings.choice_temperature is not None:  # every image finds its own sequence
+        choice, sequence = _Choice(turns, settings, images, labels.device), (cells := cells.clone())
     count = sum(len(turn.noise) for turn in turns)
     noise = image_noise(settings.seed, images, count).to(labels.device)
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
@@ -182,7 +211,11 @@ def sample_tokens(
         for number, turn in enumerate(turns):
             logits = guide.predict(number, turn, known, sequence)
             tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
-            known[:, turn.targets] = tokens
+            if choice is not None:
+                first = choice.rank(number, turn, logits, tokens)
+                tokens = tokens.gather(1, first)
+                cells[:, turn.targets] = cells[:, turn.targets].gather(1, first)
+            known[:, turn.targets[: turn.keeps]] = tokens[:, : turn.keeps]
             if trace is not None:
                 _record(trace, turn, known, cells, changed)
     return torch.empty_like(known).scatter_(1, cells, known)
@@ -201,7 +234,7 @@ class _Guide:
         self.model = model
         shape, device = model.shape, model.query.device
         self.cache = empty_cache(
-            shape.layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
+            model.cache_layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
         )
 
     def predict(self, number: int, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
@@ -220,7 +253,8 @@ class _Guide:
 
 def _record(trace: Trace, turn: Turn, known: Tensor, cells: Tensor, changed: Tensor) -> None:
     marks = torch.zeros(2, *known.shape, dtype=torch.bool, device=known.device)
-    marks[0][:, turn.targets] = changed & ~turn.revises
-    marks[1][:, turn.targets] = changed & turn.revises
+    written, revised = ((changed & kind)[:, : turn.keeps] for kind in (~turn.revises, turn.revises))
+    marks[0][:, turn.targets[: turn.keeps]] = written
+    marks[1][:, turn.targets[: turn.keeps]] = revised
     for state, history in ((known, trace.tokens), (marks[0], trace.written), (marks[1], trace.revised)):
         history.append(torch.empty_like(state).scatter_(1, cells, state).cpu())

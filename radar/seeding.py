@@ -14,6 +14,7 @@ class Stream(IntEnum):
     ORDER = 3  # orders that are redrawn for every image
     SAMPLE = 4  # one image of the sampler
     TUNE = 5  # choice and scoring of sampling options
+    CHOICE = 6  # which cells of one image come first
 
 
 def derive(*parts: int) -> int:

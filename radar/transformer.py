@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from radar.attention import NONE, Slots, attend
+from radar.attention import NONE, Predictions, Slots, attend
 from radar.cache import Cache, cached_attention
 from radar.config import ModelConfig
 from radar.errors import InputError
@@ -29,11 +29,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Shape:
-    """Width, depth and heads of a trunk."""
+    """Width, depth and heads of a trunk, and how many of the layers run on queries alone."""
 
     dim: int
     layers: int
     heads: int
+    query_layers: int = 0
 
 
 # B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
@@ -59,7 +60,7 @@ def model_shape(config: ModelConfig) -> Shape:
             f"model.dim={dim} with model.heads={heads} is not possible: "
             "dim must be a multiple of 4 * heads (2-D rotary positions), layers at least 1"
         )
-    return Shape(dim, layers, heads)
+    return Shape(dim, layers, heads, min(layers - 1, round(layers * config.query_share)))
 
 
 def feed_forward_width(dim: int) -> int:
@@ -128,6 +129,40 @@ class Block(nn.Module):
         return x + self.dropout(self.down(F.silu(gate) * up))  # type: ignore[no-any-return]
 
 
+class QueryBlock(Block):
+    """Pre-norm block that queries run alone: cross-attention to keys and values made once for all such blocks."""
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
+        super().__init__(shape, config)
+        self.qkv = nn.Linear(shape.dim, shape.dim, bias=False)
+        del self.k_norm
+
+    def ask(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Queries (B, H, S, E) of x (B, S, D)."""
+        q = self.qkv(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rotate(self.q_norm(q.float()), angles).to(q.dtype)
+
+    def cross(self, x: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, S, D), k and v (B, H, N, E) -> (B, S, D)."""
+        return self.finish(x, attend(self.ask(x, angles), k, v, mask).transpose(1, 2).flatten(2))
+
+
+class Memory(nn.Module):
+    """Keys and values of the content for all query blocks (ARPG, arXiv 2503.10568)."""
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.norm = nn.RMSNorm(shape.dim, EPS)
+        self.kv = nn.Linear(shape.dim, 2 * shape.dim, bias=False)
+        self.k_norm = nn.RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, E) of x (B, S, D)."""
+        k, v = self.kv(self.norm(x)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
+        return rotate(self.k_norm(k.float()), angles).to(v.dtype), v
+
+
 def _store_by_column(layer: nn.Linear) -> None:
     """Lay the weight out by input, which products of few rows read a third faster on CPU; its values stay the same.
 
@@ -151,11 +186,14 @@ class Transformer(nn.Module):
         vocabulary: V.
         classes: number of labels; label `classes` means "no label".
         grid: (h, w), N = h * w.
+        mixes: whether slots have second targets, for which there is a second head.
     """
 
     angles: Tensor
 
-    def __init__(self, config: ModelConfig, vocabulary: int, classes: int, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, config: ModelConfig, vocabulary: int, classes: int, grid: tuple[int, int], mixes: bool = False
+    ) -> None:
         super().__init__()
         self.shape = shape = model_shape(config)
         self.vocabulary, self.classes, self.grid = vocabulary, classes, grid
@@ -164,18 +202,29 @@ class Transformer(nn.Module):
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
         self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
-        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers))
+        self.query_layers = shape.query_layers
+        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
+        self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
+        self.memory = Memory(shape, config) if self.query_layers else None
         self.norm = nn.RMSNorm(shape.dim, EPS)
         self.head = nn.Linear(shape.dim, vocabulary, bias=False)
+        self.second_head = nn.Linear(shape.dim, vocabulary, bias=False) if mixes else None
         angles = rotary_table(*grid, shape.dim // shape.heads)
         angles[0] *= config.class_position
         self.register_buffer("angles", angles, persistent=False)
         self.apply(self._initialise)
         nn.init.normal_(self.query, std=0.02)
         nn.init.zeros_(self.head.weight)  # a new model is exactly uniform: NLL = N log V
-        for block in cast(list[Block], self.blocks):
+        if self.second_head is not None:
+            nn.init.zeros_(self.second_head.weight)
+        for block in cast(list[Block], [*self.blocks, *self.query_blocks]):
             for layer in (block.qkv, block.out, block.down):
                 _store_by_column(layer)
+
+    @property
+    def cache_layers(self) -> int:
+        """Keys and values to keep: of every block, but one for all query blocks."""
+        return len(self.blocks) + bool(self.query_layers)
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -191,7 +240,7 @@ class Transformer(nn.Module):
         mask: Tensor | BlockMask | None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Predict the target of every slot that has one: logits (B, T, V) in slot order.
+        """Predict every target (see Slots.predictions): logits (B, T, V).
 
         Args:
             slots: S slots.
@@ -205,25 +254,73 @@ class Transformer(nn.Module):
         if cache is not None:
             assert not isinstance(mask, BlockMask)
             decode = _compiled(Transformer.decode, dynamic=True) if self.compiled else Transformer.decode
-            return decode(self, inputs, mask, slots.goals, cache.buffer, cache.start)
+            carriers = int(slots.content.sum()) if self.query_layers else len(slots)
+            return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
+        if self.query_layers:
+            return self.predict(self._crossed(x, angles, slots, mask), slots.predictions)
+        return self.predict(self._through(x, angles, mask), slots.predictions)
+
+    def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
         step = _compiled(Block.forward) if self.compiled else Block.forward
         for block in cast(list[Block], self.blocks):
             if self.recompute and self.training:
                 x = checkpoint(step, block, x, angles, mask, use_reentrant=False)
             else:
                 x = step(block, x, angles, mask)
-        return self.head(self.norm(x[:, slots.goals]))  # type: ignore[no-any-return]
+        return x
+
+    def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
+        """Run the content through the blocks, then the queries through theirs."""
+        assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
+        known, asking = (torch.nonzero(kind).flatten() for kind in (slots.content, ~slots.content))
+        seen = self._through(x[:, known], angles[:, :, known], mask[known][:, known])
+        k, v = self.memory(seen, angles[:, :, known])
+        y, places, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
+        for block in cast(list[QueryBlock], self.query_blocks):
+            y = block.cross(y, places, k, v, rows)
+        return x.index_copy(1, asking, y)
 
     def decode(
-        self, inputs: tuple[Tensor, ...], mask: Tensor | None, goals: Tensor, buffer: Tensor, start: Tensor
+        self,
+        inputs: tuple[Tensor, ...],
+        mask: Tensor | None,
+        predictions: Predictions,
+        carriers: int,
+        buffer: Tensor,
+        start: Tensor,
     ) -> Tensor:
-        """Logits (B, T, V) of the slots `goals` of `inputs` (see `embed`), with the cache; in one piece, to compile."""
+        """Logits (B, T, V) of `inputs` (see `embed`), with the cache; in one piece, to compile.
+
+        `carriers` is the number of slots, from the first, that run through all but the query blocks.
+        """
         x, angles = self.embed(*inputs)
+        y, places = x[:, carriers:], angles[:, :, carriers:]
+        x, angles = x[:, :carriers], angles[:, :, :carriers]
+        rows = columns = None
+        if mask is not None:
+            seen = mask.shape[1] - y.shape[1]
+            rows, columns = mask[:carriers, :seen], mask[carriers:, :seen]
         for layer, block in enumerate(cast(list[Block], self.blocks)):
             q, k, v = block.project(x, angles)
-            x = block.finish(x, cached_attention(q, k, v, mask, buffer, start, layer))
-        return self.head(self.norm(x[:, goals]))  # type: ignore[no-any-return]
+            x = block.finish(x, cached_attention(q, k, v, rows, buffer, start, layer))
+        if self.memory is not None:
+            k, v = self.memory(x, angles)
+            for other in cast(list[QueryBlock], self.query_blocks):
+                mixed = cached_attention(other.ask(y, places), k, v, columns, buffer, start, len(self.blocks))
+                y = other.finish(y, mixed)
+            x = torch.cat([x, y], 1)
+        return self.predict(x, predictions)
+
+    def predict(self, x: Tensor, predictions: Predictions) -> Tensor:
+        """Logits (B, T, V) from the last features (B, S, D): of one slot each, or the mean of one with each head."""
+        logits = self.head(self.norm(x[:, predictions.first]))
+        if self.second_head is None or predictions.second is None:
+            return logits  # type: ignore[no-any-return]
+        others = self.second_head(self.norm(x[:, predictions.second]))
+        has = torch.stack([predictions.first, predictions.second], -1) != NONE
+        share = has / has.sum(-1, keepdim=True)
+        return logits * share[:, :1] + others * share[:, 1:]  # type: ignore[no-any-return]
 
     def embed(
         self, carries: Tensor, rank: Tensor, place: Tensor, content: Tensor, labels: Tensor, cells: Tensor

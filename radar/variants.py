@@ -28,3 +28,8 @@ def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any
         if key not in taken:
             raise InputError(f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}")
     return function(*args, **given)
+
+
+def takes(name: str, table: Mapping[str, Callable[..., Any]], option: str) -> bool:
+    """Whether the variant `name`, if there is one, takes an option."""
+    return name in table and option in inspect.signature(table[name]).parameters

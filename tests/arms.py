@@ -50,10 +50,16 @@ def layout(order: str, variant: str) -> tuple[torch.Tensor, Slots]:
     return step, (VARIANTS | CHEAPER)[variant](step_sizes(step))
 
 
-def small_model(seed: int = 0) -> Transformer:
-    """A model whose logits depend on everything it sees."""
-    torch.manual_seed(seed)
-    model = Transformer(ModelConfig(dim=32, layers=3, heads=2), VOCABULARY, CLASSES, GRID)
+def typical() -> list[tuple[str, str]]:
+    """Each variant with an order that it can decode."""
+    return [({"causal": "raster", "neighbours": "diagonal"}.get(variant, "radial"), variant) for variant in VARIANTS]
+
+
+def small_model(slots: Slots | None = None, query_layers: int = 0) -> Transformer:
+    """A model whose logits depend on everything it sees, with a second head if the slots need one."""
+    torch.manual_seed(0)
+    config = ModelConfig(dim=32, layers=3, heads=2, query_share=query_layers / 3)
+    model = Transformer(config, VOCABULARY, CLASSES, GRID, slots is not None and slots.mixes)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 1.0)
     return model.eval()

@@ -7,7 +7,7 @@ import torch
 
 from radar.attention import NONE, VARIANTS, Slots, attend, nested
 from radar.errors import InputError
-from tests.arms import CELLS, CHEAPER, arms, layout
+from tests.arms import CELLS, CHEAPER, arms, layout, typical
 
 
 def reach(mask: torch.Tensor) -> torch.Tensor:
@@ -22,9 +22,10 @@ def leaks(slots: Slots, step: torch.Tensor) -> bool:
     """Whether a slot that asks for a cell depends on the content of its own or a later step."""
     step_of_rank = step.sort().values
     reached = reach(slots.mask())
-    for i in torch.nonzero(slots.asks).flatten():
+    for i in torch.nonzero(slots.asks | slots.waits).flatten():
         seen = torch.nonzero(reached[i] & slots.content & (slots.rank != NONE)).flatten()
-        if (step_of_rank[slots.rank[seen]] >= step_of_rank[slots.target[i]]).any():
+        goals = torch.stack([slots.target[i], slots.second[i]])
+        if (step_of_rank[slots.rank[seen]] >= min(slots.turn[i], step_of_rank[goals[goals != NONE]].min())).any():
             return True
     return False
 
@@ -66,17 +67,21 @@ def test_cheaper_nested_layouts():
         ("nested", lambda asking, seen: seen.step <= asking.step + 1),
         ("full", lambda asking, seen: seen.step >= asking.step),
         ("nested_memory", lambda asking, seen: seen.content | (seen.step == asking.step)),
+        ("bidirectional", lambda asking, seen: seen.step <= asking.step + 1),
+        ("instructed", lambda asking, seen: seen.rank <= asking.rank),
+        ("neighbours", lambda asking, seen: seen.step <= asking.step + 1),
     ],
 )
 def test_a_broken_mask_is_caught(variant, broken):
-    step, slots = layout("raster" if variant == "causal" else "radial", variant)
+    step, slots = layout({v: o for o, v in typical()}[variant], variant)
     assert leaks(replace(slots, sees=broken), step)
 
 
 @pytest.mark.parametrize(("order", "variant"), arms())
 def test_slots(order, variant):
     step, slots = layout(order, variant)
-    asked = slots.target[slots.asks]
+    predictions = slots.predictions
+    asked = predictions.target[slots.asks[predictions.source]]
     assert asked.sort().values.tolist() == list(range(CELLS)), "every cell is asked for exactly once"
     assert slots.mask().diagonal().all(), "every slot sees itself, so no row is empty"
     assert slots.mask()[:, 0].all(), "the class token is seen by all"
@@ -85,9 +90,7 @@ def test_slots(order, variant):
     assert (step.sort().values[revised] < slots.step[slots.revises]).all(), "only known cells are revised"
 
 
-@pytest.mark.parametrize(
-    ("order", "variant"), [("radial", v) for v in [*VARIANTS, *CHEAPER] if v != "causal"] + [("raster", "causal")]
-)
+@pytest.mark.parametrize(("order", "variant"), typical() + [("radial", v) for v in CHEAPER])
 def test_flex_mask_is_the_dense_mask(order, variant):
     _, slots = layout(order, variant)
     rule = slots.block_mask("cpu").mask_mod
@@ -125,17 +128,15 @@ def test_causal_needs_one_cell_per_step():
         VARIANTS["causal"]([1, 2])
 
 
-@pytest.mark.parametrize(
-    ("order", "variant"), [("radial", v) for v in VARIANTS if v != "causal"] + [("raster", "causal")]
-)
+@pytest.mark.parametrize(("order", "variant"), typical())
 def test_chosen_steps_keep_all_that_they_see(order, variant):
     """The sampled layout: rows of the chosen steps see exactly what they saw in the whole."""
     _, slots = layout(order, variant)
     chosen = torch.tensor([1, 3])
     part = slots.only(chosen, slots.mask())
-    rows = (slots.target != NONE) & torch.isin(slots.turn, chosen)
-    kept = (part.target != NONE) & torch.isin(part.turn, chosen)
-    assert torch.equal(part.target[kept], slots.target[rows])
+    rows = slots.predicts & torch.isin(slots.turn, chosen)
+    kept = part.predicts & torch.isin(part.turn, chosen)
+    assert torch.equal(part.target[kept], slots.target[rows]) and torch.equal(part.second[kept], slots.second[rows])
     assert torch.equal(part.mask()[kept].sum(1), slots.mask()[rows].sum(1))
     assert len(slots.only(torch.tensor([0, 1]), slots.mask())) < len(slots)
 

@@ -28,9 +28,12 @@ LABELS = torch.tensor([0, 2, 1])
 
 @pytest.mark.parametrize(("order", "variant"), [arm for arm in arms() if arm[0] in ("raster", "radial", "halton in 5")])
 @pytest.mark.parametrize("correction", [0.0, 0.5])
-def test_operations_on_paper_are_those_that_are_done(order, variant, correction):
+@pytest.mark.parametrize("query_layers", [0, 2])
+def test_operations_on_paper_are_those_that_are_done(order, variant, correction, query_layers):
+    if query_layers and variant != "plain":
+        pytest.skip("only plain takes query layers")
     step, slots = layout(order, variant)
-    model, turns = small_model(), plan_turns(slots, correction > 0)
+    model, turns = small_model(slots, query_layers), plan_turns(slots, correction > 0, candidates=correction > 0)
     settings = SampleConfig(correction=correction)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         sample_tokens(model, turns, decode_sequence(step), LABELS, settings, range(3))
@@ -38,9 +41,11 @@ def test_operations_on_paper_are_those_that_are_done(order, variant, correction)
 
 
 def test_weights_on_paper():
-    model = small_model()
-    used = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith(("blocks", "head")))
-    assert weight_count(model.shape, VOCABULARY) == used
+    for query_layers in (0, 2):
+        model = small_model(query_layers=query_layers)
+        names = ("blocks", "query_blocks", "memory", "head")
+        used = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith(names))
+        assert weight_count(model.shape, VOCABULARY) == used
 
 
 @pytest.mark.parametrize(("order", "variant"), [("raster", "causal"), ("radial", "plain"), ("radial", "relay")])

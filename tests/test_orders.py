@@ -17,9 +17,9 @@ from radar.orders import (
     decode_sequence,
     decode_steps,
     group_sizes,
-    redraw_sequences,
     step_sizes,
 )
+from radar.variants import takes
 
 names, sides = st.sampled_from(list(ORDERS)), st.integers(1, 12)
 schedules = st.sampled_from([None, *SCHEDULES])
@@ -52,6 +52,8 @@ def test_any_number_of_steps(name, h, w, schedule, data):
 def test_regrouping_keeps_the_ranking(name, h, w, data):
     natural = decode_steps(OrderConfig(name=name), h, w)
     steps = data.draw(st.integers(1, h * w))
+    if takes(name, ORDERS, "sizes"):
+        return  # such an order is made for its group sizes
     regrouped = decode_steps(OrderConfig(name=name, steps=steps, schedule="constant"), h, w)
     before, after = natural[:, None] < natural, regrouped[:, None] > regrouped
     assert not (before & after).any()
@@ -78,6 +80,12 @@ def test_radial_is_monotone_in_distance_and_one_center_of_many(h, w, metric, rou
         (OrderConfig(name="radial", rounding="round"), 16, 12),
         (OrderConfig(name="radial", metric="chebyshev"), 24, 13),
         (OrderConfig(name="diagonal"), 16, 31),
+        (OrderConfig(name="diagonal"), 24, 47),
+        (OrderConfig(name="regions", regions=4), 16, 67),
+        (OrderConfig(name="regions", regions=4), 24, 147),
+        (OrderConfig(name="regions", regions=16), 16, 31),
+        (OrderConfig(name="regions", regions=16), 24, 51),
+        (OrderConfig(name="lpd"), 16, 20),
         (OrderConfig(name="raster"), 16, 256),
         (OrderConfig(name="multi_center"), 16, 7),
     ],
@@ -121,15 +129,24 @@ def test_seeds():
     assert torch.equal(steps(3), steps(3)) and not torch.equal(steps(3), steps(4))
 
 
-def test_one_order_per_image():
-    order = OrderConfig(name="random", steps=7, schedule="cosine")
-    sequences = redraw_sequences(order, 8, 8, images=5, seed=1)
-    assert sequences.shape == (5, 64)
-    assert (sequences.sort(1).values == torch.arange(64)).all()
-    assert len({tuple(row.tolist()) for row in sequences}) == 5
-    assert torch.equal(sequences, redraw_sequences(order, 8, 8, images=5, seed=1))
-    with pytest.raises(InputError, match="takes no option 'seed'"):
-        redraw_sequences(OrderConfig(name="radial"), 8, 8, images=1, seed=0)
+def test_regions_decode_one_cell_of_each():
+    step = decode_steps(OrderConfig(name="regions", regions=4), 6, 8).view(6, 8)
+    assert step[0, 0] == 0 and step[0, 4] == 1 and step[3, 0] == 2 and step[3, 4] == 3
+    quarters = [step[r : r + 3, c : c + 4] for r in (0, 3) for c in (0, 4)]
+    for quarter in quarters[1:]:
+        assert torch.equal(quarter.flatten()[1:], quarters[0].flatten()[1:]), "the same place in the same step"
+    with pytest.raises(InputError, match="regions=5 is not possible: it must be a square number"):
+        decode_steps(OrderConfig(name="regions", regions=5), 8, 8)
+
+
+def test_lpd_is_near_the_context_and_spread_out():
+    step = decode_steps(OrderConfig(name="lpd"), 16, 16)
+    assert step_sizes(step) == group_sizes(256, 20, "cosine")
+    assert adjacent_share(step, 16, 16) < 0.1
+    grid = torch.nn.functional.pad(step.view(1, 1, 16, 16).double(), (1, 1, 1, 1), value=99)
+    earliest = -torch.nn.functional.max_pool2d(-grid, 3, 1).flatten()
+    touching = (earliest < step)[step > 0].double().mean()
+    assert touching > 0.9, "beside something that is known already"
 
 
 @pytest.mark.parametrize(

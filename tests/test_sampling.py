@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from radar.attention import NONE
 from radar.config import SampleConfig
 from radar.errors import InputError
 from radar.orders import decode_sequence
@@ -20,33 +19,42 @@ LABELS = torch.tensor([0, 2, 1, CLASSES])
 @pytest.mark.parametrize(("order", "variant"), arms())
 def test_training_equals_sampling(order, variant):
     """Teacher-forced logits of the packed layout equal those of the step-by-step passes with the cache."""
-    step, slots = layout(order, variant)
-    model, sequence = small_model(), decode_sequence(step)
+    for query_layers in (0, 2) if variant == "plain" else (0,):
+        check_training_equals_sampling(*layout(order, variant), query_layers)
+
+
+def check_training_equals_sampling(step, slots, query_layers):
+    model, sequence = small_model(slots, query_layers), decode_sequence(step)
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
     known = tokens[:, sequence]
     with torch.inference_mode():
         packed = model(slots, known[:, slots.rank.clamp(min=0)], LABELS, sequence, slots.mask())
-    expected = dict(zip(torch.nonzero(slots.target != NONE).flatten().tolist(), packed.unbind(1), strict=True))
+    target, _, _, source = slots.predictions
+    keys = zip(slots.turn[source].tolist(), target.tolist(), slots.content[source].tolist(), strict=True)
+    expected = dict(zip(keys, packed.unbind(1), strict=True))
     passes = []
 
     def forced(turn, logits, current, noise):
         passes.append((turn, logits.clone()))
         return known[:, turn.targets], torch.ones_like(current, dtype=torch.bool)
 
-    found = sample_tokens(model, plan_turns(slots, True), sequence, LABELS, SampleConfig(), range(4), rule=forced)
+    turns = plan_turns(slots, True, candidates=True)
+    found = sample_tokens(model, turns, sequence, LABELS, SampleConfig(), range(4), rule=forced)
     assert torch.equal(found, tokens)
+    checked = 0
     for number, (turn, logits) in enumerate(passes):
-        targets = turn.slots.target != NONE
-        for j, (target, content) in enumerate(zip(turn.targets, turn.slots.content[targets], strict=True)):
-            match = (slots.turn == number) & (slots.target == target) & (slots.content == content)
-            difference = (logits[:, j] - expected[int(torch.nonzero(match))]).abs().max()
-            assert difference < 1e-4, (number, int(target))
+        target, _, _, source = turn.slots.predictions
+        for j, (cell, slot) in enumerate(zip(target.tolist(), source.tolist(), strict=True)):
+            difference = logits[:, j] - expected[number, cell, bool(turn.slots.content[slot])]
+            assert difference.abs().max() < 1e-4, (number, cell)
+            checked += 1
+    assert checked == len(expected), "every prediction of the packed layout is made once"
 
 
 @pytest.mark.parametrize(("order", "variant"), arms())
 def test_passes_and_cells(order, variant, monkeypatch):
     step, slots = layout(order, variant)
-    model, passes, trace = small_model(), [], Trace()
+    model, passes, trace = small_model(slots), [], Trace()
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *args: passes.append(1) or forward(*args))
     settings = SampleConfig(correction=0.5)
@@ -66,7 +74,7 @@ def draw_images(images: list[int], batch: int, order: str = "radial", variant: s
     step, slots = layout(order, variant)
     settings = SampleConfig(guidance=1.5, correction=0.3, seed=5)
     parts = [images[i : i + batch] for i in range(0, len(images), batch)]
-    model, turns, sequence = small_model(), plan_turns(slots, True), decode_sequence(step)
+    model, turns, sequence = small_model(slots), plan_turns(slots, True), decode_sequence(step)
     labels = [torch.tensor(part) % CLASSES for part in parts]
     return torch.cat(
         [sample_tokens(model, turns, sequence, y, settings, part) for part, y in zip(parts, labels, strict=True)]

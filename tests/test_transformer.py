@@ -6,13 +6,12 @@ import shutil
 import pytest
 import torch
 
-from radar.attention import VARIANTS
 from radar.config import ModelConfig, SampleConfig
 from radar.errors import InputError
 from radar.orders import decode_sequence
 from radar.sampling import plan_turns, sample_tokens
 from radar.transformer import PRESETS, Transformer, parameter_count
-from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
+from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model, typical
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1411), ("3B", 3097)])
@@ -22,15 +21,13 @@ def test_presets_have_the_published_sizes(preset, millions):
     assert parameter_count(model) / 1e6 == pytest.approx(millions, abs=0.6)
 
 
-@pytest.mark.parametrize(
-    ("order", "variant"), [("raster", "causal"), *(("radial", v) for v in VARIANTS if v != "causal")]
-)
+@pytest.mark.parametrize(("order", "variant"), typical())
 def test_a_new_model_is_uniform(order, variant):
     step, slots = layout(order, variant)
-    model = Transformer(ModelConfig(dim=16, layers=1, heads=1), VOCABULARY, CLASSES, GRID)
+    model = Transformer(ModelConfig(dim=16, layers=1, heads=1), VOCABULARY, CLASSES, GRID, slots.mixes)
     content = torch.zeros(2, len(slots), dtype=torch.long)
     logits = model(slots, content, torch.tensor([0, CLASSES]), decode_sequence(step), slots.mask())
-    nll = -logits.log_softmax(-1)[:, slots.asks[slots.target >= 0], 0].double().sum(1)
+    nll = -logits.log_softmax(-1)[:, slots.asks[slots.predictions.source], 0].double().sum(1)
     assert nll.tolist() == pytest.approx([CELLS * math.log(VOCABULARY)] * 2, rel=1e-6)
 
 

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from radar.attention import BACKENDS, NONE, VARIANTS, Slots
+from radar.attention import BACKENDS, VARIANTS, Slots
 from radar.config import Config, ReviseConfig, SampleConfig
 from radar.corruption import CORRUPTIONS, corruption_mask
+from radar.errors import InputError
 from radar.modules.trained import TrainedModule
-from radar.orders import decode_sequence, decode_steps, redraw_sequences, step_sizes
+from radar.orders import decode_sequence, decode_steps, group_sizes, step_sizes
+from radar.redraw import REDRAWS
 from radar.sampling import Turn, draw, plan_turns
 from radar.seeding import Stream, derive
 from radar.tokens import Batch
@@ -57,15 +59,19 @@ class GeneratorModule(TrainedModule):
     ) -> None:
         super().__init__(config, origin)
         self.step = decode_steps(config.order, *grid)
-        self.slots = self._slots(config.revise)
-        self._slots(_revised(config.revise, config.sample))  # fails here, not after training
-        self.backend = choose("attention backend", config.model.backend, BACKENDS)
+        self.slots = self._slots(step_sizes(self.step), config.revise)
+        self.sampled_slots(config.sample)  # fails here, not after training
+        if config.model.query_share:
+            _check_query_blocks(self.slots, config.attention)
+        # Query blocks take part of the mask, which only a dense one can be cut into.
+        backend = "sdpa" if config.model.query_share else config.model.backend
+        self.backend = choose("attention backend", backend, BACKENDS)
         self._packed: tuple[Any, Layout] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
-        if config.train.redraw_order:
-            redraw_sequences(config.order, *grid, images=1, seed=0)  # fails here, not in mid-training
-        self.model = Transformer(config.model, vocabulary, classes, grid)
+        self.redraw = choose("redraw", config.train.redraw, REDRAWS)
+        self.redraw(config.order, *grid, 1, 0, 0.0)  # fails here, not in mid-training
+        self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     @cached_property
@@ -91,24 +97,48 @@ class GeneratorModule(TrainedModule):
         """(N,) cells in decoding order."""
         return decode_sequence(self.step).to(self.device)
 
+    def sampled_sizes(self, settings: SampleConfig) -> list[int]:
+        """K group sizes of the sampler: as trained, or those that `sample.steps` and `sample.schedule` ask for."""
+        if settings.steps is None and settings.schedule is None:
+            return step_sizes(self.step)
+        steps = self.steps if settings.steps is None else settings.steps
+        return group_sizes(len(self.step), steps, settings.schedule or "constant")
+
+    def sampled_step(self, settings: SampleConfig) -> Tensor:
+        """(N,) step at which the sampler decodes each cell."""
+        sizes = torch.tensor(self.sampled_sizes(settings))
+        return torch.empty_like(self.step).scatter_(
+            0, decode_sequence(self.step), torch.arange(len(sizes)).repeat_interleave(sizes)
+        )
+
+    def sampled_slots(self, settings: SampleConfig) -> Slots:
+        """Slots of the sampler; raises InputError where they are not possible."""
+        slots = self._slots(self.sampled_sizes(settings), _revised(self.config.revise, settings))
+        if settings.choice_temperature is not None and not slots.waits.any():
+            raise InputError(
+                f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
+                f"cells in every step (bidirectional), not '{self.config.attention}' with {len(self.step)} cells"
+            )
+        return slots
+
     def turns(self, settings: SampleConfig) -> list[Turn]:
         """Plan the sampler's forward passes, on this module's device."""
-        slots = self._slots(_revised(self.config.revise, settings))
-        return plan_turns(slots, settings.correction > 0, self.device)
+        candidates = settings.choice_temperature is not None
+        return plan_turns(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
 
-    def _slots(self, revise: ReviseConfig) -> Slots:
-        return call("attention", self.config.attention, VARIANTS, step_sizes(self.step), **vars(revise))
+    def _slots(self, sizes: list[int], revise: ReviseConfig) -> Slots:
+        return call("attention", self.config.attention, VARIANTS, sizes, **vars(revise))
 
     def cross_entropy(
         self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
     ) -> Tensor:
         """Loss (B, T) in nats of every target, given the content (B, S) and the true tokens (B, N) by rank."""
         logits = self.model(slots, content, labels, sequence, mask)
-        truth = known[:, slots.target[slots.target != NONE]]
+        truth = known[:, slots.predictions.target]
         return F.cross_entropy(logits.flatten(0, 1).float(), truth.flatten(), reduction="none").view(truth.shape)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss = mean over the asked cells + correction_weight * mean over the revised ones."""
+        """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
         number, tokens, labels = batch
         self.seed_batch(number)
         layout = self.layout(self)
@@ -118,21 +148,22 @@ class GeneratorModule(TrainedModule):
         labels = torch.where(dropped, self.model.classes, labels)
         content = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, sequence)
         losses = self.cross_entropy(slots, layout.mask, content, labels, sequence, known)
-        targets, scored = slots.target != NONE, layout.scored.to(self.device)
-        asks, revises = (slots.asks & scored)[targets], (slots.revises & scored)[targets]
+        source = slots.predictions.source
+        scored, revises = layout.scored.to(self.device)[source], slots.revises[source]
         # Divided by what the whole layout holds, so that a sampled part estimates the loss of the packed one.
-        images = len(tokens) * layout.share
-        asked = losses[:, asks].sum() / (images * int(self.slots.asks.sum()))
-        revised = losses[:, revises].sum() / (images * max(1, int(self.slots.revises.sum())))
+        images, of_all = len(tokens) * layout.share, int(self.slots.revises.sum())
+        asked = losses[:, scored & ~revises].sum() / (images * (len(self.slots.predictions.target) - of_all))
+        revised = losses[:, scored & revises].sum() / (images * max(1, of_all))
         if self.is_logged(number):
-            self._log_training(losses[:, asks], slots.target[targets][asks], asked, revised)
+            asks = scored & slots.asks[source]
+            self._log_training(losses[:, asks], slots.predictions.target[asks], asked, revised)
         return self.checked(asked + self.config.train.correction_weight * revised)
 
     def _sequences(self, images: int, number: int) -> Tensor:
-        if not self.config.train.redraw_order:
-            return self.sequence
+        t = self.config.train
         seed = derive(Stream.ORDER, self.config.seed, number)
-        return redraw_sequences(self.config.order, *self.model.grid, images=images, seed=seed).to(self.device)
+        drawn = self.redraw(self.config.order, *self.model.grid, images, seed, number / (t.steps * t.accumulate))
+        return self.sequence if drawn is None else drawn.to(self.device)
 
     def _corrupted(self, content: Tensor, slots: Slots, known: Tensor, labels: Tensor, sequence: Tensor) -> Tensor:
         rate = self.config.train.corruption_rate
@@ -143,7 +174,7 @@ class GeneratorModule(TrainedModule):
         def predict() -> Tensor:
             whole = self.slots.to(self.device)
             logits = self.model(whole, known[:, whole.rank.clamp(min=0)], labels, sequence, self.mask.to(self.device))
-            asks = whole.asks[whole.target != NONE]
+            asks = whole.asks[whole.predictions.source]
             drawn = draw(
                 logits[:, asks].float().softmax(-1),
                 torch.rand(len(known), int(asks.sum()), device=self.device),
@@ -162,13 +193,23 @@ class GeneratorModule(TrainedModule):
             values[f"order/step_{k:03d}"] = losses[:, step == k].mean().detach()
         self.log_values(values)
 
-    def nll(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Teacher-forced NLL (B,) in nats per image of the new cells; exact where the variant has no revision."""
-        slots, sequence = self.slots.to(self.device), self.sequence
+    def nll(self, tokens: Tensor, labels: Tensor, settings: SampleConfig | None = None) -> Tensor:
+        """Teacher-forced NLL (B,) in nats per image of the new cells; exact where the variant has no revision.
+
+        In the layout that is trained, or with `settings` in the one that is sampled.
+        """
+        slots, mask = self._layout_of(settings)
+        sequence = self.sequence
         known = tokens[:, sequence]
         content = known[:, slots.rank.clamp(min=0)]
-        losses = self.cross_entropy(slots, self.mask.to(self.device), content, labels, sequence, known)
-        return losses[:, slots.asks[slots.target != NONE]].double().sum(1)
+        losses = self.cross_entropy(slots, mask, content, labels, sequence, known)
+        return losses[:, slots.asks[slots.predictions.source]].double().sum(1)
+
+    def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Tensor]:
+        if settings is None:
+            return self.slots.to(self.device), self.mask.to(self.device)
+        slots = self.sampled_slots(settings)
+        return slots.to(self.device), slots.mask().to(self.device)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sum over held-out images."""
@@ -192,6 +233,14 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
     return ReviseConfig(
         rings=trained.rings if rings is None else rings, every=trained.every if every is None else every
     )
+
+
+def _check_query_blocks(slots: Slots, attention: str) -> None:
+    if slots.predicts[slots.content].any() or slots.mask()[slots.content][:, ~slots.content].any():
+        raise InputError(
+            f"model.query_share needs an attention whose content predicts nothing and sees no query (plain), not "
+            f"'{attention}'"
+        )
 
 
 def packed(module: GeneratorModule) -> Layout:

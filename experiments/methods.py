@@ -1,0 +1,44 @@
+"""`radar methods [model.preset=B]`: table of the published methods on the shared transformer."""
+
+import argparse
+
+import torch
+
+from radar.config import to_config
+from radar.methods import METHODS
+from radar.modules import GeneratorModule
+from radar.transformer import Transformer, parameter_count
+
+GRIDS = ((16, 16), (24, 24))
+VOCABULARY, CLASSES = 16384, 1000  # LlamaGen's codes, ImageNet's labels
+
+
+def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:
+    """Forward passes of the sampler, and slots that they encode for one image."""
+    config = to_config({"method": method, "model": {"dim": 8, "layers": 2, "heads": 1}})
+    turns = GeneratorModule(config, 2, 1, grid).turns(config.sample)
+    return len(turns), sum(len(turn.slots) for turn in turns)
+
+
+def parameters(method: str, options: list[str]) -> int:
+    """Count the parameters of a method's model on 16x16 cells."""
+    config = to_config({"method": method}, options)
+    with torch.device("meta"):
+        return parameter_count(
+            Transformer(config.model, VOCABULARY, CLASSES, GRIDS[0], config.attention == "neighbours")
+        )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar methods`."""
+    preset = to_config({}, args.options).model.preset
+    base = parameters(next(iter(METHODS)), args.options)
+    print(f"passes and slots per image on 16x16 and 24x24 cells; parameters: added to {base:,} (preset {preset})")
+    print(f"{'method':16} {'order':8} {'attention':13} {'passes':>11} {'slots':>13} {'parameters':>12}  {'paper'}")
+    for name, method in METHODS.items():
+        config = to_config({"method": name})
+        counts = [passes_and_slots(name, grid) for grid in GRIDS]
+        passes, slots = (" / ".join(map(str, column)) for column in zip(*counts, strict=True))
+        added = parameters(name, args.options) - base
+        paper = (method.__doc__ or "").partition("(")[2].partition(")")[0]
+        print(f"{name:16} {config.order.name:8} {config.attention:13} {passes:>11} {slots:>13} {added:>+12,}  {paper}")

@@ -1,0 +1,66 @@
+"""Variants after published methods that the others do not cover. Legend: N cells, K steps."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from radar.attention.slots import NONE, Part, Side, Slots, class_token, join, starts_of
+from radar.errors import InputError
+
+
+def instructed(sizes: Sequence[int]) -> Slots:
+    """RandAR (arXiv 2412.01827): in front of every token stands a query that says where it is; all of it is causal.
+
+    Decoding cell by cell that is all: 2N slots. Decoding a group at once, its queries come first, each after those
+    before it, and are encoded again between their tokens when these are known (all but the group's first), so that
+    later steps see the sequence that they would have seen cell by cell; 3N - K slots.
+    """
+    starts, parts = starts_of(sizes), [class_token()]
+    first = torch.tensor(starts[:-1])
+    for k in range(len(sizes)):
+        asked = torch.arange(starts[k], starts[k + 1])
+        place, none = torch.full_like(asked, k), torch.full_like(asked, NONE)
+        parts.append(Part(place, False, asked, asked, place))
+        if k + 1 < len(sizes):
+            parts.append(Part(place[1:], False, asked[1:], none[1:], place[1:] + 1))
+            parts.append(Part(place, True, asked, none, place + 1))
+
+    def sees(asking: Side, seen: Side) -> Tensor:
+        """Queries of a pass see each other in turn; beyond the pass everyone sees the sequence cell by cell."""
+        asks, asked = ~asking.content & (asking.turn == asking.step), ~seen.content & (seen.turn == seen.step)
+        kept = ~asked | (seen.rank == first.to(seen.rank.device)[seen.step])
+        before = (seen.rank < asking.rank) | ((seen.rank == asking.rank) & (asking.content | ~seen.content))
+        together = asked & (seen.step == asking.step) & (seen.rank <= asking.rank)
+        return torch.where(asks, (kept & (seen.step < asking.step)) | together, kept & before)
+
+    return join(sizes, parts, sees)
+
+
+def _sees_neighbours(asking: Side, seen: Side) -> Tensor:
+    return seen.step <= asking.step
+
+
+def neighbours(sizes: Sequence[int]) -> Slots:
+    """NAR (arXiv 2503.10696): a token predicts its neighbour to the right with one head, the one below with another.
+
+    Where a cell has both, the two predictions (logits) are averaged, in training too; N slots. The order is `diagonal`,
+    whose steps run from top to bottom. On grids that are higher than wide, the middle steps (of equal size) are paired
+    as if the grid were wider than high [ours]. Raises InputError where steps do not grow or shrink by at most one cell.
+    """
+    if sizes[0] != 1 or any(abs(a - b) > 1 for a, b in pairwise(sizes)):
+        raise InputError(
+            "attention 'neighbours' needs steps of 1, 2, 3, ... cells that grow and shrink by at most one, as in order "
+            f"'diagonal', but the order has steps of {', '.join(map(str, sizes[:8]))}{', ...' * (len(sizes) > 8)}"
+        )
+    starts, parts = starts_of(sizes), [class_token(target=0, second=0)]
+    for k in range(len(sizes) - 1):
+        rank = torch.arange(starts[k], starts[k + 1])
+        right = starts[k + 1] + torch.arange(sizes[k]) - int(sizes[k + 1] < sizes[k])
+        targets = [
+            torch.where((cell >= starts[k + 1]) & (cell < starts[k + 2]), cell, NONE) for cell in (right, right + 1)
+        ]
+        place = torch.full_like(rank, k)
+        parts.append(Part(place, True, rank, targets[0], place + 1, targets[1]))
+    return join(sizes, parts, _sees_neighbours)

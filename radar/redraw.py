@@ -1,0 +1,50 @@
+"""Another decoding sequence for each training image. To add one: a function and a line in REDRAWS.
+
+Legend: B images, N cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from radar.config import OrderConfig
+from radar.orders import decode_sequence, decode_steps
+from radar.seeding import derive
+
+Redraw = Callable[[OrderConfig, int, int, int, int, float], Tensor | None]
+
+
+def none(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Keep one sequence for all."""
+    return None
+
+
+def by_seed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Draw the order again with a seed of its own for each image: (B, N), all with the same group sizes.
+
+    Raises InputError for an order that takes no seed.
+    """
+    steps = [decode_steps(replace(order, seed=derive(seed, i) % 2**32), h, w) for i in range(images)]
+    return decode_sequence(torch.stack(steps))
+
+
+def permuted(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Draw a random permutation of the cells for each image, whatever the order, whose group sizes stay: (B, N)."""
+    return torch.rand(images, h * w, generator=torch.Generator().manual_seed(seed % 2**63)).argsort(1)
+
+
+def annealed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """RAR (arXiv 2411.00776): a random permutation, ever more rarely, and the order itself otherwise.
+
+    Its share is 1 for the first half of the training and falls linearly to 0 in the third quarter, as in the paper
+    (epochs 200 to 300 of 400).
+    """
+    own, drawn = decode_sequence(decode_steps(order, h, w)), permuted(order, h, w, images, seed, progress)
+    share = min(1.0, max(0.0, (0.75 - progress) / 0.25))
+    kept = torch.rand(images, 1, generator=torch.Generator().manual_seed(derive(seed, 1))) >= share
+    return torch.where(kept, own, drawn)  # type: ignore[arg-type]
+
+
+REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permuted, "annealed": annealed}
