@@ -16,6 +16,7 @@ VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
     "methods": ("experiments.methods", "table of the published methods on the shared transformer"),
     "masks": ("experiments.masks", "picture of an attention mask"),
+    "import": ("experiments.imports", "turn published weights into a checkpoint"),
     "tokenizer": ("experiments.tokenizer", "train a learned tokenizer"),
     "train": ("experiments.train", "train a generator"),
     "sample": ("experiments.sample", "draw images from a checkpoint"),
@@ -27,16 +28,8 @@ VERBS = {
 }
 STUDIES = ("ablate", "report", "watch")
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
-WITH_OPTIONS = (
-    "train",
-    "tokenizer",
-    "sample",
-    "evaluate",
-    "masks",
-    "methods",
-    "bench",
-    *STUDIES,
-)  # take key=value anywhere
+# Verbs that take key=value anywhere.
+WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "methods", "import", "bench", *STUDIES)
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in ("sample", "evaluate"):
         made[verb].add_argument("checkpoint", help="written by `radar train`")
         made[verb].add_argument("--out", help="folder for the results (default: beside the checkpoint)")
+    made["import"].add_argument("kind", help="llamagen-gpt or llamagen-vq")
+    made["import"].add_argument("file", help="published weights: a state dict, by itself or under model or state_dict")
+    made["import"].add_argument("--out", help="checkpoint to write (default runs/KIND/NAME.ckpt)")
     made["orders"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
     made["orders"].add_argument(
         "--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells"

@@ -20,7 +20,7 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
-        raise InputError(f"tokenizer '{config.tokenizer.name}' has no weights to train; choose vq or fsq")
+        raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq or fsq")
     tokenizer.grid(data.size)
     module = TokenizerModule(config, tokenizer, {"images": data.identity})
     return fit(config, module, image_batches(config, data), title, average=False)

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
-from radar.checkpoints import build_generator, check_origin, pick_device, read_checkpoint
+from radar.checkpoints import adopt, begin_with, build_generator, check_origin, pick_device, read_checkpoint
 from radar.config import Config, load_config, to_config, to_dict, training_options
 from radar.errors import InputError
 from radar.files import replacing
@@ -126,9 +126,12 @@ def write_config(config: Config) -> None:
 def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
     """Train a generator, with `more` callbacks; return its checkpoint."""
     seed_everything(config.seed, verbose=False)
+    config = adopt(config)
     module, data, tokenizer = build_generator(config)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
+    if config.init is not None and not (Path(config.run) / LAST).exists():
+        begin_with(module, config.init)
     return fit(config, module, token_batches(config, splits), title, more=more)
 
 

@@ -14,7 +14,7 @@ from radar.features import FEATURES
 from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
 from radar.sampling import GUIDANCE_SCHEDULES
-from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer, tokenizer_hash
+from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.variants import choose
 
 # Options of a checkpoint that may be set anew.
@@ -22,6 +22,9 @@ FREE = (
     "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "train.device=",
     "model.compile=",
 )  # fmt: skip
+
+
+OF_TRAINING = ("dropout", "label_dropout", "backend", "checkpoint_activations", "compile")  # options of a model
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -53,11 +56,12 @@ def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Build a tokenizer, with the weights of `checkpoint` if it is a learned one; raises InputError."""
     tokenizer = build_tokenizer(config)
-    if not isinstance(tokenizer, Convolutional):
+    if not isinstance(tokenizer, Learned):
         return tokenizer.eval()
     if config.checkpoint is None:
         raise InputError(
-            f"tokenizer '{config.name}' must be trained first: run `radar tokenizer`, then set tokenizer.checkpoint"
+            f"tokenizer '{config.name}' must be trained or imported first: run `radar tokenizer` or `radar import`, "
+            "then set tokenizer.checkpoint"
         )
     checkpoint = read_checkpoint(config.checkpoint)
     trained = to_config(checkpoint["radar"]["config"])
@@ -95,6 +99,25 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
     return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin), data, tokenizer
+
+
+def adopt(config: Config) -> Config:
+    """Take over the model options of the checkpoint `init`, if there is one, but for how it is trained and computed.
+
+    Raises InputError if it is no generator of this project.
+    """
+    if config.init is None:
+        return config
+    theirs = to_config(read_checkpoint(config.init)["radar"]["config"]).model
+    return replace(config, model=replace(theirs, **{name: getattr(config.model, name) for name in OF_TRAINING}))
+
+
+def begin_with(module: GeneratorModule, path: str | Path) -> None:
+    """Load the weights to begin a training with; raises InputError if model, tokens or images are others."""
+    checkpoint = read_checkpoint(path)
+    check_origin(module, checkpoint, path)
+    restore_weights(module, checkpoint, path)
+    module.train()
 
 
 def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:

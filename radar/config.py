@@ -169,6 +169,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    init: str | None = None  # checkpoint of a generator to begin with, whose `model` options then hold
     seed: int = 0
     run: str = "runs/default"  # folder of logs and checkpoints
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from radar.config import ModelConfig
+from radar.config import ModelConfig, TokenizerConfig
 from radar.errors import InputError
+from radar.tokenizers import build_tokenizer
 from radar.transformer import PRESETS, feed_forward_width
 
 HEAD = 64  # width of a head where no preset has this width and depth
@@ -85,9 +86,31 @@ def _llamagen_shapes(vocabulary: int, labels: int, dim: int, layers: int) -> dic
     return shapes
 
 
-def _matrix(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+def llamagen_vq(state: Mapping[str, Tensor]) -> tuple[TokenizerConfig, dict[str, Tensor]]:
+    """Turn LlamaGen's VQ-16 or VQ-8 (arXiv 2406.06525) into a tokenizer configuration and state dict.
+
+    Published names are ours (radar/tokenizers/llamagen.py), and a record of training that is left out:
+    `encoder` and `decoder` with `conv_in`, `conv_blocks.i.res.j.{norm1,conv1,norm2,conv2,nin_shortcut}`,
+    `conv_blocks.i.attn.j.{norm,q,k,v,proj_out}` at the lowest resolution, `conv_blocks.i.{downsample,upsample}.conv`,
+    `mid.{0,1,2}`, `norm_out`, `conv_out`; `quant_conv`, `post_quant_conv`; `quantize.embedding.weight` (V, 8),
+    `quantize.codebook_used`. Five resolutions are VQ-16, four VQ-8.
+
+    Raises InputError where a tensor is missing, unknown or of another shape.
+    """
+    codes, _ = _matrix(state, "quantize.embedding.weight", "VQ tokenizer")
+    levels = len({name.split(".")[2] for name in state if name.startswith("encoder.conv_blocks.")})
+    width = state["encoder.conv_in.bias"].shape[0] if "encoder.conv_in.bias" in state else 0
+    config = TokenizerConfig(name="llamagen_vq", codebook=codes, width=width, downsample=2 ** (levels - 1))
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build_tokenizer(config).state_dict().items()}
+    ours = {name: tensor for name, tensor in state.items() if name != "quantize.codebook_used"}
+    _check(ours, shapes)
+    return config, ours
+
+
+def _matrix(state: Mapping[str, Tensor], name: str, what: str = "GPT") -> tuple[int, int]:
     if name not in state or state[name].ndim != 2:
-        raise InputError(f"this is no LlamaGen GPT: it holds no matrix {name}")
+        raise InputError(f"this is no LlamaGen {what}: it holds no matrix {name}")
     rows, columns = state[name].shape
     return rows, columns
 

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from radar.config import Config
 from radar.modules.trained import TrainedModule
-from radar.tokenizers import Convolutional, codebook_use, normalise, reconstruction_loss
+from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
 from radar.tokens import Batch
 
 
 class TokenizerModule(TrainedModule):
     """A convolutional tokenizer that learns to restore images."""
 
-    def __init__(self, config: Config, tokenizer: Convolutional, origin: dict[str, str] | None = None) -> None:
+    def __init__(self, config: Config, tokenizer: Learned, origin: dict[str, str] | None = None) -> None:
         super().__init__(config, origin)
         self.tokenizer = tokenizer
         self._counts = torch.zeros(tokenizer.vocabulary)

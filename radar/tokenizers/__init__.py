@@ -1,0 +1,50 @@
+"""Tokenizers: image <-> grid of tokens. `levels` is lossless and has no weights, `vq` and `fsq` are learned here,
+`llamagen_vq` is read from published weights.
+
+Legend: B images, V codes. To add one: a class with the methods of Tokenizer, one line in TOKENIZERS.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radar.config import TokenizerConfig
+from radar.provenance import weights_hash
+from radar.tokenizers.convolutional import Convolutional, fsq, vq
+from radar.tokenizers.levels import Levels
+from radar.tokenizers.llamagen import LlamaGenVQ
+from radar.tokenizers.tokenizer import Learned, Tokenizer, normalise, to_pixels
+from radar.variants import call
+
+__all__ = ["TOKENIZERS", "Convolutional", "Learned", "Tokenizer", "fsq", "normalise", "to_pixels", "vq"]
+
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"levels": Levels, "vq": vq, "fsq": fsq, "llamagen_vq": LlamaGenVQ}
+
+
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Build an untrained tokenizer; raises InputError for an unknown name or option."""
+    options = {"levels": config.levels, "codebook": config.codebook, "fsq_levels": config.fsq_levels}
+    options |= {"width": config.width, "downsample": config.downsample}
+    return call("tokenizer", config.name, TOKENIZERS, **options)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Name a tokenizer by its kind and weights: levels-17-0123456789ab."""
+    return f"{tokenizer.kind}-{weights_hash(tokenizer)}"
+
+
+def reconstruction_loss(restored: Tensor, images: Tensor) -> Tensor:
+    """Mean squared plus mean absolute error on [-1, 1]; no perceptual or adversarial term."""
+    target = normalise(images)
+    return F.mse_loss(restored, target) + F.l1_loss(restored, target)
+
+
+def codebook_use(counts: Tensor) -> dict[str, float]:
+    """Share of codes used at all, and perplexity exp(entropy), from counts (V,)."""
+    p = counts.double() / counts.sum()
+    return {
+        "codebook_use": float((counts > 0).double().mean()),
+        "perplexity": float(torch.special.entr(p).sum().exp()),
+    }
