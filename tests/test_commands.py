@@ -115,7 +115,7 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
         (["train.corruption=noise"], "unknown corruption 'noise'"),
         (["train.precision=fp12"], "unknown precision 'fp12'"),
         (["train.device=tpu9"], "unknown device 'tpu9'"),
-        (["tokenizer.name=vq", "tokenizer.levels=none"], "tokenizer 'vq' must be trained first"),
+        (["tokenizer.name=vq", "tokenizer.levels=none"], "tokenizer 'vq' must be trained or imported first"),
         (["nonsense=1"], "unknown option 'nonsense'"),
         (["data.name=folder", "data.root=nowhere"], "data.root='nowhere' is not a folder"),
     ],
@@ -139,7 +139,7 @@ def test_bad_files(checkpoint, tmp_path, capsys):
     assert "unknown metric" in fails(capsys, "evaluate", checkpoint, "evaluate.metrics=[is]")
     assert "--grid 16 is not of the form" in fails(capsys, "orders", "--grid", "16")
     assert "unknown attention 'nestd'" in fails(capsys, "masks", "--variant", "nestd")
-    assert "has no weights to train" in fails(capsys, "tokenizer", "digits")
+    assert "is not trained here" in fails(capsys, "tokenizer", "digits")
 
 
 def test_unreadable_image(tmp_path, capsys):
