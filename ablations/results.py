@@ -79,7 +79,7 @@ def notes(results: Results) -> list[str]:
         f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of as many as "
         f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
         f"network {first['fid_feature']} was trained on the reference set.",
-        "NLL is in nats per held-out image: exact for causal, plain and relay, teacher-forced on new cells for those "
+        "NLL is in nats per held-out image: exact where nothing is revised, teacher-forced on new cells for those "
         "that revise, in the layout that is sampled; none where sampling finds the order. Accuracy is that of the "
         "feature network's classifier.",
         "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "

@@ -80,7 +80,7 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
     module, settings = generator.module, generator.config.sample
     numbers = range(generator.config.evaluate.timing_batch)
     labels = balanced_labels(numbers, module.model.classes).to(module.device)
-    turns, sequence = module.turns(settings), module.sequence
+    turns, sequence = module.turns(settings), module.sampled_sequence(settings)
 
     def work() -> object:
         tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)

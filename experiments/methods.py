@@ -1,10 +1,12 @@
 """`radar methods [model.preset=B]`: table of the published methods on the shared transformer."""
 
 import argparse
+from functools import cache
 
 import torch
 
 from radar.config import to_config
+from radar.errors import InputError
 from radar.methods import METHODS
 from radar.modules import GeneratorModule
 from radar.transformer import Transformer, parameter_count
@@ -13,24 +15,31 @@ GRIDS = ((16, 16), (24, 24))
 VOCABULARY, CLASSES = 16384, 1000  # LlamaGen's codes, ImageNet's labels
 
 
+@cache
+def build(method: str, grid: tuple[int, int]) -> GeneratorModule:
+    """Build a method on a grid, as small as it can be: for its slots."""
+    config = to_config({"method": method, "model": {"dim": 8, "layers": 2, "heads": 1}})
+    return GeneratorModule(config, 2, 1, grid)
+
+
 def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:
     """Forward passes of the sampler, and slots that they encode for one image."""
-    config = to_config({"method": method, "model": {"dim": 8, "layers": 2, "heads": 1}})
-    turns = GeneratorModule(config, 2, 1, grid).turns(config.sample)
+    module = build(method, grid)
+    turns = module.turns(module.config.sample)
     return len(turns), sum(len(turn.slots) for turn in turns)
 
 
 def parameters(method: str, options: list[str]) -> int:
     """Count the parameters of a method's model on 16x16 cells."""
-    config = to_config({"method": method}, options)
+    config, mixes = to_config({"method": method}, options), build(method, GRIDS[0]).slots.mixes
     with torch.device("meta"):
-        return parameter_count(
-            Transformer(config.model, VOCABULARY, CLASSES, GRIDS[0], config.attention == "neighbours")
-        )
+        return parameter_count(Transformer(config.model, VOCABULARY, CLASSES, GRIDS[0], mixes))
 
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar methods`."""
+    if other := [text for text in args.options if not text.startswith("model.")]:
+        raise InputError(f"methods takes options of the model only (example: model.preset=B), not '{other[0]}'")
     preset = to_config({}, args.options).model.preset
     base = parameters(next(iter(METHODS)), args.options)
     print(f"passes and slots per image on 16x16 and 24x24 cells; parameters: added to {base:,} (preset {preset})")

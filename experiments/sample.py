@@ -39,7 +39,7 @@ def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     for start in tqdm(starts, "sample", disable=None, leave=False):
         numbers = range(start, min(start + settings.batch_size, settings.images))
         labels = balanced_labels(numbers, module.model.classes).to(module.device)
-        tokens = sample_tokens(module.model, turns, module.sequence, labels, settings, numbers)
+        tokens = sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, numbers)
         parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
     images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Samples(images, tokens, labels)
@@ -50,7 +50,8 @@ def draw_film(generator: Generator, settings: SampleConfig, count: int) -> list[
     """Follow the first `count` images: one frame (count, 3, H, W) per pass, cells marked as written or revised."""
     module, trace = generator.module, Trace()
     labels = balanced_labels(range(count), module.model.classes).to(module.device)
-    sample_tokens(module.model, module.turns(settings), module.sequence, labels, settings, range(count), trace)
+    sequence = module.sampled_sequence(settings)
+    sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):

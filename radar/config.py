@@ -73,7 +73,7 @@ class TokenizerConfig:
 
 @dataclass
 class ReviseConfig:
-    """How much of the known region a step encodes and revises again (attention nested, radar/attention.py)."""
+    """How much of the known region a step encodes and revises again (attention nested, radar/attention)."""
 
     rings: int | None = None  # only the last rings; by default all
     every: int | None = None  # all only in every n-th step, otherwise the last ring; by default in each

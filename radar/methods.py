@@ -24,7 +24,7 @@ def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any]) -> 
         "attention": attention,
         "revise": {"rings": None, "every": None},
         "model": {"query_share": 0.0} | groups.get("model", {}),
-        "train": {"redraw": "none"} | groups.get("train", {}),
+        "train": {"redraw": "none", "layout": "auto", "layout_steps": 3} | groups.get("train", {}),
         "sample": {"steps": None, "schedule": None, "choice_temperature": None, "correction": 0.0}
         | groups.get("sample", {}),
     }
@@ -33,8 +33,8 @@ def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any]) -> 
 def llamagen() -> Options:
     """LlamaGen (arXiv 2406.06525): raster, next-token prediction; 256 passes, 24x24: 576.
 
-    Differs here: QK-norm and an embedding of the next cell, which `model.qk_norm=false` and a raster order make idle;
-    `radar import` reads its published weights.
+    Differs here: QK-norm, and a learned embedding of the next cell. Its published weights, which `radar import` reads,
+    have neither.
     """
     return _method({"name": "raster"}, "causal")
 
@@ -99,10 +99,11 @@ def arpg() -> Options:
 def lpd() -> Options:
     """LPD (arXiv 2507.01957): groups near to the context and far from each other; 20 passes, or `order.steps=32`.
 
-    Its group sizes are within one cell of the cosine schedule's. 24x24: 30 passes, in proportion to the side [ours].
-    Differs here: one order for all images, in training too.
+    Trained on random permutations. Its group sizes are within one cell of the cosine schedule's. 24x24: 30 passes, in
+    proportion to the side [ours]. Differs here: trained on the group sizes that are sampled, where LPD draws them at
+    random, so that one model serves any number of steps; one order for all images.
     """
-    return _method({"name": "lpd"}, "plain")
+    return _method({"name": "lpd"}, "plain", train={"redraw": "permuted"})
 
 
 def maskgit() -> Options:
@@ -154,6 +155,6 @@ METHODS: dict[str, Callable[[], Options]] = {
 
 def method_options(name: str) -> Options:
     """Options of a method; raises InputError for an unknown one."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method '{name}'; choose from: {', '.join(METHODS)}")
     return METHODS[name]()

@@ -153,7 +153,7 @@ def choose_tokens(settings: SampleConfig) -> TokenRule:
     return rule
 
 
-class _Choice:
+class Choice:
     """MaskGIT (arXiv 2202.04200): of all cells that a pass predicts, those of the most confident tokens come first.
 
     Confidence is log p of the drawn token plus Gumbel noise, whose scale falls linearly to 0 at the last pass.
@@ -200,7 +200,7 @@ def sample_tokens(
     cells = torch.atleast_2d(sequence).expand(len(labels), -1)  # a view: nothing is copied
     choice = None
     if settings.choice_temperature is not None:  # every image finds its own sequence
-        choice, sequence = _Choice(turns, settings, images, labels.device), (cells := cells.clone())
+        choice, sequence = Choice(turns, settings, images, labels.device), (cells := cells.clone())
     count = sum(len(turn.noise) for turn in turns)
     noise = image_noise(settings.seed, images, count).to(labels.device)
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)

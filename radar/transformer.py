@@ -60,7 +60,10 @@ def model_shape(config: ModelConfig) -> Shape:
             f"model.dim={dim} with model.heads={heads} is not possible: "
             "dim must be a multiple of 4 * heads (2-D rotary positions), layers at least 1"
         )
-    return Shape(dim, layers, heads, min(layers - 1, round(layers * config.query_share)))
+    asking = min(layers - 1, round(layers * config.query_share))
+    if config.query_share and not asking:
+        raise InputError(f"model.query_share={config.query_share} of {layers} layers is no layer")
+    return Shape(dim, layers, heads, asking)
 
 
 def feed_forward_width(dim: int) -> int:
@@ -262,13 +265,16 @@ class Transformer(nn.Module):
         return self.predict(self._through(x, angles, mask), slots.predictions)
 
     def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
-        step = _compiled(Block.forward) if self.compiled else Block.forward
         for block in cast(list[Block], self.blocks):
-            if self.recompute and self.training:
-                x = checkpoint(step, block, x, angles, mask, use_reentrant=False)
-            else:
-                x = step(block, x, angles, mask)
+            x = self._run(Block.forward, block, x, angles, mask)
         return x
+
+    def _run(self, function: Callable[..., Tensor], *args: object) -> Tensor:
+        """Run a block as configured: compiled, or computed again in the backward pass."""
+        function = _compiled(function) if self.compiled else function
+        if self.recompute and self.training:
+            return checkpoint(function, *args, use_reentrant=False)  # type: ignore[no-any-return]
+        return function(*args)
 
     def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
@@ -278,7 +284,7 @@ class Transformer(nn.Module):
         k, v = self.memory(seen, angles[:, :, known])
         y, places, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
         for block in cast(list[QueryBlock], self.query_blocks):
-            y = block.cross(y, places, k, v, rows)
+            y = self._run(QueryBlock.cross, block, y, places, k, v, rows)
         return x.index_copy(1, asking, y)
 
     def decode(

@@ -4,15 +4,16 @@ import dataclasses
 
 import pytest
 import torch
+from scipy.stats import kstest
 
 from experiments.methods import passes_and_slots
 from radar.attention import NONE, VARIANTS
-from radar.config import Config, OrderConfig, merge_options, to_config
+from radar.config import Config, OrderConfig, SampleConfig, merge_options, to_config
 from radar.errors import InputError
 from radar.methods import METHODS, ORDER_OPTIONS
 from radar.modules import GeneratorModule
 from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.sampling import Trace, sample_tokens
+from radar.sampling import Choice, Trace, image_noise, sample_tokens
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
 from tests.test_sampling import check_training_equals_sampling
@@ -60,14 +61,14 @@ def test_images_depend_on_their_seed_alone_and_are_written_once(method):
 
     def draw(images: list[int], trace: Trace | None = None) -> torch.Tensor:
         labels = torch.tensor(images) % CLASSES
-        return sample_tokens(module.model, turns, module.sequence, labels, settings, images, trace)
+        return sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, images, trace)
 
     trace = Trace()
     together = draw(list(range(8)), trace)
     assert torch.equal(together, torch.cat([draw([i]) for i in range(8)]))
     written = torch.stack(trace.written)
     assert (written.sum(0) == 1).all(), "every cell is written exactly once"
-    assert written.sum(2)[:, 0].tolist() == module.sampled_sizes(settings)
+    assert written.sum(2)[:, 0].tolist() == step_sizes(module.sampled_step(settings))
     if settings.choice_temperature is None:
         assert torch.equal(written.int().argmax(0)[0], module.sampled_step(settings))
     else:
@@ -86,24 +87,64 @@ def test_a_training_step(method):
         assert module.nll(tokens, torch.zeros(4, dtype=torch.long), module.config.sample).isfinite().all()
 
 
+def choose(temperature: float, rule=None) -> tuple[GeneratorModule, Trace, torch.Tensor]:
+    """Images of a MaskGIT, and how they came about."""
+    module, trace = small("maskgit", choice_temperature=temperature), Trace()
+    settings, labels = module.config.sample, torch.zeros(50, dtype=torch.long)
+    args = module.turns(settings), module.sequence, labels, settings, range(50), trace, rule
+    return module, trace, sample_tokens(module.model, *args)
+
+
 def test_most_confident_first():
-    module = small("maskgit", choice_temperature=0.0)
-    settings, beliefs = module.config.sample, []
+    """At temperature 0 every pass writes the cells of its most likely tokens, wherever earlier passes moved them."""
+    passes = []
 
     def rule(turn, logits, current, noise):
-        tokens = logits.argmax(-1)
-        beliefs.append((turn, logits.log_softmax(-1).amax(-1)))
-        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+        passes.append((turn, logits.log_softmax(-1).amax(-1)))
+        return logits.argmax(-1), torch.ones_like(current, dtype=torch.bool)
 
-    trace = Trace()
-    sample_tokens(module.model, module.turns(settings), module.sequence, torch.tensor([0]), settings, [0], trace, rule)
-    for k, (turn, belief) in enumerate(beliefs):
-        ranked = belief[0].sort(descending=True).values
-        assert int(trace.written[k].sum()) == turn.keeps
-        if k == 0:  # every cell is still where the order put it
-            cells = module.sequence[belief[0].argsort(descending=True)[: turn.keeps]]
-            assert trace.written[0][0].nonzero().flatten().tolist() == cells.sort().values.tolist()
-        assert ranked[0] >= ranked[-1]
+    module, trace, _ = choose(0.0, rule)
+    cells = module.sequence.expand(50, -1).clone()
+    for (turn, belief), written in zip(passes, trace.written, strict=True):
+        ranked = belief.argsort(dim=1, descending=True, stable=True)
+        cells[:, turn.targets] = cells[:, turn.targets].gather(1, ranked)
+        best = cells[:, turn.targets[: turn.keeps]]
+        assert torch.equal(torch.zeros_like(written).scatter_(1, best, True), written)
+
+
+def test_choice_noise_fades_and_is_its_own():
+    """Gumbel noise changes what comes first, less and less; without it the tokens use the same random numbers."""
+    (_, calm, _), (_, noisy, _) = choose(0.0), choose(100.0)
+    assert not torch.equal(calm.written[0], noisy.written[0])
+    module = small("maskgit", choice_temperature=2.0)
+    settings, turns = module.config.sample, module.turns(module.config.sample)
+    choice = Choice(turns, settings, range(200), torch.device("cpu"))
+    tokens = torch.zeros(200, len(turns[0].targets), dtype=torch.long)
+    flat = torch.zeros(*tokens.shape, VOCABULARY)
+    first = choice.rank(0, turns[0], flat, tokens)
+    assert len(first[:, 0].unique()) > 5, "equal beliefs are ranked by noise"
+    last = len(turns) - 1
+    assert (choice.rank(last, turns[0], flat, tokens) == torch.arange(tokens.shape[1])).all(), "none at the last pass"
+    token_noise = image_noise(settings.seed, range(200), tokens.shape[1])
+    correlation = torch.corrcoef(torch.stack([token_noise.flatten(), choice.gumbel[:, : tokens.shape[1]].flatten()]))
+    assert abs(float(correlation[0, 1])) < 0.1
+    uniform = torch.exp(-torch.exp(-choice.gumbel.double()))
+    assert kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-4, "Gumbel noise"
+
+
+@pytest.mark.parametrize("one", METHODS)
+@pytest.mark.parametrize("other", METHODS)
+def test_a_method_over_another_is_the_method(one, other):
+    assert to_config(merge_options({"method": one}, {"method": other})) == to_config({"method": other})
+
+
+def test_steps_of_sampling_keep_the_order():
+    for order, variant in (({"name": "halton", "steps": 6, "schedule": "cosine"}, "bidirectional"), ({}, "nested")):
+        module = GeneratorModule(to_config({"order": order, "attention": variant}), VOCABULARY, CLASSES, GRID)
+        for steps in (None, 4, module.steps):
+            found = module.sampled_step(SampleConfig(steps=steps))
+            expected = decode_steps(dataclasses.replace(module.config.order, steps=steps or module.steps), *GRID)
+            assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7), (5, 6), (1, 5)])
@@ -173,3 +214,15 @@ def test_what_does_not_fit_is_refused():
         config = to_config({}, ["method=radar", text])
         with pytest.raises(InputError, match=message):
             GeneratorModule(config, VOCABULARY, CLASSES, GRID)
+    nar, arpg, randar = ({"method": name} for name in ("nar", "arpg", "randar"))
+    for values, options, grid, message in (
+        (nar, ["train.redraw=permuted"], GRID, "train.redraw=none"),
+        (nar, ["order.name=halton", "order.steps=10", "order.schedule=linear"], (4, 4), "needs order 'diagonal'"),
+        (nar, [], (7, 3), "not higher than wide"),
+        (nar, ["order.name=raster"], GRID, "needs order 'diagonal'"),
+        (arpg, ["model.query_share=0.1"], GRID, "model.query_share=0.1 of 4 layers is no layer"),
+        (arpg, ["model.backend=flex"], GRID, "model.backend=flex does not go with"),
+        (randar, [], GRID, "^sample.steps=88 is not possible: a grid of 20 cells"),
+    ):
+        with pytest.raises(InputError, match=message):
+            GeneratorModule(to_config(values, options), VOCABULARY, CLASSES, grid)

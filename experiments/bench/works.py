@@ -44,7 +44,7 @@ def sample(module: GeneratorModule, batch: int) -> Work:
     """One batch of sampling, tokens only."""
     settings, numbers = module.config.sample, range(batch)
     labels = torch.arange(batch, device=module.device) % module.model.classes
-    turns, sequence = module.turns(settings), module.sequence
+    turns, sequence = module.turns(settings), module.sampled_sequence(settings)
     rows = batch if settings.guidance == 1 else 2 * batch
     low = settings.precision == "bf16-mixed"
     return Work(

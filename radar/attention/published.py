@@ -15,7 +15,7 @@ def instructed(sizes: Sequence[int]) -> Slots:
 
     Decoding cell by cell that is all: 2N slots. Decoding a group at once, its queries come first, each after those
     before it, and are encoded again between their tokens when these are known (all but the group's first), so that
-    later steps see the sequence that they would have seen cell by cell; 3N - K slots.
+    later steps see the sequence that they would have seen cell by cell; up to 3N slots.
     """
     starts, parts = starts_of(sizes), [class_token()]
     first = torch.tensor(starts[:-1])
@@ -46,8 +46,8 @@ def neighbours(sizes: Sequence[int]) -> Slots:
     """NAR (arXiv 2503.10696): a token predicts its neighbour to the right with one head, the one below with another.
 
     Where a cell has both, the two predictions (logits) are averaged, in training too; N slots. The order is `diagonal`,
-    whose steps run from top to bottom. On grids that are higher than wide, the middle steps (of equal size) are paired
-    as if the grid were wider than high [ours]. Raises InputError where steps do not grow or shrink by at most one cell.
+    whose steps run from top to bottom. Grids that are higher than wide would need another pairing in the middle, and
+    are refused when the grid is known. Raises InputError where steps do not grow or shrink by at most one cell.
     """
     if sizes[0] != 1 or any(abs(a - b) > 1 for a, b in pairwise(sizes)):
         raise InputError(

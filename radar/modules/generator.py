@@ -5,6 +5,7 @@ Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from radar.attention import BACKENDS, VARIANTS, Slots
+from radar.attention import BACKENDS, NONE, VARIANTS, Slots
 from radar.config import Config, ReviseConfig, SampleConfig
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
 from radar.modules.trained import TrainedModule
-from radar.orders import decode_sequence, decode_steps, group_sizes, step_sizes
+from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.redraw import REDRAWS
 from radar.sampling import Turn, draw, plan_turns
 from radar.seeding import Stream, derive
@@ -60,9 +61,10 @@ class GeneratorModule(TrainedModule):
         super().__init__(config, origin)
         self.step = decode_steps(config.order, *grid)
         self.slots = self._slots(step_sizes(self.step), config.revise)
-        self.sampled_slots(config.sample)  # fails here, not after training
+        if self.slots.mixes:
+            _check_directions(self, config, grid[1])
         if config.model.query_share:
-            _check_query_blocks(self.slots, config.attention)
+            _check_query_blocks(self.slots, config)
         # Query blocks take part of the mask, which only a dense one can be cut into.
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
@@ -72,6 +74,7 @@ class GeneratorModule(TrainedModule):
         self.redraw = choose("redraw", config.train.redraw, REDRAWS)
         self.redraw(config.order, *grid, 1, 0, 0.0)  # fails here, not in mid-training
         self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
+        self.sampled_slots(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     @cached_property
@@ -97,27 +100,34 @@ class GeneratorModule(TrainedModule):
         """(N,) cells in decoding order."""
         return decode_sequence(self.step).to(self.device)
 
-    def sampled_sizes(self, settings: SampleConfig) -> list[int]:
-        """K group sizes of the sampler: as trained, or those that `sample.steps` and `sample.schedule` ask for."""
-        if settings.steps is None and settings.schedule is None:
-            return step_sizes(self.step)
-        steps = self.steps if settings.steps is None else settings.steps
-        return group_sizes(len(self.step), steps, settings.schedule or "constant")
-
     def sampled_step(self, settings: SampleConfig) -> Tensor:
-        """(N,) step at which the sampler decodes each cell."""
-        sizes = torch.tensor(self.sampled_sizes(settings))
-        return torch.empty_like(self.step).scatter_(
-            0, decode_sequence(self.step), torch.arange(len(sizes)).repeat_interleave(sizes)
-        )
+        """(N,) step at which the sampler decodes each cell: as trained, or the order in the steps of `settings`.
+
+        Raises InputError if these are not possible.
+        """
+        if settings.steps is None and settings.schedule is None:
+            return self.step
+        order = self.config.order
+        steps = order.steps if settings.steps is None else settings.steps
+        try:
+            return decode_steps(
+                replace(order, steps=steps, schedule=settings.schedule or order.schedule), *self.model.grid
+            )
+        except InputError as error:
+            raise InputError(str(error).replace("order.steps", "sample.steps")) from error
+
+    def sampled_sequence(self, settings: SampleConfig) -> Tensor:
+        """(N,) cells in the sequence of the sampler."""
+        return decode_sequence(self.sampled_step(settings)).to(self.device)
 
     def sampled_slots(self, settings: SampleConfig) -> Slots:
         """Slots of the sampler; raises InputError where they are not possible."""
-        slots = self._slots(self.sampled_sizes(settings), _revised(self.config.revise, settings))
+        slots = self._slots(step_sizes(self.sampled_step(settings)), _revised(self.config.revise, settings))
         if settings.choice_temperature is not None and not slots.waits.any():
             raise InputError(
                 f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
-                f"cells in every step (bidirectional), not '{self.config.attention}' with {len(self.step)} cells"
+                f"cells in every step (bidirectional) and two steps at least, not '{self.config.attention}' in "
+                f"{int(slots.turn.max()) + 1}"
             )
         return slots
 
@@ -199,7 +209,7 @@ class GeneratorModule(TrainedModule):
         In the layout that is trained, or with `settings` in the one that is sampled.
         """
         slots, mask = self._layout_of(settings)
-        sequence = self.sequence
+        sequence = self.sequence if settings is None else self.sampled_sequence(settings)
         known = tokens[:, sequence]
         content = known[:, slots.rank.clamp(min=0)]
         losses = self.cross_entropy(slots, mask, content, labels, sequence, known)
@@ -209,6 +219,7 @@ class GeneratorModule(TrainedModule):
         if settings is None:
             return self.slots.to(self.device), self.mask.to(self.device)
         slots = self.sampled_slots(settings)
+        slots = replace(slots, target=torch.where(slots.waits, NONE, slots.target))
         return slots.to(self.device), slots.mask().to(self.device)
 
     def on_validation_epoch_start(self) -> None:
@@ -235,12 +246,28 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
     )
 
 
-def _check_query_blocks(slots: Slots, attention: str) -> None:
+def _check_directions(module: GeneratorModule, config: Config, width: int) -> None:
+    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills."""
+    slots, cells = module.slots, decode_sequence(module.step)
+    places = torch.stack([cells // width, cells % width], 1)
+    for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
+        pairs = (targets != NONE) & (slots.rank != NONE)
+        moves = places[targets[pairs]] - places[slots.rank[pairs]]
+        if (moves != torch.tensor(distance)).any() or config.train.redraw != "none":
+            raise InputError(
+                f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
+                f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"
+            )
+
+
+def _check_query_blocks(slots: Slots, config: Config) -> None:
     if slots.predicts[slots.content].any() or slots.mask()[slots.content][:, ~slots.content].any():
         raise InputError(
             f"model.query_share needs an attention whose content predicts nothing and sees no query (plain), not "
-            f"'{attention}'"
+            f"'{config.attention}'"
         )
+    if config.model.backend == "flex":
+        raise InputError("model.backend=flex does not go with model.query_share, whose layers take parts of the mask")
 
 
 def packed(module: GeneratorModule) -> Layout:
