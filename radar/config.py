@@ -325,8 +325,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def result_options(config: Config) -> dict[str, Any]:
-    """Options that can change a result: all but where files lie and how many processes load them."""
-    return to_dict(dataclasses.replace(config, run="", data=dataclasses.replace(config.data, cache="", workers=0)))
+    """Options that can change a result: all but where files lie and how many processes load them.
+
+    Without `init` where it is not given, so that results from before there was this option keep their names.
+    """
+    options = to_dict(dataclasses.replace(config, run="", data=dataclasses.replace(config.data, cache="", workers=0)))
+    return {key: value for key, value in options.items() if key != "init" or value is not None}
 
 
 def training_options(config: Config) -> dict[str, Any]:
