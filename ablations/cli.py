@@ -14,6 +14,8 @@ from radar.errors import InputError, RunError, stop
 
 VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
+    "gap": ("experiments.gap", "what decoding in parallel costs by order, before any training"),
+    "markov": ("experiments.markov", "the gap of a known discrete field, exactly and by sampling"),
     "methods": ("experiments.methods", "table of the published methods on the shared transformer"),
     "masks": ("experiments.masks", "picture of an attention mask"),
     "import": ("experiments.imports", "turn published weights into a checkpoint"),
@@ -29,7 +31,7 @@ VERBS = {
 STUDIES = ("ablate", "report", "watch")
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
 # Verbs that take key=value anywhere.
-WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "methods", "import", "bench", *STUDIES)
+WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "methods", "gap", "import", "bench", *STUDIES)
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +52,21 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in ("sample", "evaluate"):
         made[verb].add_argument("checkpoint", help="written by `radar train`")
         made[verb].add_argument("--out", help="folder for the results (default: beside the checkpoint)")
+    made["gap"].add_argument("--orders", help="with commas and options: radial,halton:steps=13:schedule=cosine")
+    made["gap"].add_argument("--steps", type=int, default=13, help="of the orders shown by default (default 13)")
+    made["gap"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
+    made["gap"].add_argument("--kernel", default="exponential", help="exponential, matern32 or matern52")
+    made["gap"].add_argument("--length", type=float, default=4.0, help="length scale of the kernel, in cells")
+    made["gap"].add_argument("--from-data", metavar="CONFIG", help="estimate the field from the tokens of its data")
+    made["gap"].add_argument("--estimate", default="embeddings", help="embeddings or information (default embeddings)")
+    made["gap"].add_argument("--pooled", action="store_true", help="over all classes, not given the class")
+    made["gap"].add_argument("--images", type=int, default=20000, help="that the field is estimated from, at most")
+    made["gap"].add_argument("--save", metavar="NPZ", help="write the field, for order.covariance")
+    made["gap"].add_argument("--out", default="runs/gap.png", help="PNG")
+    made["markov"].add_argument("--grid", default="3x3", help="rows x columns, at most 16 cells (default 3x3)")
+    made["markov"].add_argument("--coupling", type=float, default=0.8, help="nats per pair of equal neighbours")
+    made["markov"].add_argument("--images", type=int, default=100000, help="to draw per order (default 100000)")
+    made["markov"].add_argument("--out", default="runs/markov.png", help="PNG; the rows are written beside it as JSON")
     made["import"].add_argument("kind", help="llamagen-gpt or llamagen-vq")
     made["import"].add_argument("file", help="published weights: a state dict, by itself or under model or state_dict")
     made["import"].add_argument("--out", help="checkpoint to write (default runs/KIND/NAME.ckpt)")
@@ -57,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["orders"].add_argument(
         "--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells"
     )
-    made["orders"].add_argument("--steps", type=int, help="steps of the random and Halton rows (default: as radial)")
+    made["orders"].add_argument("--steps", type=int, help="steps of the last rows (default: as radial)")
     made["orders"].add_argument("--out", default="runs/orders.png", help="PNG with all step maps")
     made["masks"].add_argument("--order", default="radial")
     made["masks"].add_argument("--variant", default="nested")

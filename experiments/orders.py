@@ -29,7 +29,7 @@ def listed_orders(h: int, w: int, steps: int | None) -> list[tuple[str, OrderCon
     rows += [(f"radial {metric}", OrderConfig(name="radial", metric=metric)) for metric in list(DISTANCES)[1:]]
     radial = int(decode_steps(OrderConfig(name="radial"), h, w).max()) + 1
     grouped = radial if steps is None else steps
-    for name in ("random", "halton"):
+    for name in ("random", "halton", "lpd", "optimised"):
         rows.append((f"{name} cosine {grouped}", OrderConfig(name=name, steps=grouped, schedule="cosine")))
     return rows
 
@@ -42,13 +42,13 @@ def main(args: argparse.Namespace) -> None:
     covariance = exponential_covariance(h, w, args.length)
     maps = []
     print(f"{h}x{w} grid; gap: independence gap in nats of a Gaussian field, exp(-r/{args.length:g}) + 1e-4 I")
-    print(f"{'order':20} {'K':>5} {'largest':>8} {'adjacent':>9} {'gap':>8}  sizes")
+    print(f"{'order':20} {'K':>5} {'largest':>8} {'adjacent':>9} {'gap':>8} {'per step':>9}  sizes")
     for title, order in listed_orders(h, w, args.steps):
         step = decode_steps(order, h, w)
         sizes = step_sizes(step)
         share, gap = adjacent_share(step, h, w), float(independence_gap(step, covariance).sum())
         shown = ",".join(map(str, sizes)) if len(sizes) <= 32 else f"{sizes[0]},{sizes[1]},..."
-        print(f"{title:20} {len(sizes):5} {max(sizes):8} {share:9.0%} {gap:8.2f}  {shown}")
+        print(f"{title:20} {len(sizes):5} {max(sizes):8} {share:9.0%} {gap:8.2f} {gap / len(sizes):9.4f}  {shown}")
         maps.append((f"{title}: {len(sizes)} steps", step.view(h, w)))
     draw_steps(maps, Path(args.out))
     print(args.out)

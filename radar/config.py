@@ -40,6 +40,9 @@ class OrderConfig:
     center: list[int] | None = None  # [row, column] of the start cell (radial)
     centers: list[list[int]] | None = None  # start cells (multi_center)
     regions: int | None = None  # side by side, decoded in parallel (regions): a square number
+    length: float | None = None  # of the field that the order is made for, in cells (optimised)
+    covariance: str | None = None  # file of the field instead, written by `radar gap --save` (optimised)
+    nearness: float | None = None  # weight of being near to the context (optimised)
     seed: int | None = None  # which random order, or how ties are broken (lpd)
 
 

@@ -5,15 +5,39 @@ correlation of the group, summed over the steps. For a Gaussian field it is clos
 Legend: N cells, K steps.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from radar.errors import InputError
+from radar.variants import choose
 
-def exponential_covariance(h: int, w: int, length: float = 4.0, nugget: float = 1e-4) -> Tensor:
-    """Covariance (N, N) float64 of a stationary field on the grid: exp(-distance / length) + nugget * I."""
+# Correlation of two cells at distance r, in length scales: exponential is Matern 1/2.
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exponential": lambda r: torch.exp(-r),
+    "matern32": lambda r: (1 + 3**0.5 * r) * torch.exp(-(3**0.5) * r),
+    "matern52": lambda r: (1 + 5**0.5 * r + 5 / 3 * r**2) * torch.exp(-(5**0.5) * r),
+}
+
+
+def kernel_covariance(kernel: str, h: int, w: int, length: float = 4.0, nugget: float = 1e-4) -> Tensor:
+    """Covariance (N, N) float64 of a stationary field on the grid: kernel(distance / length) + nugget * I.
+
+    Raises InputError for an unknown kernel or a length that is not above 0.
+    """
+    curve = choose("kernel", kernel, KERNELS)
+    if not 0 < length < float("inf"):
+        raise InputError(f"length={length} is not possible: it must be above 0 and finite")
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     places = torch.stack([rows.flatten(), columns.flatten()], dim=1).double()
-    return torch.exp(-torch.cdist(places, places) / length) + nugget * torch.eye(h * w, dtype=torch.float64)
+    return curve(torch.cdist(places, places) / length) + nugget * torch.eye(h * w, dtype=torch.float64)
+
+
+def exponential_covariance(h: int, w: int, length: float = 4.0, nugget: float = 1e-4) -> Tensor:
+    """Covariance (N, N) float64 of the field by which orders are compared: exp(-distance / length) + nugget * I."""
+    return kernel_covariance("exponential", h, w, length, nugget)
 
 
 def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
@@ -32,3 +56,28 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     variance = (factor.square() * same).sum(1)
     excess = 0.5 * (variance.log() - factor.diagonal().square().log())
     return torch.zeros(int(step.max()) + 1, dtype=torch.float64).index_add(0, step[sequence], excess)
+
+
+class Pair(NamedTuple):
+    """Two cells that are decoded in one step, and their mutual information given the past, in nats."""
+
+    step: int
+    first: int
+    second: int
+    nats: float
+
+
+def costly_pairs(step: Tensor, covariance: Tensor, count: int) -> list[Pair]:
+    """List the `count` pairs of cells that an order decodes together although they tell most about each other."""
+    sequence = step.argsort(stable=True)
+    factor = torch.linalg.cholesky(covariance.double()[sequence][:, sequence])
+    same = step[sequence][:, None] == step[sequence][None]
+    # Inside a group, the Schur complement is the product of the group's diagonal block of the factor with itself.
+    block = factor * same
+    given = block @ block.T
+    squared = given.square() / (given.diagonal()[:, None] * given.diagonal()[None])
+    nats = (-0.5 * torch.log1p(-squared.clamp(max=1 - 1e-12))).masked_fill(~same, 0).triu(1)
+    values, places = nats.flatten().topk(min(count, nats.numel()))
+    pairs = zip(values.tolist(), (places // len(step)).tolist(), (places % len(step)).tolist(), strict=True)
+    cells = sequence.tolist()
+    return [Pair(int(step[cells[i]]), cells[i], cells[j], value) for value, i, j in pairs if value > 0]

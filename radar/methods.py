@@ -14,7 +14,19 @@ from typing import Any
 from radar.errors import InputError
 
 Options = dict[str, dict[str, Any] | str]
-ORDER_OPTIONS = ("steps", "schedule", "metric", "rounding", "center", "centers", "regions", "seed")
+ORDER_OPTIONS = (
+    "steps",
+    "schedule",
+    "metric",
+    "rounding",
+    "center",
+    "centers",
+    "regions",
+    "length",
+    "covariance",
+    "nearness",
+    "seed",
+)
 
 
 def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any]) -> Options:

@@ -7,17 +7,52 @@ Legend: N cells, K steps, n cells of two neighbouring steps.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from radar.errors import InputError
+from radar.independence import exponential_covariance
 
 Matrix = NDArray[np.float64]
 Cells = NDArray[np.int64]
 SPREADS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)  # tried by the greedy search
 SWEEPS = 12  # over all pairs of neighbouring steps
-BEST = 6  # cells of each side that are tried in swaps
 TIE = 1e-9  # per variance: less than any other difference
 GAIN = 1e-9  # nats; smaller ones are rounding
+
+
+def optimised(
+    h: int, w: int, sizes: Sequence[int], free: bool, length: float = 4.0, nearness: float = 0.0, covariance: str = ""
+) -> Matrix:
+    """Cells of a group as independent as possible given what is known [ours]: keys for radar/orders.py.
+
+    For a field exp(-r / length), or the matrix in the file `covariance`, which `radar gap --save` writes. The group
+    sizes are those given, or if `free` where the search takes them from there. With `nearness` above 0 cells near to
+    the context come first, and the local search is left out. Raises InputError for an unusable file or option.
+    """
+    if not 0 <= nearness < float("inf"):
+        raise InputError(f"order.nearness={nearness} is not possible: it must be at least 0 and finite")
+    return _optimised(h, w, tuple(sizes), free, length, nearness, covariance)
+
+
+@cache
+def _optimised(h: int, w: int, sizes: tuple[int, ...], free: bool, length: float, nearness: float, file: str) -> Matrix:
+    field = _read(file, h, w) if file else exponential_covariance(h, w, length).numpy()
+    return optimise(field, sizes, free, nearness).astype(np.float64)[None]
+
+
+def _read(file: str, h: int, w: int) -> Matrix:
+    try:
+        field: Matrix = np.load(Path(file))["covariance"]
+        np.linalg.cholesky(field)
+    except (OSError, ValueError, KeyError, np.linalg.LinAlgError) as error:
+        raise InputError(f"order.covariance={file} holds no covariance ({error})") from error
+    if field.shape != (h * w, h * w):
+        raise InputError(f"order.covariance={file} is of {len(field)} cells, not of a {h}x{w} grid")
+    return field
 
 
 def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearness: float = 0.0) -> Cells:
@@ -103,45 +138,51 @@ def _given(covariance: Matrix, cells: Cells, past: Cells) -> Matrix:
 
 
 def _improve_pair(schur: Matrix, first: NDArray[np.bool_], free: bool) -> float:
-    """Change which cells come first, in place, as long as it pays; return what was gained, in nats."""
-    before = cost = _cost(schur, first)
+    """Swap two cells or move one, in place, as long as it pays; return what was gained, in nats.
+
+    `schur` (n, n) is their covariance given the past, `first` (n,) says which belong to the earlier step.
+    """
+    gained = 0.0
     while True:
-        options = _swaps(schur, first) + (_moves(first) if free else [])
-        costs = [_cost(schur, option) for option in options]
-        if not costs or min(costs) > cost - GAIN:
-            return before - cost
-        best = int(np.argmin(costs))
-        first[:], cost = options[best], costs[best]
+        swaps, removals, additions = _gains(schur, first)
+        inner, outer = np.flatnonzero(first), np.flatnonzero(~first)
+        i, j = np.unravel_index(int(swaps.argmax()), swaps.shape)
+        best, changed = float(swaps[i, j]), [inner[i], outer[j]]
+        if free and len(inner) > 1 and removals.max() > best:
+            best, changed = float(removals.max()), [inner[removals.argmax()]]
+        if free and len(outer) > 1 and additions.max() > best:
+            best, changed = float(additions.max()), [outer[additions.argmax()]]
+        if best < GAIN:
+            return gained
+        gained += best
+        first[changed] = ~first[changed]
 
 
-def _cost(schur: Matrix, first: NDArray[np.bool_]) -> float:
-    """Half the log variances of the cells: of the first ones, and of the others given those."""
-    own, across = schur[np.ix_(first, first)], schur[np.ix_(first, ~first)]
-    variance = np.diag(schur)[~first] - (across * np.linalg.solve(own, across)).sum(0)
-    return float(0.5 * (np.log(np.diag(own)).sum() + np.log(variance).sum()))
+def _gains(schur: Matrix, first: NDArray[np.bool_]) -> tuple[Matrix, Matrix, Matrix]:
+    """Nats gained by every swap (n1, n2), by every cell that leaves the earlier step (n1,) or joins it (n2,).
+
+    All by updates of rank one of the conditional covariance of the later step's cells.
+    """
+    own = np.log(np.diag(schur))
+    precision = np.linalg.inv(schur[np.ix_(first, first)])
+    weights = precision @ schur[np.ix_(first, ~first)]  # (n1, n2)
+    given = schur[np.ix_(~first, ~first)] - schur[np.ix_(~first, first)] @ weights
+    alone = 1 / np.diag(precision)  # variance of each earlier cell, given the others
+    now = np.log(np.diag(given)).sum()
+    without = np.diag(given) + weights**2 * alone[:, None]  # of the later cells, had one earlier cell not come before
+    removals = own[first] + now - np.log(without).sum(1) - np.log(alone)
+    additions = now - own[~first] - _logs(given)
+    swaps = np.empty(weights.shape)
+    for i, (row, variance) in enumerate(zip(weights, alone, strict=True)):
+        other = given + np.outer(row, row) * variance
+        left = np.log(variance - (row * variance) ** 2 / np.diag(other))  # the earlier cell, after the one that joins
+        swaps[i] = own[first][i] + now - own[~first] - _logs(other) - left
+    return 0.5 * swaps, 0.5 * removals, 0.5 * additions
 
 
-def _swaps(schur: Matrix, first: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Swaps of the cells that are worst off where they are: those most correlated with their group, and any other."""
-    correlation = np.abs(schur) / np.sqrt(np.outer(np.diag(schur), np.diag(schur)))
-    np.fill_diagonal(correlation, 0)
-    crowd = (correlation**2 * (first[:, None] == first)).sum(1)
-    a, b = (np.flatnonzero(side)[np.argsort(-crowd[side], kind="stable")[:BEST]] for side in (first, ~first))
-    swapped = []
-    for i in a:
-        for j in b:
-            option = first.copy()
-            option[[i, j]] = option[[j, i]]
-            swapped.append(option)
-    return swapped
-
-
-def _moves(first: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Every move of one cell to the other step, but of the last one."""
-    moved = []
-    for i in range(len(first)):
-        option = first.copy()
-        option[i] = not option[i]
-        if option.any() and not option.all():
-            moved.append(option)
-    return moved
+def _logs(given: Matrix) -> Matrix:
+    """Sum of the log variances of all cells but j, given j; for every j."""
+    after = np.diag(given)[:, None] - given**2 / np.diag(given)
+    np.fill_diagonal(after, 1)
+    total: Matrix = np.log(after).sum(0)
+    return total

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from radar.config import OrderConfig
 from radar.errors import InputError
+from radar.optimised import optimised
 from radar.variants import call, choose, takes
 
 Keys = NDArray[np.float64]
@@ -231,10 +232,13 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     Raises InputError for an unknown order or option, or if K groups are not possible.
     """
     options: dict[str, object] = {"center": order.center, "centers": order.centers, "metric": order.metric}
-    options |= {"rounding": order.rounding, "seed": order.seed, "regions": order.regions}
+    options |= {"rounding": order.rounding, "seed": order.seed, "regions": order.regions, "length": order.length}
+    options |= {"nearness": order.nearness, "covariance": order.covariance}
     if takes(order.name, ORDERS, "sizes"):
         count = min(h * w, round(BY_SIZES * math.sqrt(h * w))) if order.steps is None else order.steps
         options["sizes"] = group_sizes(h * w, count, order.schedule or "cosine")
+        if takes(order.name, ORDERS, "free"):
+            options["free"] = order.schedule is None
         order = replace(order, schedule=None)
     keys = call("order", order.name, ORDERS, h, w, **options)
     natural: NDArray[np.int64] = np.unique(keys[0], return_inverse=True)[1]
@@ -280,4 +284,5 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "multi_center": multi_center,
     "regions": regions,
     "lpd": lpd,
+    "optimised": optimised,
 }

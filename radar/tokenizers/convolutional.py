@@ -78,10 +78,12 @@ class Convolutional(Learned):
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Look the codes up and decode them."""
-        codes = self._codes(tokens)
+        codes = self.embed(tokens)
         return to_pixels(self.decoder(rearrange(codes, "b (h w) c -> b c h w", h=grid[0])))
 
-    def _codes(self, tokens: Tensor) -> Tensor:
+    @torch.no_grad()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look the codes up."""
         if isinstance(self.quantiser, FSQ):
             return self.quantiser.indices_to_codes(tokens)  # type: ignore[no-any-return]
         return self.quantiser.get_output_from_indices(tokens)  # type: ignore[operator,no-any-return]

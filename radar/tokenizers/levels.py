@@ -37,3 +37,7 @@ class Levels(Tokenizer):
         """Show the levels in all three channels."""
         pixels = (tokens.float() * 255 / (self.vocabulary - 1)).round().to(torch.uint8)
         return rearrange(pixels, "b (h w) -> b 1 h w", h=grid[0]).expand(-1, 3, -1, -1)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Grey level from 0 to 1; C = 1."""
+        return tokens.float()[..., None] / (self.vocabulary - 1)

@@ -151,8 +151,12 @@ class LlamaGenVQ(Learned):
 
     def restore(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, N) -> images (B, 3, H, W) in about [-1, 1]."""
-        codes = rearrange(self.codes[tokens], "b (h w) c -> b c h w", h=grid[0])
+        codes = rearrange(self.embed(tokens), "b (h w) c -> b c h w", h=grid[0])
         return self.decoder(self.post_quant_conv(codes))  # type: ignore[no-any-return]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look the codes up."""
+        return self.codes[tokens]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -34,6 +34,10 @@ class Tokenizer(nn.Module):
         """Tokens (B, N) -> images (B, 3, H, W) uint8."""
         raise NotImplementedError
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N) -> their codes (B, N, C), whose distances mean something."""
+        raise NotImplementedError
+
 
 class Learned(Tokenizer):
     """A tokenizer with weights, whose cells are squares of pixels.

@@ -1,0 +1,94 @@
+"""`radar gap --orders radial,halton:steps=13:schedule=cosine`: what decoding in parallel costs, before any training.
+
+In a field of a kernel, or in one estimated from the tokens of a configuration's data (`--from-data digits`).
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.configs import find_config
+from experiments.orders import parse_grid
+from experiments.pictures import save_figure
+from radar.checkpoints import load_tokenizer
+from radar.config import OrderConfig, load_config
+from radar.data import load_data
+from radar.dependence import ESTIMATORS
+from radar.files import replacing
+from radar.independence import costly_pairs, independence_gap, kernel_covariance
+from radar.optimised import optimise
+from radar.orders import decode_steps, group_sizes
+from radar.tokens import cached_tokens
+from radar.variants import choose
+
+PAIRS = 3  # shown of every order
+SHOWN = ("random", "radial", "halton", "lpd", "optimised")
+
+
+def parse_order(text: str) -> OrderConfig:
+    """Read `halton:steps=13:schedule=cosine`; raises InputError."""
+    name, *details = text.split(":")
+    return load_config(None, [f"order.name={name}", *(f"order.{detail}" for detail in details)]).order
+
+
+def estimated(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
+    """Field of a configuration's training tokens, its grid, and what it is called."""
+    estimate = choose("estimator", args.estimate, ESTIMATORS)
+    config = load_config(find_config(args.from_data), args.options)
+    data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
+    split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
+    tokens, labels = split.gather(np.arange(min(len(split), args.images)))
+    grid = tokenizer.grid(data.size)
+    field = estimate(tokens, tokenizer.embed(tokens), None if args.pooled else labels, grid)
+    given = "pooled" if args.pooled else "given the class"
+    return torch.from_numpy(field), grid, f"{args.estimate} of {len(tokens)} images of {data.name}, {given}"
+
+
+def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:
+    """Draw the gap that has built up after every step, a line per order."""
+    figure, axis = plt.subplots(figsize=(6.5, 4.2))
+    for number, (name, gap) in enumerate(gaps.items()):
+        total = f"{name}: {float(gap.sum()):.2f}"
+        axis.plot(range(1, len(gap) + 1), gap.cumsum(0), "o-", markersize=3, label=total, color=f"C{number % 10}")
+    axis.set_xlabel("step")
+    axis.set_ylabel("independence gap so far (nats)")
+    axis.set_yscale("symlog", linthresh=0.1)
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False)
+    save_figure(figure, path)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar gap`."""
+    if args.from_data is None:
+        grid = parse_grid(args.grid)
+        field = kernel_covariance(args.kernel, *grid, args.length)
+        title = f"{args.kernel}, length {args.length:g}, and 1e-4 I"
+    else:
+        field, grid, title = estimated(args)
+    if args.save:
+        with replacing(Path(args.save)) as temporary, temporary.open("wb") as file:
+            np.savez(file, covariance=field.numpy())
+    orders = args.orders or ",".join(["radial", *(f"{name}:steps={args.steps}:schedule=cosine" for name in SHOWN)])
+    gaps: dict[str, Tensor] = {}
+    print(f"{grid[0]}x{grid[1]} grid; independence gap in nats; {title}")
+    print(f"{'order':36} {'K':>4} {'gap':>9} {'per step':>9} {'largest':>9}  dearest pairs (row,column)-(row,column)")
+    steps = {text: decode_steps(parse_order(text), *grid) for text in orders.split(",")}
+    if args.from_data is not None:
+        sizes = group_sizes(len(field), args.steps, "cosine")
+        steps[f"optimised on this field, {args.steps}"] = torch.from_numpy(optimise(field.numpy(), sizes))
+    for text, step in steps.items():
+        gaps[text] = gap = independence_gap(step, field)
+        pairs = [
+            f"({p.first // grid[1]},{p.first % grid[1]})-({p.second // grid[1]},{p.second % grid[1]}) {p.nats:.3f}"
+            for p in costly_pairs(step, field, PAIRS)
+        ]
+        total, mean, most = float(gap.sum()), float(gap.mean()), float(gap.max())
+        print(f"{text:36} {len(gap):4} {total:9.3f} {mean:9.4f} {most:9.3f}  {', '.join(pairs)}")
+    draw_gaps(gaps, title, Path(args.out))
+    print(args.out)
