@@ -13,18 +13,9 @@ from typing import Any
 from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
 from radar.checkpoints import build_generator
-from radar.config import (
-    Config,
-    SampleConfig,
-    config_hash,
-    merge_options,
-    read_yaml,
-    result_options,
-    to_config,
-    to_dict,
-    training_options,
-)
+from radar.config import config_hash, merge_options, read_yaml, result_options, to_config, to_dict, training_options
 from radar.errors import InputError
+from radar.options import Config, SampleConfig
 
 Params = dict[str, Any]  # dotted option -> value
 

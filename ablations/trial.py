@@ -17,10 +17,10 @@ from experiments.pictures import pixel_scale, tile
 from experiments.sample import Samples, draw_samples, save_pictures
 from experiments.train import LAST, flatten, learning_curve, train_generator
 from radar.checkpoints import Generator, load_generator, pick_device
-from radar.config import SampleConfig
 from radar.features import extract
 from radar.files import locked, replacing
 from radar.metrics import Reference, frechet_distance
+from radar.options import SampleConfig
 from radar.provenance import hardware
 from radar.seeding import Stream, derive
 

@@ -17,13 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.sample import Samples, balanced_labels, draw_samples
 from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
-from radar.config import Config, SampleConfig, config_hash, result_options
+from radar.config import config_hash, result_options
 from radar.cost import sampling_cost
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
+from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling import sample_tokens

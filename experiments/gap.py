@@ -15,12 +15,13 @@ from experiments.configs import find_config
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
 from radar.checkpoints import load_tokenizer
-from radar.config import OrderConfig, load_config
+from radar.config import load_config
 from radar.data import load_data
 from radar.dependence import ESTIMATORS
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
+from radar.options import OrderConfig
 from radar.orders import decode_steps, group_sizes
 from radar.tokens import cached_tokens
 from radar.variants import choose

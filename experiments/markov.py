@@ -20,10 +20,10 @@ from torch import Tensor
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
 from radar.attention import VARIANTS, Slots
-from radar.config import OrderConfig, SampleConfig
 from radar.errors import InputError
 from radar.files import replacing
 from radar.independence import independence_gap
+from radar.options import OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import plan_turns, sample_tokens
 

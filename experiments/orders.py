@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from experiments.pictures import draw_steps
-from radar.config import OrderConfig
 from radar.errors import InputError
 from radar.independence import exponential_covariance, independence_gap
+from radar.options import OrderConfig
 from radar.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
 
 LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix

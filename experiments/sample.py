@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from experiments.pictures import overlay, pixel_scale, save_gif, save_image, tile
 from radar.checkpoints import Generator, load_generator
-from radar.config import SampleConfig
 from radar.files import replacing
+from radar.options import SampleConfig
 from radar.sampling import Trace, sample_tokens
 
 

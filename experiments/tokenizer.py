@@ -7,10 +7,11 @@ from lightning.pytorch import seed_everything
 
 from experiments.configs import find_config
 from experiments.train import fit
-from radar.config import Config, load_config
+from radar.config import load_config
 from radar.data import load_data
 from radar.errors import InputError
 from radar.modules import TokenizerModule
+from radar.options import Config
 from radar.tokenizers import Convolutional, build_tokenizer
 from radar.tokens import image_batches
 

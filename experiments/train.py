@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
 from radar.checkpoints import adopt, begin_with, build_generator, check_origin, pick_device, read_checkpoint
-from radar.config import Config, load_config, to_config, to_dict, training_options
+from radar.config import load_config, to_config, to_dict, training_options
 from radar.errors import InputError
 from radar.files import replacing
 from radar.modules import TrainedModule
+from radar.options import Config
 from radar.tokens import BatchDataModule, cached_tokens, token_batches
 
 LAST = "last.ckpt"

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from radar.callbacks import TrainingClock, WeightAverage
-from radar.config import Config, TokenizerConfig, to_config
+from radar.config import to_config
 from radar.data import ImageData, load_data
 from radar.errors import InputError
 from radar.features import FEATURES
 from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
+from radar.options import Config, TokenizerConfig
 from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.variants import choose

@@ -9,8 +9,8 @@ Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from radar.blocks import Shape, feed_forward_width
 from radar.sampling import Turn
-from radar.transformer import Shape, feed_forward_width
 
 
 @dataclass(frozen=True)

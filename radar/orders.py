@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
-from radar.config import OrderConfig
 from radar.errors import InputError
 from radar.optimised import optimised
+from radar.options import OrderConfig
 from radar.variants import call, choose, takes
 
 Keys = NDArray[np.float64]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from radar.config import ModelConfig, TokenizerConfig
+from radar.blocks import PRESETS, feed_forward_width
 from radar.errors import InputError
+from radar.options import ModelConfig, TokenizerConfig
 from radar.tokenizers import build_tokenizer
-from radar.transformer import PRESETS, feed_forward_width
 
 HEAD = 64  # width of a head where no preset has this width and depth
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from radar.config import OrderConfig
+from radar.options import OrderConfig
 from radar.orders import decode_sequence, decode_steps
 from radar.seeding import derive
 

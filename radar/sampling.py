@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radar.attention import NONE, Slots
 from radar.cache import empty_cache
-from radar.config import SampleConfig
+from radar.options import SampleConfig
 from radar.seeding import Stream, generator
 from radar.transformer import Transformer
 from radar.variants import choose

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from radar.config import Config, config_hash
+from radar.config import config_hash
 from radar.data import ImageData, ImageSet
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.files import replacing_folder
+from radar.options import Config
 from radar.seeding import Stream, derive
 from radar.tokenizers import Tokenizer, tokenizer_hash
 

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 
 from radar.attention import VARIANTS, Slots, nested
-from radar.config import ModelConfig, OrderConfig
 from radar.errors import InputError
+from radar.options import ModelConfig, OrderConfig
 from radar.orders import ORDERS, decode_steps, step_sizes
 from radar.transformer import Transformer
 

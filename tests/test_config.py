@@ -2,8 +2,9 @@
 
 import pytest
 
-from radar.config import Config, config_hash, load_config, to_config, to_dict
+from radar.config import config_hash, load_config, to_config, to_dict
 from radar.errors import InputError
+from radar.options import Config
 from radar.variants import call
 
 

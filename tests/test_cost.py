@@ -13,13 +13,13 @@ from experiments.bench.scaling import check_scaling
 from experiments.bench.works import Work
 from radar import cache
 from radar.attention import VARIANTS
-from radar.config import Config, ModelConfig, OrderConfig, SampleConfig
+from radar.blocks import model_shape
 from radar.cost import Cost, sampling_cost, weight_count
 from radar.errors import InputError
 from radar.modules import GeneratorModule
+from radar.options import Config, ModelConfig, OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import plan_turns, sample_tokens
-from radar.transformer import model_shape
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from radar.config import DataConfig
 from radar.data import DATASETS, load_data
 from radar.data.folder import center_crop
 from radar.data.images import load_images
 from radar.errors import InputError
+from radar.options import DataConfig
 
 
 @pytest.fixture(scope="module")

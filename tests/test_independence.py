@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radar.config import OrderConfig
 from radar.independence import exponential_covariance, independence_gap
+from radar.options import OrderConfig
 from radar.orders import ORDERS, decode_steps
 
 

@@ -9,7 +9,7 @@ from scipy.stats import chisquare, spearmanr
 
 from ablations.cli import main
 from experiments.markov import draw, exact_gap, ising, marginal, measured_gap
-from radar.config import OrderConfig
+from radar.options import OrderConfig
 from radar.orders import decode_steps
 
 

@@ -8,10 +8,11 @@ from scipy.stats import kstest
 
 from experiments.methods import passes_and_slots
 from radar.attention import NONE, VARIANTS
-from radar.config import Config, OrderConfig, SampleConfig, merge_options, to_config
+from radar.config import merge_options, to_config
 from radar.errors import InputError
 from radar.methods import METHODS, ORDER_OPTIONS
 from radar.modules import GeneratorModule
+from radar.options import Config, OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import Choice, Trace, image_noise, sample_tokens
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model

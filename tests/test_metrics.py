@@ -5,12 +5,12 @@ import pytest
 import scipy.linalg
 import torch
 
-from radar.config import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.features import Classifier, FeatureNetwork, cnn, load_features
 from radar.metrics import METRICS, build_reference, coverage, frechet_distance, kernel_distance, neighbour_radius, score
+from radar.options import DataConfig
 
 
 class Raw(FeatureNetwork):

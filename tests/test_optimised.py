@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radar.config import DataConfig, OrderConfig
 from radar.data import load_data
 from radar.dependence import by_embeddings, by_information
 from radar.errors import InputError
 from radar.independence import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
 from radar.optimised import _gains, greedy, improve, optimise
+from radar.options import DataConfig, OrderConfig
 from radar.orders import ORDERS, decode_steps, group_sizes, step_sizes
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radar.config import OrderConfig
 from radar.errors import InputError
+from radar.options import OrderConfig
 from radar.orders import (
     DISTANCES,
     ORDERS,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from radar.config import OrderConfig
 from radar.errors import InputError
+from radar.options import OrderConfig
 from radar.redraw import annealed, by_seed, permuted
 
 RANDOM = OrderConfig(name="random", steps=7, schedule="cosine")

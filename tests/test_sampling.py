@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from radar.config import SampleConfig
 from radar.errors import InputError
+from radar.options import SampleConfig
 from radar.orders import decode_sequence
 from radar.sampling import Trace, draw, filter_probabilities, image_noise, plan_turns, sample_tokens
 from tests.arms import CELLS, CLASSES, VOCABULARY, arms, layout, small_model

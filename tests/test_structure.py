@@ -16,9 +16,10 @@ from ablations.prepare import prepare, train_tokenizers
 from ablations.trial import run_trial
 from experiments.tokenizer import train_tokenizer
 from experiments.train import train_generator
-from radar.config import Config, load_config, read_yaml, to_config
+from radar.config import load_config, read_yaml, to_config
 from radar.data import load_data
 from radar.features import train_classifier
+from radar.options import Config
 from radar.tokenizers import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +78,7 @@ def read_options(monkeypatch) -> set[tuple[str, str]]:
 def test_every_option_is_read(read_options, tmp_path, monkeypatch):
     """By a short run of the commands: nothing is an option that does nothing."""
     monkeypatch.chdir(tmp_path)
-    small = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=1"]
+    small = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=2"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]
     main(["train", "digits", "run=run", *small])
     main(["sample", "run/last.ckpt", "sample.images=4"])
@@ -126,7 +127,7 @@ def test_every_configuration_runs_one_step(path, tmp_path):
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
-    overrides = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=1"]
+    overrides = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
     plan = read_plan(str(path), str(tmp_path / "out"), overrides)

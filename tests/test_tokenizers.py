@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from radar.config import DataConfig, TokenizerConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
+from radar.options import DataConfig, TokenizerConfig
 from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, tokenizer_hash
 from radar.tokens import batch_indices, cached_tokens
 

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 
-from radar.config import ModelConfig, SampleConfig
+from radar.blocks import PRESETS
 from radar.errors import InputError
+from radar.options import ModelConfig, SampleConfig
 from radar.orders import decode_sequence
 from radar.sampling import plan_turns, sample_tokens
-from radar.transformer import PRESETS, Transformer, parameter_count
+from radar.transformer import Transformer, parameter_count
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model, typical
 
 

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from ablations.plan import Plan, Trial, encode
 from ablations.study_file import Range, parse_ranges
 from experiments.train import learning_curve
-from radar.config import SampleConfig
 from radar.errors import RunError
+from radar.options import SampleConfig
 from radar.seeding import Stream, derive
 
 Score = Callable[[SampleConfig], float]

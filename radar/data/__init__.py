@@ -5,11 +5,11 @@ Legend: B images, N cells, M images of a split; images are (3, H, W) uint8.
 
 from collections.abc import Callable
 
-from radar.config import DataConfig
 from radar.data.digits import digits
 from radar.data.folder import folder
 from radar.data.images import ImageData, ImageSet
 from radar.data.shapes import shapes
+from radar.options import DataConfig
 from radar.variants import call
 
 __all__ = ["DATASETS", "ImageData", "ImageSet", "load_data"]

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
-from radar.config import Config, ReviseConfig, SampleConfig
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
 from radar.modules.trained import TrainedModule
+from radar.options import Config, ReviseConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.redraw import REDRAWS
 from radar.sampling import Turn, draw, plan_turns

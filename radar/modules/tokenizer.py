@@ -6,8 +6,8 @@ Legend: B images, N cells, V codes.
 import torch
 from torch import Tensor
 
-from radar.config import Config
 from radar.modules.trained import TrainedModule
+from radar.options import Config
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
 from radar.tokens import Batch
 

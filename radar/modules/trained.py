@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from radar.config import Config, TrainConfig, to_dict
+from radar.config import to_dict
 from radar.errors import NonFiniteLoss
+from radar.options import Config, TrainConfig
 from radar.provenance import git_commit
 from radar.seeding import Stream, derive
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radar.config import TokenizerConfig
+from radar.options import TokenizerConfig
 from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.levels import Levels
