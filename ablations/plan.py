@@ -220,6 +220,10 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     check_ranges(plan, trials[0])
     if "fid" in plan.all_objectives and any("fid" not in trial.config.evaluate.metrics for trial in trials):
         raise InputError("fid is an objective, but evaluate.metrics does not hold it")
+    if "nll" in plan.all_objectives and any(t.config.sample.choice_temperature is not None for t in trials):
+        raise InputError(
+            "nll is an objective, but with sample.choice_temperature sampling finds the order: there is none"
+        )
     if len({(t.config.evaluate.timing_batch, t.config.evaluate.timing_repeats) for t in trials}) > 1:
         raise InputError("all arms must be timed alike: evaluate.timing_batch and timing_repeats differ")
     return plan

@@ -80,7 +80,8 @@ def notes(results: Results) -> list[str]:
         f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
         f"network {first['fid_feature']} was trained on the reference set.",
         "NLL is in nats per held-out image: exact where nothing is revised, teacher-forced on new cells for those "
-        "that revise, in the layout that is sampled; none where sampling finds the order. Accuracy is that of the "
+        "that revise, in the layout that is sampled; none where sampling finds the order; learning curves are of the "
+        "layout of training. Accuracy is that of the "
         "feature network's classifier.",
         "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "
         f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "

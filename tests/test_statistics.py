@@ -1,0 +1,38 @@
+"""Rank correlations, and what a report says of the independence gap."""
+
+import pytest
+
+from ablations.figures import draw_gap
+from ablations.results import gap_notes
+from ablations.statistics import rank_correlation
+from ablations.tables import arm_means
+
+
+def row(arm: str, seed: int, gap: float | None, fid: float, nll: float | None) -> dict[str, object]:
+    return {"arm": arm, "seed": seed, "gap": gap, "fid": fid, "nll": nll, "fid_feature": "cnn:0"}
+
+
+ROWS = [
+    row(f"arm {i}", seed, float(i), 1.0 + i + 0.1 * seed, 90.0 - i) for i in range(6) for seed in (0, 1)
+] + [row("found", 0, None, 0.1, None), row("no nll", 0, 9.0, 20.0, None)]  # fmt: skip
+
+
+def test_rank_correlation():
+    rising = rank_correlation([1, 2, 3, 4, 5, 6], [1, 4, 9, 16, 25, 36])
+    assert tuple(rising) == pytest.approx((1, 1, 1, 6))
+    falling = rank_correlation([1, 2, 3, 4, 5, 6, 7], [7, 5, 6, 4, 3, 1, 2])
+    assert falling.rho < -0.9 and -1 <= falling.low <= falling.rho <= falling.high < 0
+    assert falling == rank_correlation([1, 2, 3, 4, 5, 6, 7], [7, 5, 6, 4, 3, 1, 2]), "the same every time"
+    few = rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
+    assert few.rho == pytest.approx(0.6) and few.low is None
+    assert rank_correlation([1, 2], [1, 2]) is None and rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_arms_without_a_gap_or_nll_are_left_out():
+    means = arm_means(ROWS, "gap", "fid")
+    assert means["arm 2"] == pytest.approx((2.0, 3.05)) and "found" not in means and len(means) == 7
+    assert set(arm_means(ROWS, "gap", "nll")) == {f"arm {i}" for i in range(6)}
+    fid, nll = gap_notes(ROWS)
+    assert "rank correlation 1.00 [1.00, 1.00], 7 arms" in fid and "rank correlation -1.00" in nll
+    assert draw_gap(ROWS, "nll", "NLL") is not None
+    assert draw_gap(ROWS[:4], "nll", "NLL") is None and gap_notes(ROWS[:4]) == []
