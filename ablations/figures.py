@@ -27,8 +27,10 @@ def _canvas() -> tuple[Figure, Axes]:
 
 def _legend(axis: Axes, entries: int) -> None:
     """Name the entries below the axes, unless they are the many trials of a search."""
-    if entries <= 16:
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False)
+    if entries <= 24:
+        axis.legend(
+            fontsize=8 if entries <= 16 else 6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False
+        )
 
 
 def _half_width(group: Sequence[Row], key: str) -> float | list[list[float]] | None:
@@ -86,6 +88,7 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
             color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
     axis.set_xscale("symlog", linthresh=0.1)
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlim(left=-0.02)
     axis.set_xlabel("independence gap (nats), exponential field")
     axis.set_ylabel(label)

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
 
 from experiments.configs import find_config
@@ -58,6 +59,7 @@ def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:
     axis.set_xlabel("step")
     axis.set_ylabel("independence gap so far (nats)")
     axis.set_yscale("symlog", linthresh=0.1)
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_title(title, fontsize=9)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False)
