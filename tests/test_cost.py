@@ -26,12 +26,13 @@ from tests.command_line import fails
 LABELS = torch.tensor([0, 2, 1])
 
 
-@pytest.mark.parametrize(("order", "variant"), [arm for arm in arms() if arm[0] in ("raster", "radial", "halton in 5")])
+SOME = [(*arm, 0) for arm in arms() if arm[0] in ("raster", "radial", "halton in 5")]
+SOME += [("radial", "plain", 2), ("halton in 5", "plain", 2)]
+
+
+@pytest.mark.parametrize(("order", "variant", "query_layers"), SOME)
 @pytest.mark.parametrize("correction", [0.0, 0.5])
-@pytest.mark.parametrize("query_layers", [0, 2])
-def test_operations_on_paper_are_those_that_are_done(order, variant, correction, query_layers):
-    if query_layers and variant != "plain":
-        pytest.skip("only plain takes query layers")
+def test_operations_on_paper_are_those_that_are_done(order, variant, query_layers, correction):
     step, slots = layout(order, variant)
     model, turns = small_model(slots, query_layers), plan_turns(slots, correction > 0, candidates=correction > 0)
     settings = SampleConfig(correction=correction)
