@@ -28,7 +28,7 @@ from radar.tokens import cached_tokens
 from radar.variants import choose
 
 PAIRS = 3  # shown of every order
-SHOWN = ("random", "radial", "halton", "lpd", "optimised")
+SHOWN = ("random", "radial", "halton", "lpd")
 
 
 def parse_order(text: str) -> OrderConfig:
@@ -48,6 +48,16 @@ def estimated(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
     field = estimate(tokens, tokenizer.embed(tokens), None if args.pooled else labels, grid)
     given = "pooled" if args.pooled else "given the class"
     return torch.from_numpy(field), grid, f"{args.estimate} of {len(tokens)} images of {data.name}, {given}"
+
+
+def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """Steps of the orders asked for; or else of some that differ much, and of one that is made for this field."""
+    if args.orders:
+        return {text: decode_steps(parse_order(text), *grid) for text in args.orders.split(",")}
+    texts = ["radial", *(f"{name}:steps={args.steps}:schedule=cosine" for name in SHOWN)]
+    steps = {text: decode_steps(parse_order(text), *grid) for text in texts}
+    made = optimise(field.numpy(), group_sizes(len(field), args.steps, "cosine"))
+    return steps | {f"optimised for this field, {args.steps}": torch.from_numpy(made)}
 
 
 def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:
@@ -77,14 +87,10 @@ def main(args: argparse.Namespace) -> None:
     if args.save:
         with replacing(Path(args.save)) as temporary, temporary.open("wb") as file:
             np.savez(file, covariance=field.numpy())
-    orders = args.orders or ",".join(["radial", *(f"{name}:steps={args.steps}:schedule=cosine" for name in SHOWN)])
+    steps = chosen_steps(args, field, grid)
     gaps: dict[str, Tensor] = {}
     print(f"{grid[0]}x{grid[1]} grid; independence gap in nats; {title}")
     print(f"{'order':36} {'K':>4} {'gap':>9} {'per step':>9} {'largest':>9}  dearest pairs (row,column)-(row,column)")
-    steps = {text: decode_steps(parse_order(text), *grid) for text in orders.split(",")}
-    if args.from_data is not None:
-        sizes = group_sizes(len(field), args.steps, "cosine")
-        steps[f"optimised on this field, {args.steps}"] = torch.from_numpy(optimise(field.numpy(), sizes))
     for text, step in steps.items():
         gaps[text] = gap = independence_gap(step, field)
         pairs = [

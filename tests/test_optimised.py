@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablations.cli import main
 from radar.data import load_data
 from radar.dependence import by_embeddings, by_information
 from radar.errors import InputError
@@ -15,6 +16,7 @@ from radar.independence import costly_pairs, exponential_covariance, independenc
 from radar.optimised import _gains, greedy, improve, optimise
 from radar.options import DataConfig, OrderConfig
 from radar.orders import ORDERS, decode_steps, group_sizes, step_sizes
+from tests.command_line import fails
 
 
 def cost(schur: np.ndarray, first: np.ndarray) -> float:
@@ -186,3 +188,22 @@ def test_costly_pairs_are_in_one_step_and_add_up_for_groups_of_two():
     assert all(step[p.first] == step[p.second] == p.step for p in pairs)
     assert sum(p.nats for p in pairs) == pytest.approx(gap(step, field), abs=1e-9)
     assert [p.nats for p in pairs] == sorted((p.nats for p in pairs), reverse=True)
+
+
+def test_the_gap_verb(tmp_path, capsys):
+    """From digits to a saved field, and from there to the order that is made for it."""
+    field, picture = tmp_path / "field.npz", tmp_path / "gap.png"
+    shared = ["--from-data", "digits", f"data.cache={tmp_path}", "--out", str(picture), "--steps", "7"]
+    main(["gap", *shared, "--save", str(field)])
+    shown = capsys.readouterr().out
+    main(["gap", *shared, "--orders", f"optimised:steps=7:schedule=cosine:covariance={field}"])
+    again = capsys.readouterr().out
+    values = [next(line for line in text.splitlines() if line.startswith("optimised")) for text in (shown, again)]
+    assert values[0].split()[-10:] == values[1].split()[-10:], "the same gaps and pairs"
+    assert "given the class" in shown and picture.exists()
+    for options, message in (
+        (["--orders", "halton:steps=x"], "order.steps=x is not possible"),
+        (["--kernel", "gauss"], "unknown kernel 'gauss'; choose from: exponential"),
+        (["--from-data", "digits", "--estimate", "guess"], "unknown estimator 'guess'"),
+    ):
+        assert message in fails(capsys, "gap", *options)
