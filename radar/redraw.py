@@ -32,7 +32,11 @@ def by_seed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress
 
 def permuted(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """Draw a random permutation of the cells for each image, whatever the order, whose group sizes stay: (B, N)."""
-    return torch.rand(images, h * w, generator=torch.Generator().manual_seed(seed % 2**63)).argsort(1)
+    return _permutations(images, h * w, seed)
+
+
+def _permutations(images: int, cells: int, seed: int) -> Tensor:
+    return torch.rand(images, cells, generator=torch.Generator().manual_seed(seed % 2**63)).argsort(1)
 
 
 def annealed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
@@ -41,10 +45,10 @@ def annealed(order: OrderConfig, h: int, w: int, images: int, seed: int, progres
     Its share is 1 for the first half of the training and falls linearly to 0 in the third quarter, as in the paper
     (epochs 200 to 300 of 400).
     """
-    own, drawn = decode_sequence(decode_steps(order, h, w)), permuted(order, h, w, images, seed, progress)
+    own, drawn = decode_sequence(decode_steps(order, h, w)), _permutations(images, h * w, seed)
     share = min(1.0, max(0.0, (0.75 - progress) / 0.25))
     kept = torch.rand(images, 1, generator=torch.Generator().manual_seed(derive(seed, 1))) >= share
-    return torch.where(kept, own, drawn)  # type: ignore[arg-type]
+    return torch.where(kept, own, drawn)
 
 
 REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permuted, "annealed": annealed}
