@@ -52,7 +52,7 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """Image <-> tokens (radar/tokenizers.py)."""
+    """Image <-> tokens (radar/tokenizers)."""
 
     name: str = "levels"
     levels: int | None = None  # levels: grey levels
@@ -91,7 +91,7 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
-    """How it is trained (radar/modules.py). Images seen = steps * batch_size * accumulate."""
+    """How it is trained (radar/modules). Images seen = steps * batch_size * accumulate."""
 
     steps: int = 1000  # optimizer steps
     batch_size: int = 64
