@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKS = "osD^vPX*<>"
 SIDE_STEP = 1.015  # arms of equal cost are drawn side by side
+GAPS = {"gap": "the field exp(-r/4)", "gap_data": "the field of the data"}  # column -> field
 LINES = ("-", "--", ":", "-.")
 
 
@@ -76,11 +77,25 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
 
 
 def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
-    """Draw a figure against the independence gap, a mark per arm, with its rank correlation; None for too few arms."""
-    means = arm_means(rows, "gap", key)
-    if (found := rank_correlation(*zip(*means.values(), strict=True)) if means else None) is None:
+    """Draw a figure against the independence gap in each field, a mark per arm; None for too few arms."""
+    means = {field: arm_means(rows, gap, key) for gap, field in GAPS.items()}
+    found = {field: rank_correlation(*zip(*arms.values(), strict=True)) for field, arms in means.items() if arms}
+    fields = [field for field in found if found[field] is not None]
+    if not fields:
         return None
-    figure, axis = _canvas()
+    figure, panels = plt.subplots(1, len(fields), figsize=(1 + 4.5 * len(fields), 4.2), sharey=True, squeeze=False)
+    for axis, field in zip(panels[0], fields, strict=True):
+        _draw_arms(axis, rows, key, means[field])
+        axis.set_xlabel(f"independence gap (nats) in {field}")
+        axis.set_title(correlated(found[field]), fontsize=9)
+    panels[0, 0].set_ylabel(label)
+    names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2 * len(fields), frameon=False)
+    return figure
+
+
+def _draw_arms(axis: Axes, rows: Sequence[Row], key: str, means: Mapping[str, Sequence[float]]) -> None:
+    """Draw every arm with its interval at the place on the x-axis that its gap gives it."""
     for number, (arm, (x, _)) in enumerate(means.items()):
         y = interval(numbers(by_arm(rows)[arm], key))
         axis.errorbar(
@@ -90,12 +105,7 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     axis.set_xscale("symlog", linthresh=0.1)
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlim(left=-0.02)
-    axis.set_xlabel("independence gap (nats), exponential field")
-    axis.set_ylabel(label)
-    axis.set_title(correlated(found), fontsize=9)
     axis.grid(alpha=0.3)
-    _legend(axis, len(means))
-    return figure
 
 
 def correlated(found: Correlation) -> str:

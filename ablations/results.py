@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.figures import correlated
+from ablations.figures import GAPS, correlated
 from ablations.statistics import rank_correlation
 from ablations.study import StudyQueue
 from ablations.tables import arm_means
@@ -57,12 +57,14 @@ def command_line(args: argparse.Namespace) -> str:
 def gap_notes(rows: list[Row]) -> list[str]:
     """Say how quality follows the independence gap of the orders, where there are arms enough."""
     said = []
-    for key, name in (("fid", "fid"), ("nll", "NLL")):
-        means = arm_means(rows, "gap", key)
-        if means and (found := rank_correlation(*zip(*means.values(), strict=True))) is not None:
-            said.append(
-                f"{name} against the independence gap, means of arms: {correlated(found)} (bootstrap over arms)."
-            )
+    for gap, field in GAPS.items():
+        for key, name in (("fid", "fid"), ("nll", "NLL")):
+            means = arm_means(rows, gap, key)
+            if means and (found := rank_correlation(*zip(*means.values(), strict=True))) is not None:
+                said.append(
+                    f"{name} against the independence gap in {field}, means of arms: {correlated(found)} "
+                    "(bootstrap over arms)."
+                )
     return said
 
 

@@ -19,6 +19,7 @@ from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
 from radar.config import config_hash, result_options
 from radar.cost import sampling_cost
+from radar.dependence import token_field
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
@@ -142,6 +143,17 @@ def gap_columns(step: Tensor, grid: tuple[int, int], settings: SampleConfig) -> 
     return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
 
 
+def field_gap(generator: Generator) -> dict[str, float | None]:
+    """Independence gap in nats in the field of the training tokens, given the class."""
+    settings = generator.config.sample
+    if settings.choice_temperature is not None:
+        return {"gap_data": None}
+    data, tokenizer = generator.data, generator.tokenizer
+    split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
+    field = token_field(split, tokenizer, generator.grid)
+    return {"gap_data": float(independence_gap(generator.module.sampled_step(settings), field).sum())}
+
+
 def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     """Name what was compared, at what size: columns that need no trained weights."""
     step, grid = module.sampled_step(config.sample), module.model.grid
@@ -199,6 +211,7 @@ def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any]
     began = time.perf_counter()
     samples = draw_samples(generator, replace(config.sample, images=config.evaluate.images))
     row = describe(config, generator.module)
+    row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
     row |= measure_quality(generator, samples, reference)
     row["evaluate_seconds"] = time.perf_counter() - began

@@ -18,7 +18,7 @@ from experiments.pictures import save_figure
 from radar.checkpoints import load_tokenizer
 from radar.config import load_config
 from radar.data import load_data
-from radar.dependence import ESTIMATORS
+from radar.dependence import ESTIMATORS, token_field
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
@@ -39,15 +39,14 @@ def parse_order(text: str) -> OrderConfig:
 
 def estimated(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
     """Field of a configuration's training tokens, its grid, and what it is called."""
-    estimate = choose("estimator", args.estimate, ESTIMATORS)
+    choose("estimator", args.estimate, ESTIMATORS)  # before the images are encoded
     config = load_config(find_config(args.from_data), args.options)
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
     split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
-    tokens, labels = split.gather(np.arange(min(len(split), args.images)))
-    grid = tokenizer.grid(data.size)
-    field = estimate(tokens, tokenizer.embed(tokens), None if args.pooled else labels, grid)
+    grid, images = tokenizer.grid(data.size), min(len(split), args.images)
+    field = token_field(split, tokenizer, grid, args.estimate, args.pooled, images)
     given = "pooled" if args.pooled else "given the class"
-    return torch.from_numpy(field), grid, f"{args.estimate} of {len(tokens)} images of {data.name}, {given}"
+    return field, grid, f"{args.estimate} of {images} images of {data.name}, {given}"
 
 
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from radar.tokenizers import Tokenizer
+from radar.tokens import TokenSplit
+from radar.variants import choose
+
 Matrix = NDArray[np.float64]
 PAIRS = 32
+IMAGES = 20000  # are enough for the field of any grid up to 32x32
 LEAST = 1e-3  # eigenvalue of an estimate: what is below is noise of the estimate, and would rule the gap
 
 
@@ -98,3 +103,20 @@ ESTIMATORS: dict[str, Callable[[Tensor, Tensor, Tensor | None, tuple[int, int]],
     "embeddings": by_embeddings,
     "information": by_information,
 }
+
+
+def token_field(
+    split: TokenSplit,
+    tokenizer: Tokenizer,
+    grid: tuple[int, int],
+    estimate: str = "embeddings",
+    pooled: bool = False,
+    images: int = IMAGES,
+) -> Tensor:
+    """Covariance (N, N) float64 of the first `images` images of a split, given the class or over all classes.
+
+    Raises InputError for an unknown estimator.
+    """
+    by_estimate = choose("estimator", estimate, ESTIMATORS)
+    tokens, labels = split.gather(np.arange(min(len(split), images)))
+    return torch.from_numpy(by_estimate(tokens, tokenizer.embed(tokens), None if pooled else labels, grid))

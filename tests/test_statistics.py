@@ -9,7 +9,8 @@ from ablations.tables import arm_means
 
 
 def row(arm: str, seed: int, gap: float | None, fid: float, nll: float | None) -> dict[str, object]:
-    return {"arm": arm, "seed": seed, "gap": gap, "fid": fid, "nll": nll, "fid_feature": "cnn:0"}
+    data = None if gap is None else gap % 4
+    return {"arm": arm, "seed": seed, "gap": gap, "gap_data": data, "fid": fid, "nll": nll, "fid_feature": "cnn:0"}
 
 
 ROWS = [
@@ -32,7 +33,9 @@ def test_arms_without_a_gap_or_nll_are_left_out():
     means = arm_means(ROWS, "gap", "fid")
     assert means["arm 2"] == pytest.approx((2.0, 3.05)) and "found" not in means and len(means) == 7
     assert set(arm_means(ROWS, "gap", "nll")) == {f"arm {i}" for i in range(6)}
-    fid, nll = gap_notes(ROWS)
+    fid, nll, *others = gap_notes(ROWS)
+    assert len(others) == 2 and all("in the field of the data" in note for note in others)
     assert "rank correlation 1.00 [1.00, 1.00], 7 arms" in fid and "rank correlation -1.00" in nll
-    assert draw_gap(ROWS, "nll", "NLL") is not None
+    assert len(draw_gap(ROWS, "nll", "NLL").axes) == 2
+    assert len(draw_gap([{**r, "gap_data": None} for r in ROWS], "nll", "NLL").axes) == 1
     assert draw_gap(ROWS[:4], "nll", "NLL") is None and gap_notes(ROWS[:4]) == []
