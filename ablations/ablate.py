@@ -11,7 +11,7 @@ import time
 import torch
 
 from ablations.plan import Plan, plan_study, read_plan
-from ablations.prepare import prepare, train_tokenizers
+from ablations.prepare import prepare, prepare_inputs
 from ablations.report import write_report
 from ablations.results import Results, command_line
 from ablations.study import STORAGE_ERRORS, StudyQueue, open_storage, storage_url
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     count, url = count_workers(plan, args.workers), storage_url(args.storage, plan)
     if args.storage:
         open_storage(url, plan.file.heartbeat)  # fails here, before any work
-    train_tokenizers(plan)
+    prepare_inputs(plan)
     plan = plan_study(args.study, args.out, args.options)
     torch.set_num_threads(plan.file.threads)
     queue = StudyQueue.create(plan, url)

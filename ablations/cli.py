@@ -26,6 +26,7 @@ VERBS = {
     "bench": ("experiments.bench", "time sampling and training against the roofline floor of this device"),
     "ablate": ("ablations.ablate", "run a study: train, sample, score and time every arm"),
     "report": ("ablations.report", "write tables, pictures and pages of a study, also while it runs"),
+    "fronts": ("ablations.fronts", "put reports of several numbers of steps together: quality against steps"),
     "watch": ("ablations.watch", "follow a study in the terminal"),
 }
 STUDIES = ("ablate", "report", "watch")
@@ -91,6 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     made["bench"].add_argument("--threads", type=int, default=1)
     made["bench"].add_argument("--out", default="runs/bench.json", help="JSON; a PNG is written beside it")
     made["bench"].add_argument("--compare", nargs=2, metavar="JSON", help="compare two results and measure nothing")
+    made["fronts"].add_argument("folders", nargs="+", help="folders of reports, with results.json")
+    made["fronts"].add_argument("--baseline", help="arm that the others are compared with (default: the first)")
+    made["fronts"].add_argument("--out", default="runs/fronts", help="folder for fronts.md and fronts.png")
     for verb in STUDIES:
         made[verb].add_argument("study", help="YAML file, or the name of a ready-made study")
         made[verb].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")

@@ -16,13 +16,12 @@ from PIL import Image, ImageSequence
 from ablations.plan import trial_name
 from ablations.results import Results, notes
 from ablations.statistics import difference, interval
-from ablations.tables import by_arm, compared, numbers, present, shown, titled
+from ablations.tables import by_arm, compared, numbers, present, shown, tested, titled
 from experiments.train import flatten
 
 Row = Mapping[str, Any]
 MOST_FRAMES = 32  # of one animation
 PACE = 300  # milliseconds per frame
-TESTED = ("fid", "nll")
 SOURCES = ("commit", "trained_at", "config", "hardware", "dtype", "train_precision", "fid_feature", "reference")
 SOURCES += ("samples", "sample_seed", "timing_batch", "python", "torch", "lightning", "torchmetrics", "numpy")
 
@@ -71,7 +70,7 @@ def results_table(results: Results) -> str:
     """One line per arm: mean with interval, and paired differences to the baseline."""
     arms, columns = by_arm(results.rows), present(results.rows)
     base = arms.get(results.baseline or "")
-    tests = [key for key in TESTED if base is not None and len(arms) > 1 and numbers(results.rows, key)]
+    tests = tested(results.rows, results.baseline)
     header = ["arm", "seeds", *(f"{key} against {results.baseline}" for key in tests)]
     header += [titled(column, results.rows) for column in columns]
     lines = []

@@ -1,22 +1,33 @@
-"""What all trials of a study need once, made before the workers would race for it: tokenizers, tokens, features."""
+"""What all trials of a study need once, made before the workers would race for it.
+
+Tokenizers, fields, tokens, feature networks.
+"""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ablations.plan import Plan, naming
+from experiments.gap import estimate_field, save_field
 from experiments.tokenizer import train_tokenizer
 from radar.checkpoints import build_generator, pick_device, read_checkpoint
-from radar.config import merge_options, to_config
+from radar.config import merge_options, parse_order, to_config
 from radar.features import load_features
 from radar.files import locked
+from radar.options import Config
 from radar.tokenizers import build_tokenizer
 from radar.tokens import cached_tokens
 
 
+def prepare_inputs(plan: Plan) -> None:
+    """Make what the trials cannot even be planned without."""
+    train_tokenizers(plan)
+    estimate_fields(plan)
+
+
 def train_tokenizers(plan: Plan) -> None:
     """Train every learned tokenizer that is not trained yet, or not to its end, with `tokenizer_training`."""
-    for arm, (options, _) in [("base", ({}, {}))] if plan.searching else plan.arms.items():
-        values = merge_options(plan.base, plan.file.config, options)
+    for arm, values in arm_values(plan):
         with naming(arm):
             config = to_config(values, plan.overrides)
             path, learned = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer).learned
@@ -27,6 +38,30 @@ def train_tokenizers(plan: Plan) -> None:
                 kept = [text for text in plan.overrides if not text.startswith("train.")]  # those are the generator's
                 trained = to_config(merge_options(values, plan.file.tokenizer_training), kept)
                 train_tokenizer(replace(trained, run=str(Path(path).parent)), f"tokenizer of '{arm}'")
+
+
+def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+    """Options of every arm, merged; in a search those that all its trials have in common."""
+    arms = {"base": {}} if plan.searching else {arm: options for arm, (options, _) in plan.arms.items()}
+    return [(arm, merge_options(plan.base, plan.file.config, options)) for arm, options in arms.items()]
+
+
+def estimate_fields(plan: Plan) -> None:
+    """Estimate every field that an arm's order is made for and that is not there, from the arm's own data."""
+    for arm, values in arm_values(plan) if plan.file.estimator else ():
+        with naming(arm):
+            config = to_config(values, plan.overrides)
+            orders = [config.order] + [parse_order(text) for text in (config.sample.order,) if text]
+            for path in {Path(order.covariance) for order in orders if order.covariance}:
+                _estimate(config, plan.file.estimator or "", path)
+
+
+def _estimate(config: Config, estimator: str, path: Path) -> None:
+    with locked(path.parent / "lock"):
+        if not path.exists():
+            field, _, title = estimate_field(config, estimator)
+            save_field(field, path)
+            print(f"{path}: {title}")
 
 
 def is_trained(path: Path) -> bool:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ablations.figures import draw_curves, draw_front, draw_gap, draw_importances
 from ablations.page import html_page
 from ablations.plan import plan_study, trial_name
-from ablations.results import Results, command_line, notes
+from ablations.results import Results, command_line, facts, notes
 from ablations.study import StudyQueue, storage_url
 from ablations.tables import by_arm, csv_table, latex_table, numbers, text_table
 from ablations.trial import stored_speeds
@@ -23,7 +23,6 @@ FRONTS = (
     ("steps", "steps (forward passes)", "minimize", "fid-steps.png"),
     ("images_per_s", "images per second", "maximize", "fid-speed.png"),
 )
-SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "train_precision", "commit", "torch", "lightning")
 
 
 def write_report(results: Results) -> str:
@@ -78,9 +77,8 @@ def step_maps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, torch.Tensor
 def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str:
     """Lay out report.md."""
     rows = results.rows
-    facts = [f"- {key.replace('_', ' ')}: {', '.join(sorted({str(row.get(key)) for row in rows}))}" for key in SHARED]
     lines = [f"# {results.name}", "", f"`{results.command}`", "", table, "", *(f"- {n}" for n in notes(results)), ""]
-    lines += [*facts, "", *(f"![{title}]({name})\n" for title, name in pictures.items()), "## Samples", ""]
+    lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items()), "## Samples", ""]
     for arm, group in by_arm(rows).items():
         folder = Path("samples") / trial_name(arm, group[0]["seed"])
         if (results.out / folder / "samples.png").exists():

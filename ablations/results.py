@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ablations.tables import arm_means
 from radar.errors import InputError
 
 Row = dict[str, Any]
+SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "train_precision", "commit", "torch", "lightning")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,12 @@ def command_line(args: argparse.Namespace) -> str:
     return shlex.join(["radar", "ablate", args.study, *out, *args.options])
 
 
-def gap_notes(rows: list[Row]) -> list[str]:
+def facts(rows: Sequence[Row]) -> list[str]:
+    """List where the figures come from, all values that occur."""
+    return [f"- {key.replace('_', ' ')}: {', '.join(sorted({str(row.get(key)) for row in rows}))}" for key in SHARED]
+
+
+def gap_notes(rows: Sequence[Row]) -> list[str]:
     """Say how quality follows the independence gap of the orders, where there are arms enough."""
     said = []
     for gap, field in GAPS.items():

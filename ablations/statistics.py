@@ -21,9 +21,10 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean difference to the baseline over the seeds that both have, and the p-value of the paired t-test."""
+    """Mean difference to the baseline over the seeds that both have, half of its interval, p of the paired t-test."""
 
     mean: float
+    half: float | None
     p: float | None
     pairs: int
 
@@ -44,8 +45,9 @@ def difference(rows: Sequence[Row], baseline: Sequence[Row], key: str) -> Differ
         return None
     gaps = [mine - theirs for mine, theirs in pairs]
     if len(pairs) < 2 or stdev(gaps) == 0:
-        return Difference(mean(gaps), None, len(pairs))
-    return Difference(mean(gaps), float(ttest_rel(*zip(*pairs, strict=True)).pvalue), len(pairs))
+        return Difference(mean(gaps), None, None, len(pairs))
+    p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+    return Difference(mean(gaps), interval(gaps).half, p, len(pairs))
 
 
 class Correlation(NamedTuple):

@@ -3,8 +3,9 @@
 A study file holds `name`, `base` (a configuration), `config` (options for all arms), `arms` (name -> options),
 `factors` (option -> values, crossed with the arms), `seeds`, `objectives` (name -> minimize or maximize),
 `baseline` (an arm), `tune` (a search over sampling options on each trained checkpoint), `tokenizer_training` (options
-for tokenizers that are not trained yet), `threads` (per process), `heartbeat` (in seconds; three missed ones are a dead
-worker) - or, in place of arms and factors, `search` (sampler, trials, ranges, prune).
+for tokenizers that are not trained yet), `estimator` (of fields that `order.covariance` names and that are not there
+yet), `threads` (per process), `heartbeat` (in seconds; three missed ones are a dead worker) - or, in place of arms and
+factors, `search` (sampler, trials, ranges, prune).
 """
 
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from radar.config import option_type, read_yaml, structured
+from radar.dependence import ESTIMATORS
 from radar.errors import InputError
 from radar.variants import choose
 
@@ -74,6 +76,7 @@ class StudyFile:
     search: Search | None = None
     tune: Tuning | None = None
     tokenizer_training: dict[str, Any] = field(default_factory=dict)
+    estimator: str | None = None
     threads: int = 1
     heartbeat: int = 10
 
@@ -147,6 +150,8 @@ def _check(study: StudyFile) -> None:
             raise InputError(f"objective '{name}' has direction {direction}: choose from: {', '.join(DIRECTIONS)}")
     if study.objectives and not any(OBJECTIVES[name] or study.search for name in study.objectives):
         raise InputError("objectives must name at least one of steps, fid, nll, train_seconds")
+    if study.estimator is not None:
+        choose("estimator", study.estimator, ESTIMATORS)
     if study.tune is not None:
         _check_tuning(study.tune)
     _check_search(study) if study.search is not None else _check_grid(study)

@@ -37,6 +37,7 @@ TUNED = (
     Column("temperature", "temperature", 2),
     Column("correction", "correction", 2),
 )
+TESTED = ("fid", "nll")
 LATEX = ("steps", "fid", "accuracy", "nll", "images_per_s")
 FIRST = ["arm", "order", "variant", "seed", "steps", "nll", "fid", "fid_feature", "accuracy", "images_per_s"]
 FIRST += ["train_seconds", "params"]
@@ -82,10 +83,16 @@ def shown(values: Sequence[float], digits: int) -> str:
 
 
 def compared(gap: Difference | None, digits: int = 3) -> str:
-    """Write a difference to the baseline with its p-value."""
+    """Write a difference to the baseline with its interval and p-value."""
     if gap is None:
         return ""
-    return f"{gap.mean:+.{digits}f}" + ("" if gap.p is None else f" (p = {gap.p:.3f})")
+    return f"{gap.mean:+.{digits}f}" + ("" if gap.p is None else f" ± {gap.half:.{digits}f} (p = {gap.p:.3f})")
+
+
+def tested(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Figures of which the differences to the baseline are given: none without one, or without other arms."""
+    arms = by_arm(rows)
+    return [key for key in TESTED if baseline in arms and len(arms) > 1 and numbers(rows, key)]
 
 
 def text_table(rows: Sequence[Row], baseline: str | None) -> str:
@@ -99,11 +106,11 @@ def text_table(rows: Sequence[Row], baseline: str | None) -> str:
     if "fid_floor" in rows[0]:
         floor = [f"{rows[0]['fid_floor']:.3f}" if column.key == "fid_matched" else "" for column in columns]
         lines.append([f"real, held out (n={rows[0]['held_out']})", "", *floor])
-    if baseline in arms and len(arms) > 1:
+    for place, key in enumerate(tested(rows, baseline), start=2):
         for number, line in enumerate(lines):
-            arm = line[0]
-            gap = difference(arms[arm], arms[baseline], "fid") if arm in arms and arm != baseline else None
-            line.insert(2, compared(gap) if number else f"fid against {baseline}")
+            group = arms.get(line[0], []) if line[0] != baseline else []
+            gap = difference(group, arms[baseline or ""], key)
+            line.insert(place, compared(gap) if number else f"{key} against {baseline}")
     lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])

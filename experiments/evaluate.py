@@ -161,7 +161,7 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     images = t.steps * t.batch_size * t.accumulate
     turns, rows = module.turns(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
-        "order": config.order.name,
+        "order": config.sample.order or config.order.name,
         "variant": config.attention,
         "seed": config.seed,
         "steps": len(sizes),

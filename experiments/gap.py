@@ -16,13 +16,13 @@ from experiments.configs import find_config
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
 from radar.checkpoints import load_tokenizer
-from radar.config import load_config
+from radar.config import load_config, parse_order
 from radar.data import load_data
-from radar.dependence import ESTIMATORS, token_field
+from radar.dependence import ESTIMATORS, IMAGES, token_field
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
-from radar.options import OrderConfig
+from radar.options import Config
 from radar.orders import decode_steps, group_sizes
 from radar.tokens import cached_tokens
 from radar.variants import choose
@@ -31,22 +31,26 @@ PAIRS = 3  # shown of every order
 SHOWN = ("random", "radial", "halton", "lpd")
 
 
-def parse_order(text: str) -> OrderConfig:
-    """Read `halton:steps=13:schedule=cosine`; raises InputError."""
-    name, *details = text.split(":")
-    return load_config(None, [f"order.name={name}", *(f"order.{detail}" for detail in details)]).order
+def estimate_field(
+    config: Config, estimate: str, pooled: bool = False, most: int = IMAGES
+) -> tuple[Tensor, tuple[int, int], str]:
+    """Field (N, N) of the training tokens of a configuration's data, its grid, and what it is called.
 
-
-def estimated(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
-    """Field of a configuration's training tokens, its grid, and what it is called."""
-    choose("estimator", args.estimate, ESTIMATORS)  # before the images are encoded
-    config = load_config(find_config(args.from_data), args.options)
+    Raises InputError for an unknown estimator.
+    """
+    choose("estimator", estimate, ESTIMATORS)  # before the images are encoded
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
     split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
-    grid, images = tokenizer.grid(data.size), min(len(split), args.images)
-    field = token_field(split, tokenizer, grid, args.estimate, args.pooled, images)
-    given = "pooled" if args.pooled else "given the class"
-    return field, grid, f"{args.estimate} of {images} images of {data.name}, {given}"
+    grid, images = tokenizer.grid(data.size), min(len(split), most)
+    field = token_field(split, tokenizer, grid, estimate, pooled, images)
+    given = "pooled" if pooled else "given the class"
+    return field, grid, f"{estimate} of {images} images of {data.name}, {given}"
+
+
+def save_field(field: Tensor, path: Path) -> None:
+    """Write a field for `order.covariance`."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, covariance=field.numpy())
 
 
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
@@ -82,10 +86,10 @@ def main(args: argparse.Namespace) -> None:
         field = kernel_covariance(args.kernel, *grid, args.length)
         title = f"{args.kernel}, length {args.length:g}, and 1e-4 I"
     else:
-        field, grid, title = estimated(args)
+        config = load_config(find_config(args.from_data), args.options)
+        field, grid, title = estimate_field(config, args.estimate, args.pooled, args.images)
     if args.save:
-        with replacing(Path(args.save)) as temporary, temporary.open("wb") as file:
-            np.savez(file, covariance=field.numpy())
+        save_field(field, Path(args.save))
     steps = chosen_steps(args, field, grid)
     gaps: dict[str, Tensor] = {}
     print(f"{grid[0]}x{grid[1]} grid; independence gap in nats; {title}")

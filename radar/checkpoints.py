@@ -1,6 +1,7 @@
 """Reading checkpoints back: configuration, averaged weights, and what must match."""
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from radar.errors import InputError
 from radar.features import FEATURES
 from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
+from radar.optimised import read_field
 from radar.options import Config, TokenizerConfig
 from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
@@ -99,6 +101,8 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
+    if config.order.covariance is not None:  # known by what it holds, not by its path
+        origin["field"] = sha256(read_field(config.order.covariance, *grid).tobytes()).hexdigest()[:12]
     return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin), data, tokenizer
 
 

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from radar.errors import InputError
 from radar.methods import method_options
-from radar.options import Config
+from radar.options import Config, OrderConfig
 
 T = TypeVar("T")
 
@@ -94,6 +94,16 @@ def _update(merged: Any, key: str, value: Any) -> None:
         raise InputError(f"{key}={value} is not possible: {_one_line(error)}") from error
 
 
+def parse_order(text: str, base: OrderConfig | None = None) -> OrderConfig:
+    """Read `halton:steps=13:schedule=cosine`, with steps and schedule of `base` where it gives none.
+
+    Raises InputError for an unknown option or a wrong type.
+    """
+    name, *details = text.split(":")
+    own = {} if base is None else {"steps": base.steps, "schedule": base.schedule}
+    return to_config({"order": own | {"name": name}}, [f"order.{detail}" for detail in details]).order
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a dataclass into nested plain values, safe in a checkpoint that loads with weights_only."""
     return dataclasses.asdict(config)
@@ -102,10 +112,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 def result_options(config: Config) -> dict[str, Any]:
     """Options that can change a result: all but where files lie and how many processes load them.
 
-    Without `init` where it is not given, so that results from before there was this option keep their names.
+    Without `init` and `sample.order` where they are not given, so that results from before there were these options
+    keep their names.
     """
     options = to_dict(dataclasses.replace(config, run="", data=dataclasses.replace(config.data, cache="", workers=0)))
-    return {key: value for key, value in options.items() if key != "init" or value is not None}
+    for group, key in ((options, "init"), (options["sample"], "order")):
+        if group[key] is None:
+            del group[key]
+    return options
 
 
 def training_options(config: Config) -> dict[str, Any]:

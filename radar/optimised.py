@@ -9,6 +9,7 @@ Legend: N cells, K steps, n cells of two neighbouring steps.
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,15 +41,16 @@ def optimised(
 
 @cache
 def _optimised(h: int, w: int, sizes: tuple[int, ...], free: bool, length: float, nearness: float, file: str) -> Matrix:
-    field = _read(file, h, w) if file else exponential_covariance(h, w, length).numpy()
+    field = read_field(file, h, w) if file else exponential_covariance(h, w, length).numpy()
     return optimise(field, sizes, free, nearness).astype(np.float64)[None]
 
 
-def _read(file: str, h: int, w: int) -> Matrix:
+def read_field(file: str, h: int, w: int) -> Matrix:
+    """Read the covariance (N, N) that `radar gap --save` wrote; raises InputError for another file or grid."""
     try:
         field: Matrix = np.load(Path(file))["covariance"]
         np.linalg.cholesky(field)
-    except (OSError, ValueError, KeyError, np.linalg.LinAlgError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, np.linalg.LinAlgError) as error:
         raise InputError(f"order.covariance={file} holds no covariance ({error})") from error
     if field.shape != (h * w, h * w):
         raise InputError(f"order.covariance={file} is of {len(field)} cells, not of a {h}x{w} grid")

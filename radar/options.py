@@ -126,6 +126,7 @@ class SampleConfig:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
+    order: str | None = None  # another order, in sampling only: name[:option=value...]; needs train.redraw
     steps: int | None = None  # cut the decoding sequence into so many groups, in sampling only; by default as trained
     schedule: str | None = None  # their sizes (see order.schedule), in sampling only
     choice_temperature: float | None = None  # write the most confident cells first, with so much Gumbel noise (MaskGIT)

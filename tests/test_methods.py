@@ -19,6 +19,13 @@ from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
 from tests.test_sampling import check_training_equals_sampling
 
+# Each as published; and some in another order than their own.
+SAMPLED = [(method, None) for method in METHODS] + [
+    ("randar", "radial:metric=chebyshev"),
+    ("arpg", "halton"),
+    ("lpd", "random:seed=3"),
+]
+
 
 def small(method: str, **sample: object) -> GeneratorModule:
     """A method on a small grid, with few steps where its own are too many, and weights that matter."""
@@ -45,9 +52,9 @@ def test_published_passes(method, passes):
     assert tuple(passes_and_slots(method, grid)[0] for grid in ((16, 16), (24, 24))) == passes
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_contract(method):
-    module = small(method)
+@pytest.mark.parametrize(("method", "order"), SAMPLED)
+def test_contract(method, order):
+    module = small(method, order=order)
     settings = module.config.sample
     step, slots = module.sampled_step(settings), module.sampled_slots(settings)
     assert not leaks(slots, step) and not leaks(module.slots, module.step)
@@ -55,9 +62,9 @@ def test_contract(method):
         check_training_equals_sampling(layout_step, layout_slots, module.model.query_layers)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_images_depend_on_their_seed_alone_and_are_written_once(method):
-    module = small(method, guidance=1.5)
+@pytest.mark.parametrize(("method", "order"), SAMPLED)
+def test_images_depend_on_their_seed_alone_and_are_written_once(method, order):
+    module = small(method, guidance=1.5, order=order)
     settings, turns = module.config.sample, module.turns(module.config.sample)
 
     def draw(images: list[int], trace: Trace | None = None) -> torch.Tensor:
@@ -148,6 +155,17 @@ def test_steps_of_sampling_keep_the_order():
             assert torch.equal(found, expected)
 
 
+def test_another_order_in_sampling():
+    module = small("lpd", order="radial:metric=chebyshev")
+    wanted = OrderConfig(name="radial", metric="chebyshev", steps=module.config.order.steps)
+    assert torch.equal(module.sampled_step(module.config.sample), decode_steps(wanted, *GRID))
+    assert torch.equal(module.sampled_step(SampleConfig()), module.step), "trained in its own"
+    own = SampleConfig(order="halton:steps=3:schedule=linear")
+    assert torch.equal(
+        module.sampled_step(own), decode_steps(OrderConfig(name="halton", steps=3, schedule="linear"), *GRID)
+    )
+
+
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7), (5, 6), (1, 5)])
 def test_neighbours_are_right_and_below(grid):
     step = decode_steps(OrderConfig(name="diagonal"), *grid)
@@ -223,6 +241,10 @@ def test_what_does_not_fit_is_refused():
         (nar, ["order.name=raster"], GRID, "needs order 'diagonal'"),
         (arpg, ["model.query_share=0.1"], GRID, "model.query_share=0.1 of 4 layers is no layer"),
         (arpg, ["model.backend=flex"], GRID, "model.backend=flex does not go with"),
+        (nar, ["sample.order=diagonal"], GRID, "sample.order=diagonal needs a model that was trained on many orders"),
+        (randar, ["sample.order=spiral", "sample.steps=5"], GRID, "unknown order 'spiral'; choose from"),
+        (randar, ["sample.order=radial:length=2", "sample.steps=5"], GRID, "length"),
+        (randar, ["sample.order=radial:lenth=2", "sample.steps=5"], GRID, "unknown option 'order.lenth'"),
         (randar, [], GRID, "^sample.steps=88 is not possible: a grid of 20 cells"),
     ):
         with pytest.raises(InputError, match=message):

@@ -201,6 +201,9 @@ def test_the_gap_verb(tmp_path, capsys):
     values = [next(line for line in text.splitlines() if line.startswith("optimised")) for text in (shown, again)]
     assert values[0].split()[-10:] == values[1].split()[-10:], "the same gaps and pairs"
     assert "given the class" in shown and picture.exists()
+    torn = tmp_path / "torn.npz"
+    torn.write_bytes(field.read_bytes()[:2000])
+    assert "holds no covariance" in fails(capsys, "gap", "--orders", f"optimised:covariance={torn}", "--grid", "8x8")
     for options, message in (
         (["--orders", "halton:steps=x"], "order.steps=x is not possible"),
         (["--kernel", "gauss"], "unknown kernel 'gauss'; choose from: exponential"),

@@ -12,7 +12,7 @@ import torch
 
 from ablations.cli import main
 from ablations.plan import read_plan
-from ablations.prepare import prepare, train_tokenizers
+from ablations.prepare import prepare, prepare_inputs
 from ablations.trial import run_trial
 from experiments.tokenizer import train_tokenizer
 from experiments.train import train_generator
@@ -132,7 +132,7 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
     plan = read_plan(str(path), str(tmp_path / "out"), overrides)
     plan.file.tokenizer_training |= {"train": {"steps": 1, "batch_size": 2, "warmup": 1}}
-    train_tokenizers(plan)
+    prepare_inputs(plan)
     assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
     prepare(plan)
     trials = {trial.config.run: trial for trial in plan.trials if trial.seed == plan.file.seeds[0]}

@@ -144,6 +144,8 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, prune: true}": "search.prune needs nll or fid",
         "name: x\nbase: digits\nseeds: [0, 1]\nsearch: {ranges: {train.lr: [1]}}": "a search takes one seed",
         "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {train.lr: [1]}}": "tune.ranges names 'train.lr'",
+        "name: x\nbase: digits\narms: {a: {}}\nestimator: guess": "unknown estimator 'guess'",
+        "name: x\nbase: digits\narms: {a: {order: {name: optimised, covariance: x.npz}}}": "holds no covariance",
         "name: ../x\nbase: digits\narms: {a: {}}": "name='../x' is not possible",
         "name: x\nbase: digits\nfactors: {train.lr: [0.1, 0.1]}": "factor 'train.lr' has values [0.1, 0.1]",
         "name: x\nbase: digits\nfactors: {seed: [1, 2]}": "'seed' cannot be varied",

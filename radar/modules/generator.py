@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
+from radar.config import parse_order
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
 from radar.modules.trained import TrainedModule
@@ -74,6 +75,7 @@ class GeneratorModule(TrainedModule):
         self.redraw = choose("redraw", config.train.redraw, REDRAWS)
         self.redraw(config.order, *grid, 1, 0, 0.0)  # fails here, not in mid-training
         self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
+        _check_sampled_order(config)
         self.sampled_slots(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
 
@@ -101,13 +103,13 @@ class GeneratorModule(TrainedModule):
         return decode_sequence(self.step).to(self.device)
 
     def sampled_step(self, settings: SampleConfig) -> Tensor:
-        """(N,) step at which the sampler decodes each cell: as trained, or the order in the steps of `settings`.
+        """(N,) step at which the sampler decodes each cell: as trained, or the order and steps of `settings`.
 
         Raises InputError if these are not possible.
         """
-        if settings.steps is None and settings.schedule is None:
+        if settings.order is None and settings.steps is None and settings.schedule is None:
             return self.step
-        order = self.config.order
+        order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
         steps = order.steps if settings.steps is None else settings.steps
         try:
             return decode_steps(
@@ -258,6 +260,14 @@ def _check_directions(module: GeneratorModule, config: Config, width: int) -> No
                 f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
                 f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"
             )
+
+
+def _check_sampled_order(config: Config) -> None:
+    if config.sample.order is not None and config.train.redraw == "none":
+        raise InputError(
+            f"sample.order={config.sample.order} needs a model that was trained on many orders: train.redraw, which is "
+            f"none here"
+        )
 
 
 def _check_query_blocks(slots: Slots, config: Config) -> None:

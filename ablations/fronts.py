@@ -1,0 +1,143 @@
+"""`radar fronts FOLDER...`: reports of one study at several numbers of steps, put together: quality against K.
+
+Legend: K steps.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from ablations.figures import COLOURS, LINES, MARKS
+from ablations.report import write_text
+from ablations.results import Row, facts, gap_notes
+from ablations.statistics import difference, interval
+from ablations.tables import by_arm, compared, numbers, shown
+from experiments.pictures import save_figure
+from radar.errors import InputError
+
+# Figure -> title, digits. Precision and recall apart: one of them alone can be bought with the other.
+PANELS = {"fid": ("fid", 3), "nll": ("held-out NLL (nats per image)", 2), "precision": ("precision", 3)}
+PANELS |= {"recall": ("recall", 3)}
+ALIKE = ("fid_feature", "reference", "samples", "held_out")
+WIDTH = 1.012  # arms stand side by side at one K, so that their bars can be told apart
+
+
+def read_rows(folders: Sequence[str]) -> list[Row]:
+    """Read the rows of several reports.
+
+    Raises InputError for a folder without results, for rows that were judged differently, and for one that is twice.
+    """
+    rows: list[Row] = []
+    for folder in folders:
+        path = Path(folder) / "results.json"
+        try:
+            rows += json.loads(path.read_text())["rows"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not the results of a study (written by radar ablate or report)") from error
+    if not rows:
+        raise InputError(f"no results yet in: {', '.join(folders)}")
+    for key in ALIKE:
+        if len(values := {str(row[key]) for row in rows}) > 1:
+            raise InputError(f"the reports cannot be compared: {key} is {' and '.join(sorted(values))}")
+    seen = set()
+    for row in rows:
+        if (name := (row["arm"], row["steps"], row["seed"])) in seen:
+            raise InputError("arm '{}' in {} steps with seed {} is in two reports".format(*name))
+        seen.add(name)
+    return rows
+
+
+def by_steps(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Group the rows by K, the smallest first."""
+    groups: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["steps"])):
+        groups.setdefault(row["steps"], []).append(row)
+    return groups
+
+
+def draw_fronts(rows: Sequence[Row]) -> Figure:
+    """Draw a panel per figure: a line per arm over K, with 95% intervals over seeds."""
+    shown = [key for key in PANELS if numbers(rows, key)]
+    figure, panels = plt.subplots(-(-len(shown) // 2), 2, figsize=(11, 4 * -(-len(shown) // 2)), squeeze=False)
+    steps, arms = sorted({row["steps"] for row in rows}), by_arm(rows)
+    for panel in panels.flat[len(shown) :]:
+        panel.remove()
+    for axis, key in zip(panels.flat, shown, strict=False):
+        for number, (arm, group) in enumerate(arms.items()):
+            values = {k: numbers(part, key) for k, part in by_steps(group).items()}
+            spans = {k: interval(found) for k, found in values.items() if found}
+            axis.errorbar(
+                [k * WIDTH ** (number - len(arms) / 2) for k in spans], [span.center for span in spans.values()],
+                yerr=[span.half or 0 for span in spans.values()], label=arm, capsize=2, markersize=5, linewidth=1,
+                fmt=MARKS[number % len(MARKS)], linestyle=LINES[number // len(COLOURS) % len(LINES)],
+                color=COLOURS[number % len(COLOURS)],
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(steps)
+        axis.set_xlabel("steps (forward passes)")
+        axis.set_ylabel(_title(key, rows))
+        axis.grid(alpha=0.3)
+    names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.06), ncol=4, frameon=False)
+    return figure
+
+
+def steps_table(rows: Sequence[Row], cell: Callable[[str, Sequence[Row]], str]) -> str:
+    """Lay out a line per arm and a column per K; `cell` writes what stands there, from all rows of that K."""
+    groups = by_steps(rows)
+    lines = [["arm", *(f"K = {k}" for k in groups)], ["---"] * (len(groups) + 1)]
+    lines += [[arm, *(cell(arm, group) for group in groups.values())] for arm in by_arm(rows)]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def fronts_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> str:
+    """Lay out fronts.md: every figure by arm and K, differences to the baseline at equal K, rank correlations."""
+    parts = ["# Quality against the number of steps", f"`radar fronts {' '.join(folders)} --baseline '{baseline}'`"]
+    parts += ["![figures against steps](fronts.png)", "\n".join(facts(rows))]
+    parts.append("Mean ± half of the 95% interval (Student's t) over seeds; differences are paired by seed.")
+    for key, (_, digits) in PANELS.items():
+        if numbers(rows, key):
+            parts += [f"## {_title(key, rows)}", steps_table(rows, _mean_of(key, digits))]
+        if key in ("fid", "nll") and numbers(rows, key):
+            parts += [f"Against {baseline}, at equal K:", steps_table(rows, _difference_of(key, digits, baseline))]
+    parts.append("## Rank correlation with the independence gap, at equal K")
+    for k, group in by_steps(rows).items():
+        parts.append("\n".join(f"- K = {k}: {note}" for note in gap_notes(group)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(key: str, rows: Sequence[Row]) -> str:
+    title = PANELS[key][0]
+    return f"{title}[{rows[0]['fid_feature'].split(':')[0]}]" if key == "fid" else title
+
+
+def _mean_of(key: str, digits: int) -> Callable[[str, Sequence[Row]], str]:
+    return lambda arm, rows: shown(numbers(by_arm(rows).get(arm, []), key), digits)
+
+
+def _difference_of(key: str, digits: int, baseline: str) -> Callable[[str, Sequence[Row]], str]:
+    def cell(arm: str, rows: Sequence[Row]) -> str:
+        arms = by_arm(rows)
+        return "" if arm == baseline else compared(difference(arms.get(arm, []), arms.get(baseline, []), key), digits)
+
+    return cell
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `radar fronts`."""
+    rows = read_rows(args.folders)
+    baseline = args.baseline or rows[0]["arm"]
+    if baseline not in (arms := by_arm(rows)):
+        raise InputError(f"baseline '{baseline}' is not an arm; choose from: {', '.join(arms)}")
+    out = Path(args.out)
+    save_figure(draw_fronts(rows), out / "fronts.png")
+    write_text(out / "fronts.md", page := fronts_page(rows, args.folders, baseline))
+    print(page)
+    print(out / "fronts.md")
