@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import socket
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,33 @@ def test_a_stopped_tuning_goes_on_as_it_would_have(tmp_path, cache):
             chosen = tune(plan, storage, plan.trials[0], score)
         found.append((chosen, [settings for settings in scored if settings != "stopped"]))
     assert found[0] == found[1] == found[2]
+
+
+def test_few_combinations_are_all_tried_once(tmp_path, cache):
+    """Also after a stop, and whatever TPE would prefer."""
+    (tmp_path / "tuned.yaml").write_text(
+        TUNED.replace("trials: 4", "trials: 12").replace("{low: 0.5, high: 1.5}", "[0.5, 1.0, 1.5]")
+    )
+    plan = plan_study(str(tmp_path / "tuned.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    storage, scored = StudyQueue.create(plan, storage_url(None, plan)).storage, []
+
+    def score(settings):
+        if len(scored) == 2:
+            scored.append(None)
+            raise SystemExit(143)
+        scored.append(settings)
+        return settings.temperature + settings.top_k
+
+    with pytest.raises(SystemExit):
+        tune(plan, storage, plan.trials[0], score)
+    chosen = tune(plan, storage, plan.trials[0], score)
+    tried = [(settings.temperature, settings.top_k, settings.correction) for settings in scored if settings]
+    assert (
+        len(tried) == len(set(tried))
+        and set(tried) == set(product((0.5, 1.0, 1.5), (0, 2), (0.1, 0.3)))
+        and chosen.temperature == 0.5
+    )
+    assert scored[0] == plan.trials[0].config.sample
 
 
 def test_failed_trials_run_again_when_asked_to(tmp_path, cache, monkeypatch, capsys):

@@ -5,7 +5,8 @@ holds only without a stop: it counts its generations by all trials that were beg
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import TrialState
 
-from ablations.plan import Plan, Trial, encode
+from ablations.plan import Params, Plan, Trial, encode
 from ablations.study_file import Range, parse_ranges
 from experiments.train import learning_curve
 from radar.errors import RunError
@@ -79,6 +80,7 @@ class Reporter(Callback):
 def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: Score) -> SampleConfig:
     """Choose the sampling options of one trained arm: the best of `tune.trials` by `score`, its own ones first.
 
+    Where there are no more combinations than that, every one is scored once: all arms choose from the same ones.
     What was scored before a stop is kept in the storage, and the same options follow as without the stop.
     """
     tuning = plan.file.tune
@@ -96,16 +98,27 @@ def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: S
             raise RunError(f"tuning: the score of {attempt.params} is not finite")
         return value
 
-    while (done := len(inner.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))) < tuning.trials:
-        seed = derive(Stream.TUNE, trial.seed, done) % 2**32
+    own = {key: getattr(trial.config.sample, key.split(".")[1]) for key in ranges}
+    every = sorted(combinations(ranges, tuning.trials), key=lambda params: params != own)
+    while len(complete := inner.get_trials(states=(TrialState.COMPLETE,))) < (len(every) or tuning.trials):
+        seed = derive(Stream.TUNE, trial.seed, len(complete)) % 2**32
         inner.sampler = optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=max(3, tuning.trials // 3), constant_liar=False
         )
-        if not done and not inner.get_trials(states=(TrialState.WAITING,)):
-            own = {key: getattr(trial.config.sample, key.split(".")[1]) for key in ranges}
-            inner.enqueue_trial({key: value for key, value in own.items() if value in ranges[key]})
+        wanted = every or [{key: value for key, value in own.items() if value in ranges[key]}] * (not complete)
+        left = [params for params in map(encode, wanted) if params not in [done.params for done in complete]]
+        if left and not inner.get_trials(states=(TrialState.WAITING,)):
+            inner.enqueue_trial(left[0])
         inner.optimize(tried, n_trials=1)
     return trial.sampled({key: decode(inner.best_params[key], values) for key, values in ranges.items()})
+
+
+def combinations(ranges: Mapping[str, Range], most: int) -> list[Params]:
+    """Every combination of lists of values, if there are `most` at most; otherwise none."""
+    if not all(values.choices for values in ranges.values()):
+        return []
+    every = [dict(zip(ranges, values, strict=True)) for values in product(*(r.choices for r in ranges.values()))]
+    return every if len(every) <= most else []
 
 
 def importances(study: optuna.Study, objectives: Iterable[str]) -> dict[str, dict[str, float]]:
