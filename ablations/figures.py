@@ -8,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-from ablations.statistics import Correlation, interval, pareto_front, rank_correlation
+from ablations.statistics import Correlation, gap_correlation, interval, pareto_front
 from ablations.tables import arm_means, by_arm, numbers
 
 Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKS = "osD^vPX*<>"
+MOST_NAMES = 24  # of a legend
 SIDE_STEP = 1.015  # arms of equal cost are drawn side by side
-GAPS = {"gap": "the field exp(-r/4)", "gap_data": "the field of the data"}  # column -> field
+GAPS = {"gap": "the field exp(-r/4)", "gap_data": "the field of the data, per channel"}  # column -> field
 LINES = ("-", "--", ":", "-.")
 
 
@@ -28,7 +29,7 @@ def _canvas() -> tuple[Figure, Axes]:
 
 def _legend(axis: Axes, entries: int) -> None:
     """Name the entries below the axes, unless they are the many trials of a search."""
-    if entries <= 24:
+    if entries <= MOST_NAMES:
         axis.legend(
             fontsize=8 if entries <= 16 else 6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False
         )
@@ -78,30 +79,32 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
 
 def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     """Draw a figure against the independence gap in each field, a mark per arm; None for too few arms."""
-    means = {field: arm_means(rows, gap, key) for gap, field in GAPS.items()}
-    found = {field: rank_correlation(*zip(*arms.values(), strict=True)) for field, arms in means.items() if arms}
-    fields = [field for field in found if found[field] is not None]
-    if not fields:
+    found = {gap: correlation for gap in GAPS if (correlation := gap_correlation(rows, gap, key)) is not None}
+    if not found:
         return None
-    figure, panels = plt.subplots(1, len(fields), figsize=(1 + 4.5 * len(fields), 4.2), sharey=True, squeeze=False)
-    for axis, field in zip(panels[0], fields, strict=True):
-        _draw_arms(axis, rows, key, means[field])
-        axis.set_xlabel(f"independence gap (nats) in {field}")
-        axis.set_title(correlated(found[field]), fontsize=9)
+    figure, panels = plt.subplots(1, len(found), figsize=(1 + 4.5 * len(found), 4.2), sharey=True, squeeze=False)
+    for axis, (gap, correlation) in zip(panels[0], found.items(), strict=True):
+        _draw_arms(axis, rows, gap, key)
+        axis.set_xlabel(f"independence gap (nats) in {GAPS[gap]}")
+        axis.set_title(correlated(correlation), fontsize=9)
     panels[0, 0].set_ylabel(label)
-    names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(*names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2 * len(fields), frameon=False)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    if len(names) <= MOST_NAMES:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        figure.legend(handles, names, fontsize=8, ncol=2 * len(found), frameon=False, **place)
     return figure
 
 
-def _draw_arms(axis: Axes, rows: Sequence[Row], key: str, means: Mapping[str, Sequence[float]]) -> None:
+def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
     """Draw every arm with its interval at the place on the x-axis that its gap gives it."""
-    for number, (arm, (x, _)) in enumerate(means.items()):
-        y = interval(numbers(by_arm(rows)[arm], key))
-        axis.errorbar(
-            x, y.center, yerr=y.half, label=arm, markersize=7, capsize=3, fmt=MARKS[number % len(MARKS)],
-            color=COLOURS[number % len(COLOURS)],
-        )  # fmt: skip
+    means = arm_means(rows, gap, key)
+    for number, (arm, group) in enumerate(by_arm(rows).items()):
+        if arm in means:
+            y = interval(numbers(group, key))
+            axis.errorbar(
+                means[arm][0], y.center, yerr=y.half, label=arm, markersize=7, capsize=3,
+                fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
+            )  # fmt: skip
     axis.set_xscale("symlog", linthresh=0.1)
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlim(left=-0.02)

@@ -5,8 +5,10 @@ Legend: K steps.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -16,13 +18,16 @@ from ablations.figures import COLOURS, LINES, MARKS
 from ablations.report import write_text
 from ablations.results import Row, facts, gap_notes
 from ablations.statistics import difference, interval
-from ablations.tables import by_arm, compared, numbers, shown
+from ablations.tables import TESTED, by_arm, compared, numbers, shown
 from experiments.pictures import save_figure
+from experiments.train import flatten
 from radar.errors import InputError
 
 # Figure -> title, digits. Precision and recall apart: one of them alone can be bought with the other.
 PANELS = {"fid": ("fid", 3), "nll": ("held-out NLL (nats per image)", 2), "precision": ("precision", 3)}
 PANELS |= {"recall": ("recall", 3)}
+NEEDED = ("arm", "steps", "seed", "options", "variant", "correction", "fid_feature", "reference", "samples", "held_out")
+FREE = ("seed", "order.steps")  # may differ between the rows of an arm
 ALIKE = ("fid_feature", "reference", "samples", "held_out")
 WIDTH = 1.012  # arms stand side by side at one K, so that their bars can be told apart
 
@@ -32,24 +37,40 @@ def read_rows(folders: Sequence[str]) -> list[Row]:
 
     Raises InputError for a folder without results, for rows that were judged differently, and for one that is twice.
     """
-    rows: list[Row] = []
-    for folder in folders:
-        path = Path(folder) / "results.json"
-        try:
-            rows += json.loads(path.read_text())["rows"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not the results of a study (written by radar ablate or report)") from error
-    if not rows:
+    rows = [row for folder in folders for row in _rows_of(Path(folder) / "results.json")]
+    if not any(numbers(rows, key) for key in PANELS):
         raise InputError(f"no results yet in: {', '.join(folders)}")
-    for key in ALIKE:
-        if len(values := {str(row[key]) for row in rows}) > 1:
-            raise InputError(f"the reports cannot be compared: {key} is {' and '.join(sorted(values))}")
+    _check_alike("the reports", [{key: row[key] for key in ALIKE} for row in rows])
+    for arm, group in by_arm(rows).items():
+        _check_alike(f"the rows of arm '{arm}'", [_trained_with(row) for row in group])
     seen = set()
     for row in rows:
         if (name := (row["arm"], row["steps"], row["seed"])) in seen:
             raise InputError("arm '{}' in {} steps with seed {} is in two reports".format(*name))
         seen.add(name)
     return rows
+
+
+def _rows_of(path: Path) -> list[Row]:
+    try:
+        rows: list[Row] = json.loads(path.read_text())["rows"]
+        missing = [key for row in rows for key in NEEDED if key not in row]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the results of a study (written by radar ablate or report)") from error
+    if missing:
+        raise InputError(f"{path} has rows without {missing[0]}")
+    return rows
+
+
+def _trained_with(row: Row) -> dict[str, Any]:
+    """Options that must not differ between the numbers of steps."""
+    return {key: value for key, value in flatten(row["options"]).items() if key not in FREE and key[:7] != "sample."}
+
+
+def _check_alike(what: str, all_values: Sequence[Mapping[str, Any]]) -> None:
+    for key in dict.fromkeys(key for values in all_values for key in values):
+        if len(found := {str(values.get(key)) for values in all_values}) > 1:
+            raise InputError(f"{what} cannot be compared: {key} is {' and '.join(sorted(found))}")
 
 
 def by_steps(rows: Sequence[Row]) -> dict[int, list[Row]]:
@@ -62,12 +83,13 @@ def by_steps(rows: Sequence[Row]) -> dict[int, list[Row]]:
 
 def draw_fronts(rows: Sequence[Row]) -> Figure:
     """Draw a panel per figure: a line per arm over K, with 95% intervals over seeds."""
-    shown = [key for key in PANELS if numbers(rows, key)]
-    figure, panels = plt.subplots(-(-len(shown) // 2), 2, figsize=(11, 4 * -(-len(shown) // 2)), squeeze=False)
+    keys = [key for key in PANELS if numbers(rows, key)]
+    lines = -(-len(keys) // 2)
+    figure, panels = plt.subplots(lines, 2, figsize=(11, 4 * lines), squeeze=False)
     steps, arms = sorted({row["steps"] for row in rows}), by_arm(rows)
-    for panel in panels.flat[len(shown) :]:
+    for panel in panels.flat[len(keys) :]:
         panel.remove()
-    for axis, key in zip(panels.flat, shown, strict=False):
+    for axis, key in zip(panels.flat, keys, strict=False):
         for number, (arm, group) in enumerate(arms.items()):
             values = {k: numbers(part, key) for k, part in by_steps(group).items()}
             spans = {k: interval(found) for k, found in values.items() if found}
@@ -99,18 +121,23 @@ def steps_table(rows: Sequence[Row], cell: Callable[[str, Sequence[Row]], str]) 
 
 def fronts_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> str:
     """Lay out fronts.md: every figure by arm and K, differences to the baseline at equal K, rank correlations."""
-    parts = ["# Quality against the number of steps", f"`radar fronts {' '.join(folders)} --baseline '{baseline}'`"]
+    parts = [
+        "# Quality against the number of steps",
+        f"`{shlex.join(['radar', 'fronts', *folders, '--baseline', baseline])}`",
+    ]
     parts += ["![figures against steps](fronts.png)", "\n".join(facts(rows))]
-    parts.append("Mean ± half of the 95% interval (Student's t) over seeds; differences are paired by seed.")
+    parts.append(
+        "Mean ± half of the 95% interval (Student's t) over seeds; differences are paired by seed, p of a two-sided "
+        "t-test that is not corrected for the number of arms."
+    )
     for key, (_, digits) in PANELS.items():
         if numbers(rows, key):
             parts += [f"## {_title(key, rows)}", steps_table(rows, _mean_of(key, digits))]
-        if key in ("fid", "nll") and numbers(rows, key):
+        if key in TESTED and numbers(rows, key):
             parts += [f"Against {baseline}, at equal K:", steps_table(rows, _difference_of(key, digits, baseline))]
-    parts.append("## Rank correlation with the independence gap, at equal K")
-    for k, group in by_steps(rows).items():
-        parts.append("\n".join(f"- K = {k}: {note}" for note in gap_notes(group)))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    said = [f"- K = {k}: {note}" for k, group in by_steps(rows).items() for note in gap_notes(group)]
+    parts += ["## Rank correlation with the independence gap, at equal K", "\n".join(said)] if said else []
+    return "\n\n".join(parts) + "\n"
 
 
 def _title(key: str, rows: Sequence[Row]) -> str:
@@ -136,8 +163,8 @@ def main(args: argparse.Namespace) -> None:
     baseline = args.baseline or rows[0]["arm"]
     if baseline not in (arms := by_arm(rows)):
         raise InputError(f"baseline '{baseline}' is not an arm; choose from: {', '.join(arms)}")
-    out = Path(args.out)
+    out, page = Path(args.out), fronts_page(rows, args.folders, baseline)
     save_figure(draw_fronts(rows), out / "fronts.png")
-    write_text(out / "fronts.md", page := fronts_page(rows, args.folders, baseline))
+    write_text(out / "fronts.md", page)
     print(page)
     print(out / "fronts.md")

@@ -89,7 +89,8 @@ def results_table(results: Results) -> str:
 def provenance_table(rows: Sequence[Row]) -> str:
     """Where every row comes from: commit, hardware, versions, seeds, and all options that are not alike."""
     options = [flatten(row["options"]) for row in rows]
-    varied = [key for key in options[0] if len({json.dumps(option.get(key)) for option in options}) > 1]
+    keys = dict.fromkeys(key for option in options for key in option)
+    varied = [key for key in keys if len({json.dumps(option.get(key)) for option in options}) > 1]
     header = ["arm", "seed", *(key.replace("_", " ") for key in SOURCES), *varied]
     lines = []
     for row, option in zip(rows, options, strict=True):

@@ -13,8 +13,18 @@ from typing import Any
 from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
 from radar.checkpoints import build_generator
-from radar.config import config_hash, merge_options, read_yaml, result_options, to_config, to_dict, training_options
+from radar.config import (
+    config_hash,
+    merge_options,
+    parse_order,
+    read_yaml,
+    result_options,
+    to_config,
+    to_dict,
+    training_options,
+)
 from radar.errors import InputError
+from radar.optimised import field_hash
 from radar.options import Config, SampleConfig
 
 Params = dict[str, Any]  # dotted option -> value
@@ -120,10 +130,11 @@ class Plan:
         with naming(arm):
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
-            origin = build_generator(config)[0].origin
+            module = build_generator(config)[0]
+            origin, sampled = module.origin, sampled_field(config, module.model.grid)
         run = self.out / "runs" / config_hash({**training_options(config), **origin})
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
-        digest = config_hash({**result_options(config), **origin, **tune})
+        digest = config_hash({**result_options(config), **origin, **sampled, **tune})
         return Trial(arm, seed, replace(config, run=str(run)), params, digest)
 
     def find(self, key: str, params: Params) -> Trial:
@@ -156,6 +167,12 @@ def naming(arm: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
+
+
+def sampled_field(config: Config, grid: tuple[int, int]) -> dict[str, str]:
+    """Name the field of the order that is sampled in, if that is another than the trained one and has one."""
+    file = parse_order(config.sample.order).covariance if config.sample.order else None
+    return {} if file is None else {"sampled_field": field_hash(file, *grid)}
 
 
 def trial_name(arm: str, seed: int) -> str:
@@ -246,6 +263,8 @@ def check_ranges(plan: Plan, trial: Trial) -> None:
         for value in values.choices or (values.low, values.high):
             whole = int(value) if values.whole else value
             try:
-                to_config(merge_options(to_dict(trial.config), nest({key: whole})))
+                config = to_config(merge_options(to_dict(trial.config), nest({key: whole})))
+                if key in tuned:
+                    build_generator(config)
             except InputError as error:
                 raise InputError(f"range of '{key}': {error}") from error

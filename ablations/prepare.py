@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablations.plan import Plan, naming
 from experiments.gap import estimate_field, save_field
 from experiments.tokenizer import train_tokenizer
 from radar.checkpoints import build_generator, pick_device, read_checkpoint
 from radar.config import merge_options, parse_order, to_config
+from radar.errors import InputError
 from radar.features import load_features
 from radar.files import locked
+from radar.optimised import read_field
 from radar.options import Config
 from radar.tokenizers import build_tokenizer
 from radar.tokens import cached_tokens
@@ -47,21 +51,24 @@ def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
 
 
 def estimate_fields(plan: Plan) -> None:
-    """Estimate every field that an arm's order is made for and that is not there, from the arm's own data."""
+    """Estimate every field that an arm's order is made for, from the arm's own data, where `estimator` is given."""
     for arm, values in arm_values(plan) if plan.file.estimator else ():
         with naming(arm):
             config = to_config(values, plan.overrides)
-            orders = [config.order] + [parse_order(text) for text in (config.sample.order,) if text]
-            for path in {Path(order.covariance) for order in orders if order.covariance}:
-                _estimate(config, plan.file.estimator or "", path)
+            sampled = config.order if config.sample.order is None else parse_order(config.sample.order)
+            for path in {config.order.covariance, sampled.covariance} - {None}:
+                estimate_once(config, str(plan.file.estimator), Path(str(path)))
 
 
-def _estimate(config: Config, estimator: str, path: Path) -> None:
+def estimate_once(config: Config, estimator: str, path: Path) -> None:
+    """Estimate a field; raises InputError if there is another in its place already."""
+    field, grid, title = estimate_field(config, estimator)
     with locked(path.parent / "lock"):
         if not path.exists():
-            field, _, title = estimate_field(config, estimator)
             save_field(field, path)
             print(f"{path}: {title}")
+    if not np.allclose(read_field(str(path), *grid), field, atol=1e-4):
+        raise InputError(f"{path} holds another field than {title}; delete it, or name another file")
 
 
 def is_trained(path: Path) -> bool:

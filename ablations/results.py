@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.figures import GAPS, correlated
-from ablations.statistics import rank_correlation
+from ablations.statistics import gap_correlation
 from ablations.study import StudyQueue
-from ablations.tables import arm_means
 from radar.errors import InputError
 
 Row = dict[str, Any]
@@ -66,11 +65,10 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
     said = []
     for gap, field in GAPS.items():
         for key, name in (("fid", "fid"), ("nll", "NLL")):
-            means = arm_means(rows, gap, key)
-            if means and (found := rank_correlation(*zip(*means.values(), strict=True))) is not None:
+            if (found := gap_correlation(rows, gap, key)) is not None:
                 said.append(
-                    f"{name} against the independence gap in {field}, means of arms: {correlated(found)} "
-                    "(bootstrap over arms)."
+                    f"{name} against the independence gap in {field}: {correlated(found)} that share attention and "
+                    "correction (means of arms, bootstrap over arms)."
                 )
     return said
 

@@ -75,6 +75,22 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | No
     return Correlation(rho, float(found.confidence_interval.low), float(found.confidence_interval.high), len(x))
 
 
+def gap_correlation(rows: Sequence[Row], gap: str, key: str) -> Correlation | None:
+    """Correlate the means of a figure with those of a gap, over arms that differ in the order and not in the attention.
+
+    Of the largest group of arms that share attention and correction; None if it has too few arms.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.get(gap) is not None and row.get(key) is not None:
+            groups.setdefault((row["variant"], row["correction"]), {}).setdefault(row["arm"], []).append(row)
+    if not groups:
+        return None
+    arms = max(groups.values(), key=len).values()
+    x, y = ([mean(row[name] for row in arm) for arm in arms] for name in (gap, key))
+    return rank_correlation(x, y)
+
+
 def pareto_front(points: Mapping[str, Sequence[float]], directions: Sequence[str]) -> list[str]:
     """Names of the points that no other point equals or beats in everything and beats in something."""
     signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]

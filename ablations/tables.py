@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("steps", "steps", 0), Column("gap", "gap (nats)", 2),
-    Column("gap_per_step", "gap per step", 3), Column("gap_data", "gap in the data's field", 2),
+    Column("gap_per_step", "gap per step", 3), Column("gap_data", "gap per channel in the data's field", 2),
     Column("fid", "fid", 3, True),
     Column("fid_matched", "fid_matched", 3, True), Column("kid", "kid", 4, True), Column("precision", "precision", 3),
     Column("recall", "recall", 3), Column("accuracy", "accuracy", 3), Column("validity", "validity", 3),

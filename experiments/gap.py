@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.configs import find_config
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
-from radar.checkpoints import load_tokenizer
+from radar.checkpoints import load_tokenizer, pick_device
 from radar.config import load_config, parse_order
 from radar.data import load_data
 from radar.dependence import ESTIMATORS, IMAGES, token_field
@@ -40,6 +40,7 @@ def estimate_field(
     """
     choose("estimator", estimate, ESTIMATORS)  # before the images are encoded
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
+    tokenizer.to(pick_device(config.train.device))
     split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
     grid, images = tokenizer.grid(data.size), min(len(split), most)
     field = token_field(split, tokenizer, grid, estimate, pooled, images)

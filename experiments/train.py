@@ -102,10 +102,10 @@ def fit(
 def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a configuration that would train other weights."""
     mine, theirs = (flatten(training_options(c)) for c in (config, to_config(found)))
-    for key in sorted(mine):
-        if mine[key] != theirs[key]:
+    for key in sorted(mine.keys() | theirs.keys()):
+        if mine.get(key) != theirs.get(key):
             raise InputError(
-                f"{path} belongs to another configuration ({key}: {theirs[key]}, this run has {mine[key]}); "
+                f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
                 "choose another run= or delete it"
             )
 

@@ -1,7 +1,7 @@
 """Reading checkpoints back: configuration, averaged weights, and what must match."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from radar.errors import InputError
 from radar.features import FEATURES
 from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
-from radar.optimised import read_field
+from radar.optimised import field_hash
 from radar.options import Config, TokenizerConfig
 from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
@@ -101,8 +101,8 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
-    if config.order.covariance is not None:  # known by what it holds, not by its path
-        origin["field"] = sha256(read_field(config.order.covariance, *grid).tobytes()).hexdigest()[:12]
+    if config.order.covariance is not None:  # another field behind the same path would be another order
+        origin["field"] = field_hash(config.order.covariance, *grid)
     return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin), data, tokenizer
 
 
@@ -120,14 +120,17 @@ def adopt(config: Config) -> Config:
 def begin_with(module: GeneratorModule, path: str | Path) -> None:
     """Load the weights to begin a training with; raises InputError if model, tokens or images are others."""
     checkpoint = read_checkpoint(path)
-    check_origin(module, checkpoint, path)
+    check_origin(module, checkpoint, path, ("tokenizer", "images"))  # and not the order's field
     restore_weights(module, checkpoint, path)
     module.train()
 
 
-def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuse a generator that was trained on other tokens than this tokenizer makes of these images."""
-    for what, mine in module.origin.items():
+def check_origin(
+    module: TrainedModule, checkpoint: dict[str, Any], path: str | Path, parts: Sequence[str] | None = None
+) -> None:
+    """Refuse a generator that was trained on other tokens than these images give here, or for another field."""
+    for what in module.origin if parts is None else parts:
+        mine = module.origin.get(what)
         if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
             raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
 

@@ -101,7 +101,10 @@ def parse_order(text: str, base: OrderConfig | None = None) -> OrderConfig:
     """
     name, *details = text.split(":")
     own = {} if base is None else {"steps": base.steps, "schedule": base.schedule}
-    return to_config({"order": own | {"name": name}}, [f"order.{detail}" for detail in details]).order
+    try:
+        return to_config({"order": own | {"name": name}}, [f"order.{detail}" for detail in details]).order
+    except InputError as error:
+        raise InputError(f"order '{text}': {error}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def class_residuals(features: Tensor, labels: Tensor | None) -> Tensor:
 def by_embeddings(tokens: Tensor, codes: Tensor, labels: Tensor | None, grid: tuple[int, int]) -> Matrix:
     """Covariance (N, N) of the codes (M, N, C), each channel in units of its standard deviation, by Ledoit and Wolf.
 
-    A field of C channels that depend alike and not on each other has C times the gap.
+    A field of C channels that depend alike and not on each other has C times the gap. Where nothing varies (one image
+    of each class), cells are independent.
     """
     residuals = class_residuals(codes.double(), labels)
     scaled = residuals / residuals.std((0, 1)).clamp(min=1e-9)
@@ -87,16 +88,22 @@ def stationary(covariance: Matrix, grid: tuple[int, int]) -> Matrix:
     displacement = (rows[None] - rows[:, None]) * 2 * grid[1] + columns[None] - columns[:, None]
     _, kind = np.unique(np.abs(displacement), return_inverse=True)  # there and back are alike
     kind = kind.reshape(covariance.shape)
+    if not np.diag(covariance).any():
+        return np.eye(len(covariance))
     means = np.bincount(kind.ravel(), covariance.ravel()) / np.bincount(kind.ravel())
     return positive(means[kind] / np.diag(covariance).mean())
 
 
 def positive(field: Matrix) -> Matrix:
-    """Nearest matrix of eigenvalues of at least LEAST, with variances 1."""
+    """Nearest matrix of eigenvalues of at least LEAST, with variances 1.
+
+    Rounded: in the last digits processors differ, and orders that are made from the field must not.
+    """
     values, vectors = np.linalg.eigh(field)
     raised = (vectors * np.maximum(values, LEAST)) @ vectors.T
     scale = np.sqrt(np.diag(raised))
-    return raised / np.outer(scale, scale)  # type: ignore[no-any-return]
+    found: Matrix = (raised / np.outer(scale, scale)).round(8) + 0.0  # and no -0.0
+    return found
 
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor, Tensor | None, tuple[int, int]], Matrix]] = {
@@ -119,4 +126,6 @@ def token_field(
     """
     by_estimate = choose("estimator", estimate, ESTIMATORS)
     tokens, labels = split.gather(np.arange(min(len(split), images)))
-    return torch.from_numpy(by_estimate(tokens, tokenizer.embed(tokens), None if pooled else labels, grid))
+    device = next((weight.device for weight in tokenizer.state_dict().values()), tokens.device)
+    codes = tokenizer.embed(tokens.to(device)).cpu()
+    return torch.from_numpy(by_estimate(tokens, codes, None if pooled else labels, grid))

@@ -8,6 +8,7 @@ Legend: N cells, K steps, n cells of two neighbouring steps.
 
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -50,11 +51,18 @@ def read_field(file: str, h: int, w: int) -> Matrix:
     try:
         field: Matrix = np.load(Path(file))["covariance"]
         np.linalg.cholesky(field)
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, np.linalg.LinAlgError) as error:
+        if not np.isfinite(field).all():
+            raise ValueError("not finite")
+    except (OSError, EOFError, ValueError, TypeError, LookupError, BadZipFile, np.linalg.LinAlgError) as error:
         raise InputError(f"order.covariance={file} holds no covariance ({error})") from error
     if field.shape != (h * w, h * w):
         raise InputError(f"order.covariance={file} is of {len(field)} cells, not of a {h}x{w} grid")
     return field
+
+
+def field_hash(file: str, h: int, w: int) -> str:
+    """Name what a field file holds by 12 hex digits."""
+    return sha256(read_field(file, h, w).tobytes()).hexdigest()[:12]
 
 
 def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearness: float = 0.0) -> Cells:

@@ -15,6 +15,7 @@ ORDERS = ("radial", "halton", "a|b", "random", "lpd")
 def row(arm: str, steps: int, seed: int, **others: object) -> dict[str, object]:
     fid = ORDERS.index(arm) + 10 / steps + 0.125 * seed
     facts = {"fid_feature": "cnn:0", "reference": "train (5)", "samples": 9, "held_out": 3, "precision": 0.5}
+    facts |= {"variant": "plain", "correction": 0.0, "options": {"order": {"name": arm, "steps": steps}, "seed": seed}}
     return facts | {
         "arm": arm, "steps": steps, "seed": seed, "fid": fid, "nll": None, "gap": fid, "gap_data": -fid, **others
     }  # fmt: skip
@@ -55,8 +56,15 @@ def test_lines_go_through_the_means_of_each_number_of_steps(folders):
 
 def test_what_cannot_be_put_together(folders, tmp_path, capsys):
     other = write(tmp_path / "other", [row("radial", 7, 0, samples=10)])
+    longer = write(
+        tmp_path / "longer", [row("radial", 7, 0, options={"train": {"steps": 9}, "order": {"name": "radial"}})]
+    )
     again = write(tmp_path / "again", [row("radial", 4, 0)])
     for argv, message in (
+        ([folders[1], longer], "the rows of arm 'radial' cannot be compared: train.steps is 9 and None"),
+        ([write(tmp_path / "torn", [{"arm": "radial"}])], "results.json has rows without steps"),
+        ([write(tmp_path / "text", "no rows")], "results.json has rows without arm"),
+        ([write(tmp_path / "empty", [row("radial", 7, 0, fid=None, precision=None)])], "no results yet in"),
         ([str(tmp_path)], "results.json is not the results of a study"),
         ([folders[0], other], "the reports cannot be compared: samples is 10 and 9"),
         ([*folders, again], "arm 'radial' in 4 steps with seed 0 is in two reports"),

@@ -9,6 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.cli import main
+from ablations.plan import sampled_field
+from ablations.prepare import estimate_once
+from experiments.configs import find_config
+from experiments.gap import save_field
+from radar.config import load_config
 from radar.data import load_data
 from radar.dependence import by_embeddings, by_information
 from radar.errors import InputError
@@ -188,6 +193,27 @@ def test_costly_pairs_are_in_one_step_and_add_up_for_groups_of_two():
     assert all(step[p.first] == step[p.second] == p.step for p in pairs)
     assert sum(p.nats for p in pairs) == pytest.approx(gap(step, field), abs=1e-9)
     assert [p.nats for p in pairs] == sorted((p.nats for p in pairs), reverse=True)
+
+
+def test_where_nothing_varies_cells_are_independent():
+    codes = torch.full((5, 6, 2), 0.5)
+    field = by_embeddings(codes[..., 0], codes, torch.arange(5), (2, 3))
+    assert (field == np.eye(6)).all()
+
+
+def test_fields_are_known_by_what_they_hold(tmp_path):
+    """Estimated once; another one in its place is refused, and names another result of sampling."""
+    path = tmp_path / "field.npz"
+    options = ["attention=plain", "train.redraw=permuted", f"sample.order=optimised:covariance={path}"]
+    config = load_config(find_config("digits"), [*options, f"data.cache={tmp_path}"])
+    estimate_once(config, "embeddings", path)
+    before, written = sampled_field(config, (8, 8)), path.stat().st_mtime_ns
+    estimate_once(config, "embeddings", path)
+    assert path.stat().st_mtime_ns == written
+    save_field(torch.eye(64), path)
+    assert sampled_field(config, (8, 8)).keys() == before.keys() and sampled_field(config, (8, 8)) != before
+    with pytest.raises(InputError, match="holds another field than embeddings of 1347 images of digits"):
+        estimate_once(config, "embeddings", path)
 
 
 def test_the_gap_verb(tmp_path, capsys):

@@ -8,9 +8,19 @@ from ablations.statistics import rank_correlation
 from ablations.tables import arm_means
 
 
-def row(arm: str, seed: int, gap: float | None, fid: float, nll: float | None) -> dict[str, object]:
+def row(arm: str, seed: int, gap: float | None, fid: float, nll: float | None, variant="plain") -> dict[str, object]:
     data = None if gap is None else gap % 4
-    return {"arm": arm, "seed": seed, "gap": gap, "gap_data": data, "fid": fid, "nll": nll, "fid_feature": "cnn:0"}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "gap": gap,
+        "gap_data": data,
+        "fid": fid,
+        "nll": nll,
+        "variant": variant,
+        "correction": 0.0,
+        "fid_feature": "cnn:0",
+    }
 
 
 ROWS = [
@@ -36,6 +46,8 @@ def test_arms_without_a_gap_or_nll_are_left_out():
     fid, nll, *others = gap_notes(ROWS)
     assert len(others) == 2 and all("in the field of the data" in note for note in others)
     assert "rank correlation 1.00 [1.00, 1.00], 7 arms" in fid and "rank correlation -1.00" in nll
+    other = [row(f"nested {i}", 0, float(i), -float(i), None, "nested") for i in range(5)]
+    assert gap_notes(ROWS + other)[0] == fid, "arms of another attention are not mixed in"
     assert len(draw_gap(ROWS, "nll", "NLL").axes) == 2
     assert len(draw_gap([{**r, "gap_data": None} for r in ROWS], "nll", "NLL").axes) == 1
     assert draw_gap(ROWS[:4], "nll", "NLL") is None and gap_notes(ROWS[:4]) == []

@@ -19,7 +19,7 @@ from radar.config import parse_order
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
 from radar.modules.trained import TrainedModule
-from radar.options import Config, ReviseConfig, SampleConfig
+from radar.options import Config, OrderConfig, ReviseConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.redraw import REDRAWS
 from radar.sampling import Turn, draw, plan_turns
@@ -46,7 +46,7 @@ class GeneratorModule(TrainedModule):
         vocabulary: V.
         classes: number of labels.
         grid: (h, w).
-        origin: names of what the tokens came from (tokenizer, images); kept in checkpoints, compared when loading.
+        origin: names of what options say by path (tokenizer, images, field); in checkpoints, compared when loading.
 
     Raises InputError if order, variant and grid do not fit together.
     """
@@ -75,7 +75,6 @@ class GeneratorModule(TrainedModule):
         self.redraw = choose("redraw", config.train.redraw, REDRAWS)
         self.redraw(config.order, *grid, 1, 0, 0.0)  # fails here, not in mid-training
         self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
-        _check_sampled_order(config)
         self.sampled_slots(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
 
@@ -109,14 +108,23 @@ class GeneratorModule(TrainedModule):
         """
         if settings.order is None and settings.steps is None and settings.schedule is None:
             return self.step
-        order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
+        order = self.config.order if settings.order is None else self._other_order(settings.order)
         steps = order.steps if settings.steps is None else settings.steps
         try:
             return decode_steps(
                 replace(order, steps=steps, schedule=settings.schedule or order.schedule), *self.model.grid
             )
         except InputError as error:
-            raise InputError(str(error).replace("order.steps", "sample.steps")) from error
+            where = f"sample.order={settings.order}: " if settings.order else ""
+            given = "order.steps" if settings.steps is None else "sample.steps"
+            raise InputError(where + str(error).replace("order.steps", given)) from error
+
+    def _other_order(self, text: str) -> OrderConfig:
+        if self.config.train.redraw == "none":
+            raise InputError(
+                f"sample.order={text} needs a model that was trained on many orders: train.redraw, which is none here"
+            )
+        return parse_order(text, self.config.order)
 
     def sampled_sequence(self, settings: SampleConfig) -> Tensor:
         """(N,) cells in the sequence of the sampler."""
@@ -260,14 +268,6 @@ def _check_directions(module: GeneratorModule, config: Config, width: int) -> No
                 f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
                 f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"
             )
-
-
-def _check_sampled_order(config: Config) -> None:
-    if config.sample.order is not None and config.train.redraw == "none":
-        raise InputError(
-            f"sample.order={config.sample.order} needs a model that was trained on many orders: train.redraw, which is "
-            f"none here"
-        )
 
 
 def _check_query_blocks(slots: Slots, config: Config) -> None:
