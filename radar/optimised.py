@@ -21,6 +21,8 @@ from radar.independence import exponential_covariance
 Matrix = NDArray[np.float64]
 Cells = NDArray[np.int64]
 SPREADS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)  # tried by the greedy search
+SHUFFLES = 5  # of the cells, the first is none
+BEST = 6  # of the starts: the local search goes on from these
 SWEEPS = 12  # over all pairs of neighbouring steps
 TIE = 1e-9  # per variance: less than any other difference
 GAIN = 1e-9  # nats; smaller ones are rounding
@@ -79,13 +81,27 @@ def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearn
     if nearness:
         groups = greedy(covariance, sizes, -nearness)
     else:
-        found = [greedy(covariance, sizes, spread) for spread in SPREADS]
-        groups = found[int(np.argmin([_total(covariance, groups) for groups in found]))]
-        improve(covariance, groups, free)
+        found = sorted(starts(covariance, sizes), key=lambda groups: _total(covariance, groups))[:BEST]
+        for groups in found:
+            improve(covariance, groups, free)
+        groups = min(found, key=lambda groups: _total(covariance, groups))
     step = np.empty(len(covariance), dtype=np.int64)
     for number, group in enumerate(groups):
         step[group] = number
     return step
+
+
+def starts(covariance: Matrix, sizes: Sequence[int]) -> list[list[Cells]]:
+    """Groups that the greedy search finds with each of SPREADS, the cells numbered anew in each of SHUFFLES.
+
+    In a stationary field many cells are alike, and which of them comes first decides where the local search ends.
+    """
+    random, found = np.random.default_rng(0), []
+    for shuffle in range(SHUFFLES):
+        cells = random.permutation(len(covariance)) if shuffle else np.arange(len(covariance))
+        renamed = covariance[np.ix_(cells, cells)]
+        found += [[cells[group] for group in greedy(renamed, sizes, spread)] for spread in SPREADS]
+    return found
 
 
 def greedy(covariance: Matrix, sizes: Sequence[int], spread: float) -> list[Cells]:

@@ -161,7 +161,7 @@ def test_another_order_in_sampling():
     assert torch.equal(module.sampled_step(module.config.sample), decode_steps(wanted, *GRID))
     assert torch.equal(module.sampled_step(SampleConfig()), module.step), "trained in its own"
     one_order = GeneratorModule(to_config({"attention": "plain"}), VOCABULARY, CLASSES, GRID)
-    with pytest.raises(InputError, match="sample.order=halton needs a model that was trained on many orders"):
+    with pytest.raises(InputError, match=r"sample.order=halton needs a model that was trained on many orders"):
         one_order.sampled_step(SampleConfig(order="halton"))
     own = SampleConfig(order="halton:steps=3:schedule=linear")
     assert torch.equal(
