@@ -14,6 +14,7 @@ from ablations.tables import arm_means, by_arm, numbers
 Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+plt.rcParams["text.parse_math"] = False  # names are shown as they are, also with a dollar sign
 MARKS = "osD^vPX*<>"
 MOST_NAMES = 24  # of a legend
 SIDE_STEP = 1.015  # arms of equal cost are drawn side by side
@@ -22,8 +23,7 @@ LINES = ("-", "--", ":", "-.")
 
 
 def _canvas() -> tuple[Figure, Axes]:
-    """A figure that can still be read on a phone; names are shown as they are, also with a dollar sign."""
-    plt.rcParams["text.parse_math"] = False
+    """A figure that can still be read on a phone."""
     return plt.subplots(figsize=(5.5, 4.2))
 
 
@@ -86,7 +86,7 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     for axis, (gap, correlation) in zip(panels[0], found.items(), strict=True):
         _draw_arms(axis, rows, gap, key)
         axis.set_xlabel(f"independence gap (nats) in {GAPS[gap]}")
-        axis.set_title(correlated(correlation), fontsize=9)
+        axis.set_title(correlated(*correlation), fontsize=9)
     panels[0, 0].set_ylabel(label)
     handles, names = panels[0, 0].get_legend_handles_labels()
     if len(names) <= MOST_NAMES:
@@ -111,10 +111,10 @@ def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
     axis.grid(alpha=0.3)
 
 
-def correlated(found: Correlation) -> str:
-    """Write a rank correlation with its interval."""
+def correlated(name: str, found: Correlation) -> str:
+    """Write a rank correlation over a group of arms with its interval."""
     span = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"Spearman's rank correlation {found.rho:.2f}{span}, {found.arms} arms"
+    return f"Spearman's rank correlation {found.rho:.2f}{span}, {found.arms} arms ({name})"
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure | None:

@@ -64,7 +64,11 @@ def _rows_of(path: Path) -> list[Row]:
 
 def _trained_with(row: Row) -> dict[str, Any]:
     """Options that must not differ between the numbers of steps."""
-    return {key: value for key, value in flatten(row["options"]).items() if key not in FREE and key[:7] != "sample."}
+    return {
+        key: value
+        for key, value in flatten(row["options"]).items()
+        if key not in FREE and not key.startswith("sample.")
+    }
 
 
 def _check_alike(what: str, all_values: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -235,6 +235,7 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     plan = read_plan(path, out, overrides)
     trials = plan.trials or [plan.sketch()]
     check_ranges(plan, trials[0])
+    check_tuning(plan, {trial.arm: trial for trial in trials}.values())
     if "fid" in plan.all_objectives and any("fid" not in trial.config.evaluate.metrics for trial in trials):
         raise InputError("fid is an objective, but evaluate.metrics does not hold it")
     if "nll" in plan.all_objectives and any(t.config.sample.choice_temperature is not None for t in trials):
@@ -258,13 +259,30 @@ def _check_names(plan: Plan) -> None:
 def check_ranges(plan: Plan, trial: Trial) -> None:
     """Build the configuration at every end and choice of every range; raises InputError for the first that fails."""
     searched = plan.ranges if plan.searching else {}
-    tuned = {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges)
-    for key, values in (searched | tuned).items():
+    for key, value in _ends(searched):
+        with _naming_range(key):
+            to_config(merge_options(to_dict(trial.config), nest({key: value})))
+
+
+def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
+    """Plan the sampling at every end and choice of what is tuned, for every arm; raises InputError."""
+    ranges = {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges)
+    for trial in trials if ranges else ():
+        module = build_generator(trial.config)[0]
+        for key, value in _ends(ranges):
+            with naming(trial.arm), _naming_range(key):
+                module.sampled_slots(trial.sampled({key: value}))
+
+
+def _ends(ranges: Mapping[str, Range]) -> Iterator[tuple[str, Any]]:
+    for key, values in ranges.items():
         for value in values.choices or (values.low, values.high):
-            whole = int(value) if values.whole else value
-            try:
-                config = to_config(merge_options(to_dict(trial.config), nest({key: whole})))
-                if key in tuned:
-                    build_generator(config)
-            except InputError as error:
-                raise InputError(f"range of '{key}': {error}") from error
+            yield key, int(value) if values.whole else value
+
+
+@contextmanager
+def _naming_range(key: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"range of '{key}': {error}") from error

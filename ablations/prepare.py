@@ -7,19 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablations.plan import Plan, naming
-from experiments.gap import estimate_field, save_field
+from experiments.gap import estimate_field, field_origin, save_field
 from experiments.tokenizer import train_tokenizer
-from radar.checkpoints import build_generator, pick_device, read_checkpoint
+from radar.checkpoints import build_generator, load_tokenizer, pick_device, read_checkpoint
 from radar.config import merge_options, parse_order, to_config
+from radar.data import load_data
 from radar.errors import InputError
 from radar.features import load_features
 from radar.files import locked
-from radar.optimised import read_field
 from radar.options import Config
-from radar.tokenizers import build_tokenizer
+from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.tokens import cached_tokens
 
 
@@ -52,23 +50,28 @@ def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
 
 def estimate_fields(plan: Plan) -> None:
     """Estimate every field that an arm's order is made for, from the arm's own data, where `estimator` is given."""
-    for arm, values in arm_values(plan) if plan.file.estimator else ():
+    if plan.file.estimator is None:
+        return
+    for arm, values in arm_values(plan):
         with naming(arm):
             config = to_config(values, plan.overrides)
-            sampled = config.order if config.sample.order is None else parse_order(config.sample.order)
-            for path in {config.order.covariance, sampled.covariance} - {None}:
-                estimate_once(config, str(plan.file.estimator), Path(str(path)))
+            orders = [config.order] + ([parse_order(config.sample.order)] if config.sample.order else [])
+            for order in orders:
+                if order.covariance is not None:
+                    estimate_once(config, plan.file.estimator, Path(order.covariance))
 
 
 def estimate_once(config: Config, estimator: str, path: Path) -> None:
-    """Estimate a field; raises InputError if there is another in its place already."""
-    field, grid, title = estimate_field(config, estimator)
+    """Estimate a field; raises InputError if one of another origin is in its place already."""
+    tokenizer = tokenizer_hash(load_tokenizer(config.tokenizer))
+    origin = f"{estimator} of {load_data(config.data).identity}, tokenizer {tokenizer}"
     with locked(path.parent / "lock"):
         if not path.exists():
-            save_field(field, path)
+            field, _, title = estimate_field(config, estimator)
+            save_field(field, path, origin)
             print(f"{path}: {title}")
-    if not np.allclose(read_field(str(path), *grid), field, atol=1e-4):
-        raise InputError(f"{path} holds another field than {title}; delete it, or name another file")
+    if (found := field_origin(path)) != origin:
+        raise InputError(f"{path} is a field of another origin ({found}, here {origin}); delete it, or name another")
 
 
 def is_trained(path: Path) -> bool:

@@ -67,8 +67,8 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
         for key, name in (("fid", "fid"), ("nll", "NLL")):
             if (found := gap_correlation(rows, gap, key)) is not None:
                 said.append(
-                    f"{name} against the independence gap in {field}: {correlated(found)} that share attention and "
-                    "correction (means of arms, bootstrap over arms)."
+                    f"{name} against the independence gap in {field}: {correlated(*found)}; means of arms, "
+                    "bootstrap over arms."
                 )
     return said
 

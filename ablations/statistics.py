@@ -75,20 +75,24 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | No
     return Correlation(rho, float(found.confidence_interval.low), float(found.confidence_interval.high), len(x))
 
 
-def gap_correlation(rows: Sequence[Row], gap: str, key: str) -> Correlation | None:
-    """Correlate the means of a figure with those of a gap, over arms that differ in the order and not in the attention.
+def gap_correlation(rows: Sequence[Row], gap: str, key: str) -> tuple[str, Correlation] | None:
+    """Correlate the means of a figure with those of a gap, over arms of one attention, all corrected or none.
 
-    Of the largest group of arms that share attention and correction; None if it has too few arms.
+    Of the largest such group (the first, of equal ones), with its name; None if it has too few arms.
     """
-    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    arms: dict[str, list[Row]] = {}
     for row in rows:
         if row.get(gap) is not None and row.get(key) is not None:
-            groups.setdefault((row["variant"], row["correction"]), {}).setdefault(row["arm"], []).append(row)
+            arms.setdefault(row["arm"], []).append(row)
+    groups: dict[str, list[list[Row]]] = {}
+    for arm in arms.values():
+        corrected = ", corrected" if any(row["correction"] for row in arm) else ""
+        groups.setdefault(arm[0]["variant"] + corrected, []).append(arm)
     if not groups:
         return None
-    arms = max(groups.values(), key=len).values()
-    x, y = ([mean(row[name] for row in arm) for arm in arms] for name in (gap, key))
-    return rank_correlation(x, y)
+    name, largest = max(groups.items(), key=lambda item: len(item[1]))
+    x, y = ([mean(row[column] for row in arm) for arm in largest] for column in (gap, key))
+    return None if (found := rank_correlation(x, y)) is None else (name, found)
 
 
 def pareto_front(points: Mapping[str, Sequence[float]], directions: Sequence[str]) -> list[str]:

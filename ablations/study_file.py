@@ -39,7 +39,7 @@ class Range:
     whole: bool = False
 
     def __contains__(self, value: Any) -> bool:
-        return value in self.choices if self.choices else self.low <= value <= self.high
+        return value in self.choices if self.choices else value is not None and self.low <= value <= self.high
 
 
 @dataclass
@@ -90,6 +90,8 @@ def parse_ranges(ranges: Mapping[str, Any]) -> dict[str, Range]:
 
 def _parse_range(key: str, value: Any) -> Range:
     kind = check_free(key)
+    if isinstance(value, list) and any(value.index(one) < place for place, one in enumerate(value)):
+        raise InputError(f"range of '{key}' has values {value}: none twice expected")
     if isinstance(value, list) and value:
         return Range(choices=tuple(value))
     numeric, whole = kind in (int, float, int | None, float | None), kind in (int, int | None)

@@ -5,6 +5,7 @@ In a field of a kernel, or in one estimated from the tokens of a configuration's
 
 import argparse
 from pathlib import Path
+from zipfile import BadZipFile
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from radar.checkpoints import load_tokenizer, pick_device
 from radar.config import load_config, parse_order
 from radar.data import load_data
 from radar.dependence import ESTIMATORS, IMAGES, token_field
+from radar.errors import InputError
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
@@ -48,10 +50,18 @@ def estimate_field(
     return field, grid, f"{estimate} of {images} images of {data.name}, {given}"
 
 
-def save_field(field: Tensor, path: Path) -> None:
-    """Write a field for `order.covariance`."""
+def save_field(field: Tensor, path: Path, origin: str) -> None:
+    """Write a field for `order.covariance`, and where it comes from."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, covariance=field.numpy())
+        np.savez(file, covariance=field.numpy(), origin=origin)
+
+
+def field_origin(path: Path) -> str:
+    """Say where a field comes from; raises InputError for a file that is none."""
+    try:
+        return str(np.load(path)["origin"])
+    except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
+        raise InputError(f"{path} does not say where its field comes from ({error})") from error
 
 
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
@@ -90,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
         config = load_config(find_config(args.from_data), args.options)
         field, grid, title = estimate_field(config, args.estimate, args.pooled, args.images)
     if args.save:
-        save_field(field, Path(args.save))
+        save_field(field, Path(args.save), title)
     steps = chosen_steps(args, field, grid)
     gaps: dict[str, Tensor] = {}
     print(f"{grid[0]}x{grid[1]} grid; independence gap in nats; {title}")

@@ -97,7 +97,7 @@ def stationary(covariance: Matrix, grid: tuple[int, int]) -> Matrix:
 def positive(field: Matrix) -> Matrix:
     """Nearest matrix of eigenvalues of at least LEAST, with variances 1.
 
-    Rounded: in the last digits processors differ, and orders that are made from the field must not.
+    Rounded: in the last digits processors differ, and files should not.
     """
     values, vectors = np.linalg.eigh(field)
     raised = (vectors * np.maximum(values, LEAST)) @ vectors.T

@@ -21,8 +21,9 @@ from radar.independence import exponential_covariance
 Matrix = NDArray[np.float64]
 Cells = NDArray[np.int64]
 SPREADS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)  # tried by the greedy search
-SHUFFLES = 5  # of the cells, the first is none
-BEST = 6  # of the starts: the local search goes on from these
+SMALL = 256  # cells; on larger grids fewer starts, so that 32x32 stays under a minute
+SHUFFLES = 5  # of the cells of a small grid, the first is none
+BEST = 6, 2  # of the starts: the local search goes on from so many on small grids, and on large ones
 SWEEPS = 12  # over all pairs of neighbouring steps
 TIE = 1e-9  # per variance: less than any other difference
 GAIN = 1e-9  # nats; smaller ones are rounding
@@ -81,7 +82,9 @@ def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearn
     if nearness:
         groups = greedy(covariance, sizes, -nearness)
     else:
-        found = sorted(starts(covariance, sizes), key=lambda groups: _total(covariance, groups))[:BEST]
+        found = sorted(starts(covariance, sizes), key=lambda groups: _total(covariance, groups))[
+            : BEST[len(covariance) > SMALL]
+        ]
         for groups in found:
             improve(covariance, groups, free)
         groups = min(found, key=lambda groups: _total(covariance, groups))
@@ -97,7 +100,7 @@ def starts(covariance: Matrix, sizes: Sequence[int]) -> list[list[Cells]]:
     In a stationary field many cells are alike, and which of them comes first decides where the local search ends.
     """
     random, found = np.random.default_rng(0), []
-    for shuffle in range(SHUFFLES):
+    for shuffle in range(SHUFFLES if len(covariance) <= SMALL else 1):
         cells = random.permutation(len(covariance)) if shuffle else np.arange(len(covariance))
         renamed = covariance[np.ix_(cells, cells)]
         found += [[cells[group] for group in greedy(renamed, sizes, spread)] for spread in SPREADS]

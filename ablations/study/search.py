@@ -89,8 +89,8 @@ def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: S
     ranges = parse_ranges(tuning.ranges)
     name = f"{plan.name} / tuning of {trial.key} {trial.digest}"
     inner = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
-    for left in inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        inner.tell(left.number, state=TrialState.FAIL)  # of a stop: this arm is nobody else's
+    for stopped in inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        inner.tell(stopped.number, state=TrialState.FAIL)  # of a stop: this arm is nobody else's
 
     def tried(attempt: optuna.Trial) -> float:
         value = score(trial.sampled({key: suggest(attempt, key, values) for key, values in ranges.items()}))
@@ -100,15 +100,15 @@ def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: S
 
     own = {key: getattr(trial.config.sample, key.split(".")[1]) for key in ranges}
     every = sorted(combinations(ranges, tuning.trials), key=lambda params: params != own)
+    wanted = [encode(params) for params in every or [{key: own[key] for key in ranges if own[key] in ranges[key]}]]
     while len(complete := inner.get_trials(states=(TrialState.COMPLETE,))) < (len(every) or tuning.trials):
         seed = derive(Stream.TUNE, trial.seed, len(complete)) % 2**32
         inner.sampler = optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=max(3, tuning.trials // 3), constant_liar=False
         )
-        wanted = every or [{key: value for key, value in own.items() if value in ranges[key]}] * (not complete)
-        left = [params for params in map(encode, wanted) if params not in [done.params for done in complete]]
-        if left and not inner.get_trials(states=(TrialState.WAITING,)):
-            inner.enqueue_trial(left[0])
+        if len(complete) < len(wanted) and not inner.get_trials(states=(TrialState.WAITING,)):
+            scored = [done.params for done in complete]
+            inner.enqueue_trial(next(params for params in wanted if params not in scored))
         inner.optimize(tried, n_trials=1)
     return trial.sampled({key: decode(inner.best_params[key], values) for key, values in ranges.items()})
 

@@ -19,7 +19,7 @@ from radar.config import parse_order
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
 from radar.modules.trained import TrainedModule
-from radar.options import Config, OrderConfig, ReviseConfig, SampleConfig
+from radar.options import Config, ReviseConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.redraw import REDRAWS
 from radar.sampling import Turn, draw, plan_turns
@@ -108,9 +108,14 @@ class GeneratorModule(TrainedModule):
         """
         if settings.order is None and settings.steps is None and settings.schedule is None:
             return self.step
-        order = self.config.order if settings.order is None else self._other_order(settings.order)
-        steps = order.steps if settings.steps is None else settings.steps
+        if settings.order is not None and self.config.train.redraw == "none":
+            raise InputError(
+                f"sample.order={settings.order} needs a model that was trained on many orders: train.redraw, which is "
+                "none here"
+            )
         try:
+            order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
+            steps = order.steps if settings.steps is None else settings.steps
             return decode_steps(
                 replace(order, steps=steps, schedule=settings.schedule or order.schedule), *self.model.grid
             )
@@ -118,13 +123,6 @@ class GeneratorModule(TrainedModule):
             where = f"sample.order={settings.order}: " if settings.order else ""
             given = "order.steps" if settings.steps is None else "sample.steps"
             raise InputError(where + str(error).replace("order.steps", given)) from error
-
-    def _other_order(self, text: str) -> OrderConfig:
-        if self.config.train.redraw == "none":
-            raise InputError(
-                f"sample.order={text} needs a model that was trained on many orders: train.redraw, which is none here"
-            )
-        return parse_order(text, self.config.order)
 
     def sampled_sequence(self, settings: SampleConfig) -> Tensor:
         """(N,) cells in the sequence of the sampler."""
