@@ -21,9 +21,6 @@ from radar.independence import exponential_covariance
 Matrix = NDArray[np.float64]
 Cells = NDArray[np.int64]
 SPREADS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)  # tried by the greedy search
-SMALL = 256  # cells; on larger grids fewer starts, so that 32x32 stays under a minute
-SHUFFLES = 5  # of the cells of a small grid, the first is none
-BEST = 6, 2  # of the starts: the local search goes on from so many on small grids, and on large ones
 SWEEPS = 12  # over all pairs of neighbouring steps
 TIE = 1e-9  # per variance: less than any other difference
 GAIN = 1e-9  # nats; smaller ones are rounding
@@ -82,9 +79,9 @@ def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearn
     if nearness:
         groups = greedy(covariance, sizes, -nearness)
     else:
-        found = sorted(starts(covariance, sizes), key=lambda groups: _total(covariance, groups))[
-            : BEST[len(covariance) > SMALL]
-        ]
+        shuffles, best = effort(len(covariance))
+        found = starts(covariance, sizes, shuffles)
+        found = sorted(found, key=lambda groups: _total(covariance, groups))[:best]
         for groups in found:
             improve(covariance, groups, free)
         groups = min(found, key=lambda groups: _total(covariance, groups))
@@ -94,13 +91,18 @@ def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearn
     return step
 
 
-def starts(covariance: Matrix, sizes: Sequence[int]) -> list[list[Cells]]:
-    """Groups that the greedy search finds with each of SPREADS, the cells numbered anew in each of SHUFFLES.
+def effort(cells: int) -> tuple[int, int]:
+    """Numberings of the cells to start from, and starts to improve; few on large grids: 32x32 in under a minute."""
+    return (5, 6) if cells <= 256 else (1, 2)
+
+
+def starts(covariance: Matrix, sizes: Sequence[int], shuffles: int) -> list[list[Cells]]:
+    """Groups that the greedy search finds with each of SPREADS, from the cells in order and shuffled.
 
     In a stationary field many cells are alike, and which of them comes first decides where the local search ends.
     """
     random, found = np.random.default_rng(0), []
-    for shuffle in range(SHUFFLES if len(covariance) <= SMALL else 1):
+    for shuffle in range(shuffles):
         cells = random.permutation(len(covariance)) if shuffle else np.arange(len(covariance))
         renamed = covariance[np.ix_(cells, cells)]
         found += [[cells[group] for group in greedy(renamed, sizes, spread)] for spread in SPREADS]
