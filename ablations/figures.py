@@ -85,7 +85,7 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     figure, panels = plt.subplots(1, len(found), figsize=(1 + 4.5 * len(found), 4.2), sharey=True, squeeze=False)
     for axis, (gap, correlation) in zip(panels[0], found.items(), strict=True):
         _draw_arms(axis, rows, gap, key)
-        axis.set_xlabel(f"independence gap (nats) in {GAPS[gap]}")
+        axis.set_xlabel(f"independence gap (nats) in {GAPS[gap]}", fontsize=9)
         axis.set_title(correlated(*correlation), fontsize=9)
     panels[0, 0].set_ylabel(label)
     handles, names = panels[0, 0].get_legend_handles_labels()
