@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -23,12 +24,13 @@ from radar.dependence import token_field
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
+from radar.linear import blocked_weights
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
 from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling import sample_tokens
+from radar.sampling import product_dtype, sample_tokens
 from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
@@ -99,9 +101,13 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
     repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
-    rounds = [
-        [synchronised(device, work) for device, work in zip(devices, works, strict=True)] for _ in range(repeats + 1)
-    ][1:]
+    with ExitStack() as stack:
+        for generator in generators:
+            stack.enter_context(blocked_weights(generator.module.model, product_dtype(generator.config.sample)))
+        rounds = [
+            [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
+            for _ in range(repeats + 1)
+        ][1:]
     columns = []
     for arm in range(len(works)):
         seconds = [times[arm] for times in rounds]

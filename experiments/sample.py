@@ -12,8 +12,9 @@ from tqdm import tqdm
 from experiments.pictures import overlay, pixel_scale, save_gif, save_image, tile
 from radar.checkpoints import Generator, load_generator
 from radar.files import replacing
+from radar.linear import blocked_weights
 from radar.options import SampleConfig
-from radar.sampling import Trace, sample_tokens
+from radar.sampling import Trace, product_dtype, sample_tokens
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     module, parts = generator.module, []
     turns = module.turns(settings)
     starts = range(0, settings.images, settings.batch_size)
-    for start in tqdm(starts, "sample", disable=None, leave=False):
-        numbers = range(start, min(start + settings.batch_size, settings.images))
-        labels = balanced_labels(numbers, module.model.classes).to(module.device)
-        tokens = sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, numbers)
-        parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
+    with blocked_weights(module.model, product_dtype(settings)):
+        for start in tqdm(starts, "sample", disable=None, leave=False):
+            numbers = range(start, min(start + settings.batch_size, settings.images))
+            labels = balanced_labels(numbers, module.model.classes).to(module.device)
+            tokens = sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, numbers)
+            parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
     images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Samples(images, tokens, labels)
 

@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import attend
 from radar.errors import InputError
+from radar.linear import Linear
 from radar.options import ModelConfig
 from radar.variants import choose
 
@@ -96,12 +97,12 @@ class Block(nn.Module):
         super().__init__()
         width, hidden = shape.dim // shape.heads, feed_forward_width(shape.dim)
         self.heads = shape.heads
-        self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
-        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.qkv = Linear(shape.dim, 3 * shape.dim)
+        self.out = Linear(shape.dim, shape.dim)
         self.q_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
-        self.gate_up = nn.Linear(shape.dim, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, shape.dim, bias=False)
+        self.gate_up = Linear(shape.dim, 2 * hidden)
+        self.down = Linear(hidden, shape.dim)
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim, EPS), nn.RMSNorm(shape.dim, EPS)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -128,7 +129,7 @@ class QueryBlock(Block):
 
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__(shape, config)
-        self.qkv = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.qkv = Linear(shape.dim, shape.dim)
         del self.k_norm
 
     def ask(self, x: Tensor, angles: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class Memory(nn.Module):
         super().__init__()
         self.heads = shape.heads
         self.norm = nn.RMSNorm(shape.dim, EPS)
-        self.kv = nn.Linear(shape.dim, 2 * shape.dim, bias=False)
+        self.kv = Linear(shape.dim, 2 * shape.dim)
         self.k_norm = nn.RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,14 @@ GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = {
 }
 
 
+PRODUCTS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+
+
+def product_dtype(settings: SampleConfig) -> torch.dtype:
+    """Type of the matrix products, and of the cache, of a float32 model."""
+    return PRODUCTS[settings.precision]
+
+
 @dataclass(frozen=True)
 class Turn:
     """One forward pass: its slots, those that later passes see first, and their rows of the mask."""
@@ -205,7 +213,7 @@ def sample_tokens(
     noise = image_noise(settings.seed, images, count).to(labels.device)
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
     guide = _Guide(model, turns, labels, settings)
-    low = settings.precision == "bf16-mixed"
+    low = product_dtype(settings) == torch.bfloat16
     # Autocast keeps its bfloat16 weights from pass to pass only outside inference mode.
     with torch.inference_mode(not low), torch.no_grad(), torch.autocast(labels.device.type, torch.bfloat16, low):
         for number, turn in enumerate(turns):
@@ -230,9 +238,9 @@ class _Guide:
         self.doubled = any(scale != 1 for scale in self.scales)
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
         room = max(turn.covered for turn in turns)
-        dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else model.query.dtype
         self.model = model
-        shape, device = model.shape, model.query.device
+        shape, device, low = model.shape, model.query.device, product_dtype(settings) == torch.bfloat16
+        dtype = torch.bfloat16 if low else model.query.dtype
         self.cache = empty_cache(
             model.cache_layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
         )

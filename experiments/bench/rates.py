@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from experiments.evaluate import synchronised
+from radar.linear import Linear, blocked_weights
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Rates:
 
 def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.dtype, repeats: int = 7) -> Rates:
     """Best of matrix products of D x 4D with up to 4096 rows, and of copying a buffer as large as the weights."""
-    right, flops = torch.randn(width, 4 * width, device=device, dtype=dtype), 0.0
-    for rows in (256, 1024, 4096):
-        left = torch.randn(rows, width, device=device, dtype=dtype)
-        seconds = min(synchronised(device, lambda left=left: left @ right) for _ in range(repeats))
-        flops = max(flops, 2 * rows * width * 4 * width / seconds)
+    layer, flops = Linear(width, 4 * width).to(device, dtype), 0.0
+    with torch.no_grad(), blocked_weights(layer, dtype):
+        for rows in (256, 1024, 4096):
+            left = torch.randn(rows, width, device=device, dtype=dtype)
+            seconds = min(synchronised(device, lambda left=left: layer(left)) for _ in range(repeats))
+            flops = max(flops, 2 * rows * width * 4 * width / seconds)
     source = torch.randn(weights, device=device, dtype=dtype)
     target = torch.empty_like(source)
     seconds = min(synchronised(device, lambda: target.copy_(source)) for _ in range(repeats))

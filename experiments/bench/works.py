@@ -21,7 +21,7 @@ from radar.features import Classifier, extract
 from radar.metrics import frechet_distance
 from radar.modules import GeneratorModule
 from radar.orders import step_sizes
-from radar.sampling import sample_tokens
+from radar.sampling import product_dtype, sample_tokens
 from radar.tokenizers import Convolutional, vq
 from radar.tokens import BatchDataset, TokenSplit
 
@@ -46,7 +46,7 @@ def sample(module: GeneratorModule, batch: int) -> Work:
     labels = torch.arange(batch, device=module.device) % module.model.classes
     turns, sequence = module.turns(settings), module.sampled_sequence(settings)
     rows = batch if settings.guidance == 1 else 2 * batch
-    low = settings.precision == "bf16-mixed"
+    low = product_dtype(settings) == torch.bfloat16
     return Work(
         lambda: sample_tokens(module.model, turns, sequence, labels, settings, numbers),
         sampling_cost(module.model.shape, module.model.vocabulary, turns, rows, 2 if low else 4),
