@@ -8,7 +8,7 @@ ablation: .venv/stamp
 	$(BIN)/radar ablate ablations/ordering.yaml
 
 test: .venv/stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/stamp
 	$(BIN)/ruff check .

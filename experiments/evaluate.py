@@ -3,8 +3,8 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -79,6 +79,15 @@ def synchronised(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+@contextmanager
+def ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
+    """Lay the weights out for sampling, which is no part of its time."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(blocked_weights(module.model, product_dtype(module.config.sample)))
+        yield
+
+
 def timed_batch(generator: Generator) -> Callable[[], object]:
     """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
     module, settings = generator.module, generator.config.sample
@@ -101,9 +110,7 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
     repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
-    with ExitStack() as stack:
-        for generator in generators:
-            stack.enter_context(blocked_weights(generator.module.model, product_dtype(generator.config.sample)))
+    with ready_to_sample([generator.module for generator in generators]):
         rounds = [
             [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
             for _ in range(repeats + 1)

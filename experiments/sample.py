@@ -31,7 +31,7 @@ def balanced_labels(images: range, classes: int) -> Tensor:
     return torch.tensor(images) % classes
 
 
-@torch.inference_mode()
+@torch.no_grad()  # sample_tokens knows where inference mode is possible
 def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     """Draw `settings.images` images with balanced labels, in batches that do not matter for the result."""
     module, parts = generator.module, []
@@ -47,13 +47,14 @@ def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     return Samples(images, tokens, labels)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # sample_tokens knows where inference mode is possible
 def draw_film(generator: Generator, settings: SampleConfig, count: int) -> list[Tensor]:
     """Follow the first `count` images: one frame (count, 3, H, W) per pass, cells marked as written or revised."""
     module, trace = generator.module, Trace()
     labels = balanced_labels(range(count), module.model.classes).to(module.device)
     sequence = module.sampled_sequence(settings)
-    sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
+    with blocked_weights(module.model, product_dtype(settings)):
+        sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):

@@ -1,6 +1,7 @@
 """Blocked weights change the speed of a product, and nothing else."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,17 +10,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import radar.linear
-from radar.linear import Linear, blocked_weights
+from experiments.configs import find_config
+from experiments.evaluate import measure_speed
+from experiments.sample import draw_film, draw_samples
+from radar.checkpoints import Generator, build_generator
+from radar.config import load_config
+from radar.linear import Linear, blocked_weights, can_block
 from radar.options import SampleConfig
 from radar.orders import decode_sequence
 from radar.sampling import plan_turns, product_dtype, sample_tokens
 from tests.arms import CLASSES, layout, small_model
 
-blocked = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+blocked = pytest.mark.skipif(not can_block(torch.bfloat16), reason="no oneDNN, or a processor without bfloat16")
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 LABELS = torch.tensor([0, 2, 1, CLASSES])
 PRECISE = SampleConfig()
 LOW = SampleConfig(precision="bf16-mixed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_layers_too():
+    """Block every layer, whatever its size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(radar.linear, "LEAST", 1)
+        yield
 
 
 @pytest.fixture
@@ -39,9 +53,11 @@ def sampled(model, config, variant="plain"):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(1, 70), st.integers(1, 70), st.booleans())
 def test_product(rows, inputs, outputs, low):
     dtype = torch.bfloat16 if low else torch.float32
+    torch.manual_seed(0)
     layer = Linear(inputs, outputs)
     x = torch.randn(*rows, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad(), blocked_weights(layer, dtype), torch.autocast("cpu", torch.bfloat16, low):
+        assert bool(radar.linear._blocked) == can_block(dtype)
         found = layer(x)
         exact = x.double() @ layer.weight.to(dtype).double().T
     assert found.dtype == dtype
@@ -93,18 +109,64 @@ def test_weights_that_change_are_seen_afterwards():
 @blocked
 def test_nothing_is_left_behind():
     one, two = Linear(4, 4), Linear(4, 4)
-    with blocked_weights(one, torch.float32):
-        with pytest.raises(KeyError), blocked_weights(two, torch.float32):
-            assert len(radar.linear._blocked) == 2
-            raise KeyError
-        assert len(radar.linear._blocked) == 1
-    assert not radar.linear._blocked
+    contexts = [blocked_weights(layer, torch.float32) for layer in (one, two, one)]
+    for count, context in zip((1, 2, 2), contexts, strict=True):
+        context.__enter__()
+        assert len(radar.linear._blocked) == count
+    with pytest.raises(KeyError), blocked_weights(Linear(3, 3), torch.float32):
+        raise KeyError
+    for count, context in zip((1, 0, 0), contexts, strict=True):  # in whatever sequence they end
+        context.__exit__(None, None, None)
+        assert len(radar.linear._blocked) == count
+
+
+def test_small_layers_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(radar.linear, "LEAST", 17)
+    with blocked_weights(Linear(4, 4), torch.float32):
+        assert not radar.linear._blocked
+
+
+def test_layers_that_share_memory():
+    base, part = Linear(8, 8), Linear(8, 4)
+    part.weight.data = base.weight.data[:4]
+    with torch.no_grad(), blocked_weights(base, torch.float32):
+        x = torch.randn(3, 8)
+        assert torch.allclose(part(x), base(x)[:, :4], atol=1e-6)
+
+
+def test_doubles_under_autocast():
+    layer = Linear(4, 4).double()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), blocked_weights(layer, torch.float32):
+        assert layer(torch.ones(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_without_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not can_block(torch.float32)
     model = small_model(layout("radial", "plain")[1])
     plain = sampled(model, PRECISE)
     with blocked_weights(model, torch.float32):
         assert not radar.linear._blocked
         assert torch.equal(sampled(model, PRECISE), plain)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_who_samples_uses_them(precision, products):
+    """Samples, films and timings; and images do not depend on the batch."""
+    config = load_config(
+        find_config("digits"), ["model.dim=16", "model.heads=1", "model.layers=1", f"sample.precision={precision}"]
+    )
+    module, data, tokenizer = build_generator(config)
+    torch.nn.init.normal_(module.model.head.weight)
+    generator = Generator(config, module.eval(), data, tokenizer, "none", 0.0)
+    layers = sum(isinstance(part, Linear) for part in module.modules())
+    each = layers * module.steps * can_block(product_dtype(config.sample))
+    few = replace(config.sample, images=6)
+    tokens = draw_samples(generator, few).tokens
+    assert len(products) == each
+    assert torch.equal(draw_samples(generator, replace(few, batch_size=4)).tokens, tokens)
+    assert len(products) == 3 * each
+    draw_film(generator, few, 2)
+    assert len(products) == 4 * each
+    measure_speed([generator, generator])
+    assert len(products) == (4 + 2 * (config.evaluate.timing_repeats + 1)) * each

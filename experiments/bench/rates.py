@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from experiments.evaluate import synchronised
 from radar.linear import Linear, blocked_weights
@@ -24,8 +26,9 @@ def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.d
     with torch.no_grad(), blocked_weights(layer, dtype):
         for rows in (256, 1024, 4096):
             left = torch.randn(rows, width, device=device, dtype=dtype)
-            seconds = min(synchronised(device, lambda left=left: layer(left)) for _ in range(repeats))
-            flops = max(flops, 2 * rows * width * 4 * width / seconds)
+            for product in (layer, partial(F.linear, weight=layer.weight)):  # blocked and plain
+                seconds = min(synchronised(device, partial(product, left)) for _ in range(repeats))
+                flops = max(flops, 2 * rows * width * 4 * width / seconds)
     source = torch.randn(weights, device=device, dtype=dtype)
     target = torch.empty_like(source)
     seconds = min(synchronised(device, lambda: target.copy_(source)) for _ in range(repeats))

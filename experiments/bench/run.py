@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import product
 from statistics import median
@@ -14,15 +13,13 @@ from tqdm import tqdm
 
 from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
 from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
-from experiments.evaluate import synchronised
+from experiments.evaluate import ready_to_sample, synchronised
 from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
 from radar.errors import InputError
-from radar.linear import blocked_weights
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling import product_dtype
 from radar.transformer import parameter_count
 from radar.variants import choose
 
@@ -77,18 +74,14 @@ def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: BothRa
         arms = {"(any)": next(iter(arms.values()))}
     device = next(iter(arms.values())).device
     works = {name: WORKS[what](module, batch) for name, module in arms.items()}
-    with ExitStack() as stack:
-        for module in arms.values() if what in SAMPLED else ():
-            stack.enter_context(blocked_weights(module.model, product_dtype(module.config.sample)))
-        times = time_in_turns([work.call for work in works.values()], device, repeats)
-        peaks = [peak_bytes(device, work.call) for work in works.values()]
+    times = time_in_turns([work.call for work in works.values()], device, repeats)
     return [
         {"what": what, "arm": name, "batch": batch}
         | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
         | {"grid": "{}x{}".format(*arms[name].model.grid)}
         | describe(work, seconds, batch, rates)
-        | {"peak_bytes": peak}
-        for (name, work), seconds, peak in zip(works.items(), times, peaks, strict=True)
+        | {"peak_bytes": peak_bytes(device, work.call)}
+        for (name, work), seconds in zip(works.items(), times, strict=True)
     ]
 
 
@@ -135,8 +128,9 @@ def run_bench(args: argparse.Namespace) -> Row:
         if scale != scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
         some = arms[grid, scale]
-        batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
-        rows += bench(what, some, batch, rates, args.repeats)
+        with ready_to_sample(some.values() if what in SAMPLED else ()):
+            batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
+            rows += bench(what, some, batch, rates, args.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
         "threads": torch.get_num_threads(), "versions": versions(),
