@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
 from ablations.statistics import Correlation, gap_correlation, interval, pareto_front
 from ablations.tables import arm_means, by_arm, numbers
@@ -98,6 +98,7 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
 def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
     """Draw every arm with its interval at the place on the x-axis that its gap gives it."""
     means = arm_means(rows, gap, key)
+    axis.set_xscale("symlog", linthresh=0.1)
     for number, (arm, group) in enumerate(by_arm(rows).items()):
         if arm in means:
             y = interval(numbers(group, key))
@@ -105,9 +106,11 @@ def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
                 means[arm][0], y.center, yerr=y.half, label=arm, markersize=7, capsize=3,
                 fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
             )  # fmt: skip
-    axis.set_xscale("symlog", linthresh=0.1)
+    low, high = axis.get_xlim()
+    axis.set_xlim(left=max(-0.02, low))
+    ticks = (1, 2, 5) if high > 5 * low else range(1, 10)
+    axis.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=ticks))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_xlim(left=-0.02)
     axis.grid(alpha=0.3)
 
 
