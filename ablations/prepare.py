@@ -16,6 +16,7 @@ from radar.data import load_data
 from radar.errors import InputError
 from radar.features import load_features
 from radar.files import locked
+from radar.modules import GeneratorModule
 from radar.options import Config
 from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.tokens import cached_tokens
@@ -23,8 +24,25 @@ from radar.tokens import cached_tokens
 
 def prepare_inputs(plan: Plan) -> None:
     """Make what the trials cannot even be planned without."""
+    check_arms(plan)
     train_tokenizers(plan)
     estimate_fields(plan)
+
+
+def check_arms(plan: Plan) -> None:
+    """Build every arm whose tokenizer is still to be trained, on an untrained one; raises InputError.
+
+    A wrong option ends the study before that training and not after. Without fields, which come later.
+    """
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            config = to_config(values, plan.overrides)
+            path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
+            if path is None or Path(path).exists() or not tokenizer.learned:
+                continue
+            data, order = load_data(config.data), replace(config.order, covariance=None)
+            config = replace(config, order=order, sample=replace(config.sample, order=None))
+            GeneratorModule(config, tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size))
 
 
 def train_tokenizers(plan: Plan) -> None:

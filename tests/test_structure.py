@@ -21,6 +21,7 @@ from radar.data import load_data
 from radar.features import train_classifier
 from radar.options import Config
 from radar.tokenizers import build_tokenizer
+from tests.command_line import fails
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
@@ -141,6 +142,14 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
         assert train_generator(trial.config).exists()
     row = run_trial(plan, trial, [], lambda trial, score: trial.config.sample)
     assert row["arm"] == trial.arm and row["fid"] > 0
+
+
+def test_a_wrong_option_fails_before_a_tokenizer_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = ROOT / "ablations" / "one_model.yaml"
+    line = fails(capsys, "ablate", study, "order.steps=65", "data.images=40", f"data.cache={tmp_path}")
+    assert line == "radar: arm 'radial': order.steps=65 is not possible: a grid of 64 cells takes 1..64 steps"
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_ready_made_files_load():
