@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
         made[verb].add_argument("checkpoint", help="written by `radar train`")
         made[verb].add_argument("--out", help="folder for the results (default: beside the checkpoint)")
     made["gap"].add_argument("--orders", help="with commas and options: radial,halton:steps=13:schedule=cosine")
-    made["gap"].add_argument("--steps", type=int, default=13, help="of the orders shown by default (default 13)")
+    made["gap"].add_argument(
+        "--steps", type=int, help="of orders that give none; sizes: cosine (default: natural groups)"
+    )
     made["gap"].add_argument("--grid", default="16x16", help="rows x columns (default 16x16)")
     made["gap"].add_argument("--kernel", default="exponential", help="exponential, matern32 or matern52")
     made["gap"].add_argument("--length", type=float, default=4.0, help="length scale of the kernel, in cells")

@@ -24,13 +24,13 @@ from radar.errors import InputError
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
-from radar.options import Config
+from radar.options import Config, OrderConfig
 from radar.orders import decode_steps, group_sizes
 from radar.tokens import cached_tokens
 from radar.variants import choose
 
 PAIRS = 3  # shown of every order
-SHOWN = ("random", "radial", "halton", "lpd")
+SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no orders are asked for
 
 
 def estimate_field(
@@ -67,11 +67,13 @@ def field_origin(path: Path) -> str:
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
     """Steps of the orders asked for; or else of some that differ much, and of one that is made for this field."""
     if args.orders:
-        return {text: decode_steps(parse_order(text), *grid) for text in args.orders.split(",")}
-    texts = ["radial", *(f"{name}:steps={args.steps}:schedule=cosine" for name in SHOWN)]
+        base = None if args.steps is None else OrderConfig(steps=args.steps, schedule="cosine")
+        return {text: decode_steps(parse_order(text, base), *grid) for text in args.orders.split(",")}
+    count = STEPS if args.steps is None else args.steps
+    texts = ["radial", *(f"{name}:steps={count}:schedule=cosine" for name in SHOWN)]
     steps = {text: decode_steps(parse_order(text), *grid) for text in texts}
-    made = optimise(field.numpy(), group_sizes(len(field), args.steps, "cosine"))
-    return steps | {f"optimised for this field, {args.steps}": torch.from_numpy(made)}
+    made = optimise(field.numpy(), group_sizes(len(field), count, "cosine"))
+    return steps | {f"optimised for this field, {count}": torch.from_numpy(made)}
 
 
 def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:

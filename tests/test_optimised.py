@@ -230,7 +230,12 @@ def test_the_gap_verb(tmp_path, capsys):
     torn = tmp_path / "torn.npz"
     torn.write_bytes(field.read_bytes()[:2000])
     assert "holds no covariance" in fails(capsys, "gap", "--orders", f"optimised:covariance={torn}", "--grid", "8x8")
+    main(["gap", "--grid", "8x8", "--out", str(picture), "--steps", "7", "--orders", "halton,radial:steps=5"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows if row[0] in ("halton", "radial:steps=5")] == ["7", "5"], "--steps for the others"
     for options, message in (
+        (["--orders", "halton", "--steps", "0"], "steps=0 is not possible"),
+        (["--steps", "0"], "steps=0 is not possible"),
         (["--orders", "halton:steps=x"], "order.steps=x is not possible"),
         (["--kernel", "gauss"], "unknown kernel 'gauss'; choose from: exponential"),
         (["--from-data", "digits", "--estimate", "guess"], "unknown estimator 'guess'"),
