@@ -32,15 +32,21 @@ from radar.variants import choose
 PAIRS = 3  # shown of every order
 SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no orders are asked for
 
+# Defaults of the options that describe a field, by where it comes from.
+OF_KERNEL = {"grid": "16x16", "kernel": "exponential", "length": 4.0}
+OF_DATA = {"estimate": "embeddings", "pooled": False, "images": IMAGES}
+
 
 def estimate_field(
     config: Config, estimate: str, pooled: bool = False, most: int = IMAGES
 ) -> tuple[Tensor, tuple[int, int], str]:
     """Field (N, N) of the training tokens of a configuration's data, its grid, and what it is called.
 
-    Raises InputError for an unknown estimator.
+    Raises InputError for an unknown estimator, or fewer than 2 images.
     """
     choose("estimator", estimate, ESTIMATORS)  # before the images are encoded
+    if most < 2:
+        raise InputError(f"a field cannot be estimated from {most} images: at least 2")
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
     tokenizer.to(pick_device(config.train.device))
     split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
@@ -62,6 +68,23 @@ def field_origin(path: Path) -> str:
         return str(np.load(path)["origin"])
     except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
         raise InputError(f"{path} does not say where its field comes from ({error})") from error
+
+
+def describe_field(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
+    """Field, grid and title as the command line asks; raises InputError for an option that would have no effect."""
+    used, idle, how = (OF_KERNEL, OF_DATA, "without") if args.from_data is None else (OF_DATA, OF_KERNEL, "with")
+    given = [f"--{name}" for name in idle if getattr(args, name) is not None]
+    if args.from_data is None:
+        given += args.options
+    if given:
+        raise InputError(f"{given[0]} has no effect {how} --from-data")
+    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in used.items()}
+    if args.from_data is not None:
+        config = load_config(find_config(args.from_data), args.options)
+        return estimate_field(config, chosen["estimate"], chosen["pooled"], chosen["images"])
+    grid = parse_grid(chosen["grid"])
+    kernel, length = chosen["kernel"], chosen["length"]
+    return kernel_covariance(kernel, *grid, length), grid, f"{kernel}, length {length:g}, and 1e-4 I"
 
 
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
@@ -94,13 +117,7 @@ def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar gap`."""
-    if args.from_data is None:
-        grid = parse_grid(args.grid)
-        field = kernel_covariance(args.kernel, *grid, args.length)
-        title = f"{args.kernel}, length {args.length:g}, and 1e-4 I"
-    else:
-        config = load_config(find_config(args.from_data), args.options)
-        field, grid, title = estimate_field(config, args.estimate, args.pooled, args.images)
+    field, grid, title = describe_field(args)
     if args.save:
         save_field(field, Path(args.save), title)
     steps = chosen_steps(args, field, grid)

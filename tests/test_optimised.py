@@ -234,6 +234,10 @@ def test_the_gap_verb(tmp_path, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[1] for row in rows if row[0] in ("halton", "radial:steps=5")] == ["7", "5"], "--steps for the others"
     for options, message in (
+        (["--pooled"], "--pooled has no effect without --from-data"),
+        (["order.steps=7"], "order.steps=7 has no effect without --from-data"),
+        (["--from-data", "digits", "--grid", "4x4"], "--grid has no effect with --from-data"),
+        (["--from-data", "digits", "--images", "1"], "cannot be estimated from 1 images"),
         (["--orders", "halton", "--steps", "0"], "steps=0 is not possible"),
         (["--steps", "0"], "steps=0 is not possible"),
         (["--orders", "halton:steps=x"], "order.steps=x is not possible"),
