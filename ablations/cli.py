@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     except MemoryError as error:
         fail(f"out of memory: {str(error) or 'choose a smaller batch size'}", 1)
     except RuntimeError as error:  # torch.OutOfMemoryError, by name, since torch is imported only where it is needed
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
             raise
         fail(str(error).splitlines()[0], 1)
     except OSError as error:

@@ -116,8 +116,8 @@ def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
 
 def correlated(name: str, found: Correlation) -> str:
     """Write a rank correlation over a group of arms with its interval."""
-    span = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"Spearman's rank correlation {found.rho:.2f}{span}, {found.arms} arms ({name})"
+    span = f"[{found.low:.2f}, {found.high:.2f}]"
+    return f"Spearman's rank correlation {found.rho:.2f} {span}, {found.arms} arms ({name})"
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure | None:

@@ -7,6 +7,7 @@ import argparse
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def draw_fronts(rows: Sequence[Row]) -> Figure:
             spans = {k: interval(found) for k, found in values.items() if found}
             axis.errorbar(
                 [k * WIDTH ** (number - len(arms) / 2) for k in spans], [span.center for span in spans.values()],
-                yerr=[span.half or 0 for span in spans.values()], label=arm, capsize=2, markersize=5, linewidth=1,
+                yerr=[nan if span.half is None else span.half for span in spans.values()],
+                label=arm, capsize=2, markersize=5, linewidth=1,
                 fmt=MARKS[number % len(MARKS)], linestyle=LINES[number // len(COLOURS) % len(LINES)],
                 color=COLOURS[number % len(COLOURS)],
             )  # fmt: skip

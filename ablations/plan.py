@@ -12,6 +12,7 @@ from typing import Any
 
 from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
+from experiments.train import flatten
 from radar.checkpoints import build_generator
 from radar.config import (
     config_hash,
@@ -227,6 +228,7 @@ def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     folder = Path(out or f"runs/ablations/{study.name}")
     plan = Plan(study, read_yaml(find_config(study.base)), tuple(overrides), folder)
     _check_names(plan)
+    _check_overrides(plan)
     return plan
 
 
@@ -242,9 +244,28 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
         raise InputError(
             "nll is an objective, but with sample.choice_temperature sampling finds the order: there is none"
         )
-    if len({(t.config.evaluate.timing_batch, t.config.evaluate.timing_repeats) for t in trials}) > 1:
-        raise InputError("all arms must be timed alike: evaluate.timing_batch and timing_repeats differ")
+    _check_judged_alike(plan, trials)
     return plan
+
+
+def _check_judged_alike(plan: Plan, trials: Sequence[Trial]) -> None:
+    """Refuse arms whose figures could not stand in one table: of other images, or scored or timed in another way."""
+    searched = [key for key in plan.ranges if key.startswith(("data.", "evaluate.")) and plan.searching]
+    judged = [flatten({"data": {**to_dict(t.config.data), "cache": "", "workers": 0}}) for t in trials]
+    judged = [one | flatten({"evaluate": to_dict(t.config.evaluate)}) for one, t in zip(judged, trials, strict=True)]
+    if differ := searched + [key for key in judged[0] if any(one[key] != judged[0][key] for one in judged)]:
+        raise InputError(f"{differ[0]} differs between the arms: all of a study are scored alike, on the same images")
+
+
+def _check_overrides(plan: Plan) -> None:
+    """Refuse an option that would make a factor, a range or an arm something else than its name says."""
+    tuned = {} if plan.file.tune is None else plan.file.tune.ranges
+    varied = dict.fromkeys([*plan.ranges, *tuned], "the study varies it")
+    for arm, options in plan.file.arms.items():
+        varied |= dict.fromkeys(flatten(options), f"arm '{arm}' sets it")
+    for text in plan.overrides:
+        if (key := text.split("=")[0]) in varied:
+            raise InputError(f"'{text}' is not possible: {varied[key]}; change the study file instead")
 
 
 def _check_names(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ablations.plan import Plan, naming
 from experiments.gap import estimate_field, field_origin, save_field
-from experiments.tokenizer import train_tokenizer
+from experiments.tokenizer import tokenizer_folder, train_tokenizer
 from radar.checkpoints import build_generator, load_tokenizer, pick_device, read_checkpoint
 from radar.config import merge_options, parse_order, to_config
 from radar.data import load_data
@@ -40,6 +40,7 @@ def check_arms(plan: Plan) -> None:
             path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
             if path is None or Path(path).exists() or not tokenizer.learned:
                 continue
+            tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
             config = replace(config, order=order, sample=replace(config.sample, order=None))
             GeneratorModule(config, tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size))

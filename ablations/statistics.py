@@ -51,21 +51,19 @@ def difference(rows: Sequence[Row], baseline: Sequence[Row], key: str) -> Differ
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation over some arms, with the bootstrap interval over arms (None for fewer than five)."""
+    """Spearman's rank correlation over some arms, with the bootstrap interval over arms."""
 
     rho: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     arms: int
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
-    """Correlate the ranks of two figures, one value each per arm; None where one is constant or for under three."""
-    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+    """Correlate the ranks of two figures, one value each per arm; None where one is constant or for under five."""
+    if len(x) < 5 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     rho = float(spearmanr(x, y).statistic)
-    if len(x) < 5:
-        return Correlation(rho, None, None, len(x))
 
     def again(a: Any, b: Any) -> float:
         return float(spearmanr(a, b).statistic) if len(set(a)) > 1 and len(set(b)) > 1 else rho

@@ -156,6 +156,9 @@ def _check(study: StudyFile) -> None:
         choose("estimator", study.estimator, ESTIMATORS)
     if study.tune is not None:
         _check_tuning(study.tune)
+        for key in study.factors | (study.search.ranges if study.search is not None else {}):
+            if key in study.tune.ranges:
+                raise InputError(f"tune.ranges names '{key}', which the study varies already")
     _check_search(study) if study.search is not None else _check_grid(study)
 
 

@@ -86,7 +86,10 @@ def compared(gap: Difference | None, digits: int = 3) -> str:
     """Write a difference to the baseline with its interval and p-value."""
     if gap is None:
         return ""
-    return f"{gap.mean:+.{digits}f}" + ("" if gap.p is None else f" ± {gap.half:.{digits}f} (p = {gap.p:.3f})")
+    if gap.p is None:
+        return f"{gap.mean:+.{digits}f}"
+    p = f"p = {gap.p:.3f}" if gap.p >= 0.001 else "p < 0.001"
+    return f"{gap.mean:+.{digits}f} ± {gap.half:.{digits}f} ({p})"
 
 
 def tested(rows: Sequence[Row], baseline: str | None) -> list[str]:

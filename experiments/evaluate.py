@@ -21,6 +21,7 @@ from radar.checkpoints import Generator, load_generator
 from radar.config import config_hash, result_options
 from radar.cost import sampling_cost
 from radar.dependence import token_field
+from radar.errors import InputError
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
@@ -247,6 +248,9 @@ def save_row(row: dict[str, Any], path: Path) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar evaluate`."""
+    for text in args.options:
+        if text.startswith("sample.images="):
+            raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
     generator = load_generator(args.checkpoint, args.options)
     reference = open_reference(generator)
     row, _ = evaluate(generator, reference)

@@ -27,7 +27,8 @@ from radar.options import OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import plan_turns, sample_tokens
 
-MOST_CELLS = 16  # 65,536 images
+LEAST_CELLS, MOST_CELLS = 4, 16  # as many as the most steps below; 65,536 images
+STRONGEST = 5  # coupling; beyond, nearly all images are of one colour and the covariance is singular
 ORDERS = {
     "raster": OrderConfig("raster"),
     "diagonal": OrderConfig("diagonal"),
@@ -120,8 +121,16 @@ def measured_gap(p: Tensor, counts: Tensor) -> tuple[float, float]:
 def main(args: argparse.Namespace) -> None:
     """Run `radar markov`."""
     h, w = parse_grid(args.grid)
-    if h * w > MOST_CELLS:
-        raise InputError(f"--grid {args.grid} is not possible: all images are enumerated, at most {MOST_CELLS} cells")
+    if not LEAST_CELLS <= h * w <= MOST_CELLS:
+        raise InputError(
+            f"--grid {args.grid} is not possible: {LEAST_CELLS} to {MOST_CELLS} cells, all images are listed"
+        )
+    if not abs(args.coupling) <= STRONGEST:
+        raise InputError(f"--coupling {args.coupling} is not possible: -{STRONGEST} to {STRONGEST}")
+    if args.images < 1:
+        raise InputError(f"--images {args.images} is not possible: at least 1")
+    if Path(args.out).suffix == ".json":
+        raise InputError(f"--out {args.out} is the name of the picture; the JSON is written beside it")
     p = ising(h, w, args.coupling)
     spins = torch.stack([2 * marginal(p, [i])[1] - 1 for i in range(h * w)])
     pairs = [[1.0 if i == j else _product(p, i, j) for j in range(h * w)] for i in range(h * w)]

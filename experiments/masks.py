@@ -20,6 +20,8 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if not text.startswith("order."):
             raise InputError(f"'{text}' does not change a mask; radar masks takes order.* options")
+        if text.startswith("order.name="):
+            raise InputError(f"'{text}' is set by --order")
     order = load_config(None, [f"order.name={args.order}", *args.options]).order
     slots = choose("attention", args.variant, VARIANTS)(step_sizes(decode_steps(order, h, w)))
     if len(slots) > LARGEST:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from experiments.pictures import overlay, pixel_scale, save_gif, save_image, tile
 from radar.checkpoints import Generator, load_generator
+from radar.errors import InputError
 from radar.files import replacing
 from radar.linear import blocked_weights
 from radar.options import SampleConfig
@@ -83,6 +84,9 @@ def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar sample`."""
+    for text in args.options:
+        if text.startswith("evaluate."):
+            raise InputError(f"'{text}' has no effect on radar sample")
     generator = load_generator(args.checkpoint, args.options)
     settings, folder = generator.config.sample, Path(args.out or Path(args.checkpoint).parent / "samples")
     samples = draw_samples(generator, settings)

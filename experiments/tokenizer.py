@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 
 from experiments.configs import find_config
-from experiments.train import fit
+from experiments.train import LAST, fit
 from radar.config import load_config
 from radar.data import load_data
 from radar.errors import InputError
@@ -27,9 +27,18 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     return fit(config, module, image_batches(config, data), title, average=False)
 
 
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """Folder to train a tokenizer in, for its checkpoint to be this file; raises InputError for another name."""
+    if checkpoint.name != LAST:
+        raise InputError(f"tokenizer.checkpoint={checkpoint} cannot be trained: its file name must be {LAST}")
+    return checkpoint.parent
+
+
 def main(args: argparse.Namespace) -> None:
     """Run `radar tokenizer`: into the folder where the configuration looks for its tokenizer, if it names one."""
     config = load_config(find_config(args.config), args.options)
     if config.tokenizer.checkpoint is not None:
-        config.run = str(Path(config.tokenizer.checkpoint).parent)
+        config.run = str(tokenizer_folder(Path(config.tokenizer.checkpoint)))
+        if any(text.startswith("run=") for text in args.options):
+            raise InputError(f"run= has no effect: tokenizer.checkpoint={config.tokenizer.checkpoint} is written")
     print(train_tokenizer(config))

@@ -55,9 +55,12 @@ def structured(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested plain options; later layers win, and in a layer its options win over those of its `method`.
 
-    Raises InputError for an unknown method.
+    Raises InputError for an unknown method, and for layers of different shapes.
     """
-    merged = OmegaConf.to_container(OmegaConf.merge(*(part for layer in layers for part in _parts(layer))))
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(*(part for layer in layers for part in _parts(layer))))
+    except TypeError as error:  # OmegaConf does not say where
+        raise InputError("a list stands where a group of options belongs, or the reverse") from error
     return typing.cast(dict[str, Any], merged)
 
 

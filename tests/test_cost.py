@@ -90,6 +90,12 @@ def test_bench(tmp_path, capsys):
     capsys.readouterr()
     main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(found["rows"])
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(found | {"threads": 7}))
+    main(["bench", "--compare", str(tmp_path / "a.json"), str(other)])
+    assert capsys.readouterr().out.startswith(f"different threads: {found['threads']} and 7\n")
+    other.write_text(json.dumps(found | {"rows": []}))
+    assert "have no row in common" in fails(capsys, "bench", "--compare", tmp_path / "a.json", other)
 
 
 def test_scaling_is_predicted_from_the_other_grids():
@@ -128,6 +134,9 @@ def test_bad_benchmarks(tmp_path, capsys):
     assert "--batch 0 is not possible" in fails(capsys, "bench", "--batch", "0", *out)
     assert "--batch x is not a list of numbers" in fails(capsys, "bench", "--batch", "x", *out)
     assert "'sample.guidance=2' is set by --guidance" in fails(capsys, "bench", "sample.guidance=2", *out)
+    assert "'order.name=halton' is set by --arms" in fails(capsys, "bench", "order.name=halton", *out)
+    for flag in ("--repeats", "--threads", "--vocabulary", "--classes"):
+        assert f"{flag} 0 is not possible" in fails(capsys, "bench", flag, "0", *out)
     assert "--batch max with --what train" in fails(capsys, "bench", "--what", "train", "--batch", "max", *out)
     assert "unknown kind of work 'smaple'" in fails(capsys, "bench", "--what", "smaple", *out)
     assert "'train.lr=1' does not change a benchmark" in fails(capsys, "bench", "train.lr=1", *out)

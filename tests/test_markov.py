@@ -11,6 +11,7 @@ from ablations.cli import main
 from experiments.markov import draw, exact_gap, ising, marginal, measured_gap
 from radar.options import OrderConfig
 from radar.orders import decode_steps
+from tests.command_line import fails
 
 
 def drawn_from(p: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
@@ -47,3 +48,11 @@ def test_the_verb(tmp_path):
     exact, sampled, gaussian = ([row[key] for row in rows] for key in ("exact", "sampled", "gaussian"))
     assert spearmanr(exact, sampled).statistic > 0.9 and spearmanr(exact, gaussian).statistic > 0.9
     assert (tmp_path / "markov.png").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--coupling", "60"], ["--coupling", "nan"], ["--images", "0"], ["--grid", "1x1"], ["--out", "m.json"]]
+)
+def test_fields_that_cannot_be_had(options, capsys):
+    assert " ".join(options) in fails(capsys, "markov", *options)
+    assert capsys.readouterr().out == ""

@@ -34,9 +34,8 @@ def test_rank_correlation():
     falling = rank_correlation([1, 2, 3, 4, 5, 6, 7], [7, 5, 6, 4, 3, 1, 2])
     assert falling.rho < -0.9 and -1 <= falling.low <= falling.rho <= falling.high < 0
     assert falling == rank_correlation([1, 2, 3, 4, 5, 6, 7], [7, 5, 6, 4, 3, 1, 2]), "the same every time"
-    few = rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
-    assert few.rho == pytest.approx(0.6) and few.low is None
-    assert rank_correlation([1, 2], [1, 2]) is None and rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert rank_correlation([1, 2, 3, 4], [1, 2, 3, 4]) is None, "four are in order by chance too often"
+    assert rank_correlation([1] * 5, [1, 2, 3, 4, 5]) is None
 
 
 def test_arms_without_a_gap_or_nll_are_left_out():

@@ -158,11 +158,25 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [kid]}}}": "fid is an objective, but",
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
         "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "unknown guidance schedule 'up'",
+        "name: x\nbase: digits\narms: {a: {sample: [1]}}": "a list stands where a group of options belongs",
+        "name: x\nbase: digits\nfactors: {data.held_out: [0.2, 0.5]}": "data.held_out differs between the arms",
+        "name: x\nbase: digits\narms: {a: {}, b: {evaluate: {images: 5}}}": "evaluate.images differs between the arms",
+        "name: x\nbase: digits\nsearch: {ranges: {data.held_out: [0.2]}}": "data.held_out differs between the arms",
+        "name: x\nbase: digits\nfactors: {sample.temperature: [1]}\ntune: {ranges: {sample.temperature: [1, 2]}}": (
+            "tune.ranges names 'sample.temperature', which the study varies already"
+        ),
     }
     for text, message in cases.items():
         (tmp_path / "bad.yaml").write_text(text)
         assert message in fails(capsys, "ablate", tmp_path / "bad.yaml", "--out", tmp_path / "out"), text
         assert not (tmp_path / "out").exists(), "nothing is half-written"
+    (tmp_path / "bad.yaml").write_text(
+        "name: x\nbase: digits\narms: {a: {attention: plain}}\nfactors: {order.steps: [4, 8]}\n"
+        "tune: {ranges: {sample.temperature: [1, 2]}}"
+    )
+    for option in ("attention=full", "order.steps=6", "sample.temperature=1"):
+        line = fails(capsys, "ablate", tmp_path / "bad.yaml", option, "--out", tmp_path / "out")
+        assert line.startswith(f"radar: '{option}' is not possible: "), "an arm would not be what its name says"
     assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
     assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
 

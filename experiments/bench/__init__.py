@@ -25,6 +25,13 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"'{text}' does not change a benchmark; radar bench takes: {', '.join(OPTIONS)}")
         if text.startswith("sample.guidance="):
             raise InputError(f"'{text}' is set by --guidance in a benchmark")
+        if text.startswith("order.name="):
+            raise InputError(f"'{text}' is set by --arms in a benchmark")
+    for name in ("repeats", "threads", "vocabulary", "classes"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)} is not possible: it must be at least 1")
+    if Path(args.out).suffix == ".png":
+        raise InputError(f"--out {args.out} is the name of the JSON; the picture is written beside it")
     torch.set_num_threads(args.threads)
     found, path = run_bench(args), Path(args.out)
     with replacing(path) as temporary:

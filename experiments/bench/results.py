@@ -12,6 +12,7 @@ from radar.errors import InputError
 
 Row = dict[str, Any]
 KEY = ("what", "arm", "grid", "batch", "guidance")
+FACTS = ("hardware", "threads", "params", "vocabulary", "classes", "options", "environment")  # that change a speed
 
 
 def facts(found: Row) -> str:
@@ -59,12 +60,16 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def compare(before: Path, after: Path) -> str:
     """List the ratio of images per second, after to before, of the rows that both files hold; raises InputError."""
-    (old_device, old), (new_device, new) = map(_read, (before, after))
-    if old_device != new_device:
-        print(f"different hardware: {old_device} and {new_device}")
+    (old_facts, old), (new_facts, new) = map(_read, (before, after))
+    if not (both := [key for key in old if key in new]):
+        raise InputError(f"{before} and {after} have no row in common")
+    differ = [
+        f"different {key}: {old_facts[key]} and {new_facts[key]}" for key in FACTS if old_facts[key] != new_facts[key]
+    ]
     width = max(len(row["arm"]) for row in old.values())
-    lines = [f"{'':8}{'arm':{width}} {'grid':>6} {'batch':>5} {'s':>4} {'first':>9} {'second':>9} {'ratio':>6}"]
-    for key in [key for key in old if key in new]:
+    head = f"{'':8}{'arm':{width}} {'grid':>6} {'batch':>5} {'s':>4} {'first':>9} {'second':>9} {'ratio':>6}"
+    lines = [*differ, head]
+    for key in both:
         first, second = (rows[key]["images_per_s"] for rows in (old, new))
         what, arm, grid, batch, scale = key
         speeds = f"{first:9.2f} {second:9.2f} {second / first:6.2f}"
@@ -72,9 +77,9 @@ def compare(before: Path, after: Path) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> tuple[str, dict[tuple[Any, ...], Row]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], Row]]:
     try:
         found = json.loads(path.read_text())
-        return found["hardware"], {tuple(row[key] for key in KEY): row for row in found["rows"]}
+        return {key: found[key] for key in FACTS}, {tuple(row[key] for key in KEY): row for row in found["rows"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a result of this radar bench: {error!r}") from error

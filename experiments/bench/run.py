@@ -41,7 +41,7 @@ def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], option
     attention, *revise = variant.split(":")
     chosen = [f"order.name={title}", *(f"order.{d}" for d in details)]
     chosen += [f"attention={attention}", *(f"revise.{d}" for d in revise)]
-    config = load_config(None, [*chosen, *options])
+    config = load_config(None, [*options, *chosen])  # an arm's own options win
     torch.manual_seed(0)
     module = GeneratorModule(config, args.vocabulary, args.classes, grid)
     torch.nn.init.normal_(module.model.head.weight, std=0.02)
