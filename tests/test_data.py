@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from radar.data import DATASETS, load_data
-from radar.data.folder import center_crop
+from radar.data.folder import as_rgb, center_crop
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.options import DataConfig
@@ -78,6 +78,13 @@ def test_center_crop_keeps_the_middle():
     pixels = np.zeros((64, 200, 3), dtype=np.uint8)
     pixels[:, 68:132] = 255
     assert (np.asarray(center_crop(Image.fromarray(pixels), 32))[:, 2:-2] > 250).all()
+
+
+def test_greys_of_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        assert image.mode.startswith("I"), "16 bits were kept"
+        assert np.asarray(as_rgb(image)).tolist() == [[[v] * 3 for v in (0, 100, 255)]]
 
 
 def test_unreadable_images_are_named(folder, tmp_path):

@@ -30,6 +30,13 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits per channel; greys of 16 bits are scaled, which Pillow by itself would clip to white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
 @dataclass(frozen=True)
 class FolderImages:
     """A split: paths, labels and the side to crop to."""
@@ -43,7 +50,7 @@ class FolderImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         with Image.open(self.paths[index]) as source:
-            image = center_crop(source.convert("RGB"), self.size)
+            image = center_crop(as_rgb(source), self.size)
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1), self.labels[index]
 
 
