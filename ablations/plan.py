@@ -262,10 +262,17 @@ def _check_overrides(plan: Plan) -> None:
     tuned = {} if plan.file.tune is None else plan.file.tune.ranges
     varied = dict.fromkeys([*plan.ranges, *tuned], "the study varies it")
     for arm, options in plan.file.arms.items():
-        varied |= dict.fromkeys(flatten(options), f"arm '{arm}' sets it")
+        with naming(arm):
+            own = flatten(options)
+            if twice := [key for key in own if key in plan.file.factors]:
+                raise InputError(f"'{twice[0]}' is a factor of the study already")
+            own |= flatten(merge_options(options))  # what its method stands for
+        varied |= dict.fromkeys(own, f"arm '{arm}' sets it")
     for text in plan.overrides:
-        if (key := text.split("=")[0]) in varied:
-            raise InputError(f"'{text}' is not possible: {varied[key]}; change the study file instead")
+        key, _, value = text.partition("=")
+        for changed in flatten(merge_options({key: value})) if key == "method" else [key]:
+            if changed in varied:
+                raise InputError(f"'{text}' is not possible: {varied[changed]}; change the study file instead")
 
 
 def _check_names(plan: Plan) -> None:

@@ -165,6 +165,8 @@ def _check(study: StudyFile) -> None:
 def _check_grid(study: StudyFile) -> None:
     if not study.arms and not study.factors:
         raise InputError("the study needs at least one arm, factor or a search")
+    if "" in study.arms:
+        raise InputError("every arm needs a name")
 
 
 def _check_tuning(tune: Tuning) -> None:

@@ -158,6 +158,10 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [kid]}}}": "fid is an objective, but",
         "name: x\nbase: digits\narms: {a: {evaluate: {metrics: [is]}}}": "arm 'a': unknown metric 'is'",
         "name: x\nbase: digits\narms: {a: {sample: {guidance_schedule: up}}}": "unknown guidance schedule 'up'",
+        "name: x\nbase: digits\narms: {'': {}}": "every arm needs a name",
+        "name: x\nbase: digits\narms: {a: {attention: plain}}\nfactors: {attention: [nested]}": (
+            "arm 'a': 'attention' is a factor of the study already"
+        ),
         "name: x\nbase: digits\narms: {a: {sample: [1]}}": "a list stands where a group of options belongs",
         "name: x\nbase: digits\nfactors: {data.held_out: [0.2, 0.5]}": "data.held_out differs between the arms",
         "name: x\nbase: digits\narms: {a: {}, b: {evaluate: {images: 5}}}": "evaluate.images differs between the arms",
@@ -171,10 +175,10 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         assert message in fails(capsys, "ablate", tmp_path / "bad.yaml", "--out", tmp_path / "out"), text
         assert not (tmp_path / "out").exists(), "nothing is half-written"
     (tmp_path / "bad.yaml").write_text(
-        "name: x\nbase: digits\narms: {a: {attention: plain}}\nfactors: {order.steps: [4, 8]}\n"
+        "name: x\nbase: digits\narms: {a: {attention: plain}, b: {method: llamagen}}\nfactors: {order.steps: [4, 8]}\n"
         "tune: {ranges: {sample.temperature: [1, 2]}}"
     )
-    for option in ("attention=full", "order.steps=6", "sample.temperature=1"):
+    for option in ("attention=full", "order.steps=6", "sample.temperature=1", "order.name=halton", "method=nar"):
         line = fails(capsys, "ablate", tmp_path / "bad.yaml", option, "--out", tmp_path / "out")
         assert line.startswith(f"radar: '{option}' is not possible: "), "an arm would not be what its name says"
     assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
