@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radar.errors import InputError
@@ -33,6 +33,7 @@ def check(step: torch.Tensor, cells: int) -> None:
     assert sum(step_sizes(step)) == cells
 
 
+@settings(deadline=None)  # `optimised` searches once, then it is cached
 @given(names, sides, sides)
 def test_natural_grouping(name, h, w):
     step = decode_steps(OrderConfig(name=name), h, w)
@@ -40,6 +41,7 @@ def test_natural_grouping(name, h, w):
     assert torch.equal(step, decode_steps(OrderConfig(name=name), h, w))
 
 
+@settings(deadline=None)  # `optimised` searches once, then it is cached
 @given(names, sides, sides, schedules, st.data())
 def test_any_number_of_steps(name, h, w, schedule, data):
     steps = data.draw(st.integers(1, h * w))
@@ -48,6 +50,7 @@ def test_any_number_of_steps(name, h, w, schedule, data):
     assert int(step.max()) + 1 == steps
 
 
+@settings(deadline=None)  # `optimised` searches once, then it is cached
 @given(names, sides, sides, st.data())
 def test_regrouping_keeps_the_ranking(name, h, w, data):
     natural = decode_steps(OrderConfig(name=name), h, w)
