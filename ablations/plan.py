@@ -287,9 +287,10 @@ def _check_names(plan: Plan) -> None:
 def check_ranges(plan: Plan, trial: Trial) -> None:
     """Build the configuration at every end and choice of every range; raises InputError for the first that fails."""
     searched = plan.ranges if plan.searching else {}
-    for key, value in _ends(searched):
+    for key, values in searched.items():
         with _naming_range(key):
-            to_config(merge_options(to_dict(trial.config), nest({key: value})))
+            for value in values.ends:
+                to_config(merge_options(to_dict(trial.config), nest({key: value})))
 
 
 def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
@@ -297,15 +298,10 @@ def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
     ranges = {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges)
     for trial in trials if ranges else ():
         module = build_generator(trial.config)[0]
-        for key, value in _ends(ranges):
+        for key, values in ranges.items():
             with naming(trial.arm), _naming_range(key):
-                module.sampled_slots(trial.sampled({key: value}))
-
-
-def _ends(ranges: Mapping[str, Range]) -> Iterator[tuple[str, Any]]:
-    for key, values in ranges.items():
-        for value in values.choices or (values.low, values.high):
-            yield key, int(value) if values.whole else value
+                for value in values.ends:
+                    module.sampled_slots(trial.sampled({key: value}))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ablations.figures import GAPS, correlated
 from ablations.statistics import gap_correlation
 from ablations.study import StudyQueue
+from ablations.study_file import Range, parse_ranges
 from radar.errors import InputError
 
 Row = dict[str, Any]
@@ -24,6 +25,7 @@ class Results:
     rows: list[Row]
     baseline: str | None
     objectives: dict[str, str]
+    tuned: dict[str, Range]
     planned: int
     unfinished: int
     failures: dict[str, str]
@@ -44,8 +46,9 @@ class Results:
                 f"({', '.join(sorted(networks))}); share data.cache between the machines"
             )
         return Results(
-            plan.name, rows, plan.baseline, plan.all_objectives, len(plan.slots), len(queue.open_keys()),
-            queue.failures(), queue.importances(), command, plan.out,
+            plan.name, rows, plan.baseline, plan.all_objectives,
+            {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges), len(plan.slots),
+            len(queue.open_keys()), queue.failures(), queue.importances(), command, plan.out,
         )  # fmt: skip
 
 
@@ -73,6 +76,19 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def tuning_notes(rows: Sequence[Row], tuned: Mapping[str, Range]) -> list[str]:
+    """Say how many rows chose an end of what was on offer: a wider range might have served them better."""
+    said = []
+    for key, values in tuned.items():
+        chosen = [row["options"]["sample"][key.removeprefix("sample.")] for row in rows]
+        ends = {"lowest": min(values.ends), "highest": max(values.ends)} if values.numeric else {}
+        counts = {f"the {name} ({end:g})": chosen.count(end) for name, end in ends.items()}
+        at_ends = [f"{count} chose {end}" for end, count in counts.items() if count and len(values.ends) > 1]
+        if at_ends:
+            said.append(f"{key}, tuned: of {len(rows)} rows {' and '.join(at_ends)} of the values on offer.")
+    return said
+
+
 def notes(results: Results) -> list[str]:
     """Say how the figures are to be read, and what is missing."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
@@ -94,6 +110,7 @@ def notes(results: Results) -> list[str]:
         f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "
         "baseline. Training seconds are of processes that run side by side.",
     ]
+    said += tuning_notes(results.rows, results.tuned)
     said += gap_notes(results.rows)
     if results.unfinished:
         said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")

@@ -1,7 +1,9 @@
 """Feature networks for FID and friends, each with a name that every figure carries.
 
 `cnn` is a small classifier that is trained once per data set with a fixed seed, cached, and identified by the hash of
-its weights. `inception` is torchmetrics' InceptionV3 (extra `fid`; it downloads weights and has not been run here).
+its weights. Processors of different kinds train different ones: those of some data sets come with the package, so
+that their figures compare between machines. `inception` is torchmetrics' InceptionV3 (extra `fid`; it downloads
+weights and has not been run here).
 Legend: B images, F features.
 """
 
@@ -26,6 +28,7 @@ from radar.tokens import batch_indices
 from radar.variants import choose
 
 RECIPE = "cnn-1"  # raise when architecture or training of the classifier changes
+PACKAGED = Path(__file__).parent / "networks"
 WIDTH = 64
 
 
@@ -103,9 +106,13 @@ def train_classifier(data: ImageData, steps: int = 500, batch: int = 64) -> Clas
 
 
 def cnn(data: ImageData, cache: str) -> FeatureNetwork:
-    """Open the data set's classifier, or train it; raises InputError if the cached file is damaged."""
+    """Open the data set's classifier: the one of the package, or of the cache, or train it.
+
+    Raises InputError if the file is damaged.
+    """
     key = hashlib.sha256(f"{RECIPE} {data.identity}".encode()).hexdigest()[:12]
-    path = Path(cache) / f"features-{data.name}-cnn-{key}.pt"
+    name = f"features-{data.name}-cnn-{key}.pt"
+    path = next((folder / name for folder in (PACKAGED, Path(cache)) if (folder / name).exists()), Path(cache) / name)
     if not path.exists():
         trained = train_classifier(data)
         with replacing(path) as temporary:

@@ -1,5 +1,8 @@
 """Metrics against independent computations."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -11,6 +14,8 @@ from radar.errors import InputError
 from radar.features import Classifier, FeatureNetwork, cnn, load_features
 from radar.metrics import METRICS, build_reference, coverage, frechet_distance, kernel_distance, neighbour_radius, score
 from radar.options import DataConfig
+
+REPORTS = Path(__file__).parents[1] / "ablations" / "reports"
 
 
 class Raw(FeatureNetwork):
@@ -94,7 +99,7 @@ def test_unknown_names(reference):
 
 
 def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
-    data = load_data(DataConfig())
+    data = load_data(DataConfig(seed=1))
     network = cnn(data, str(tmp_path))
     images, labels = load_images(data.held_out, range(len(data.held_out)))
     assert (network.classify(images) == labels).double().mean() > 0.97
@@ -107,3 +112,17 @@ def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypat
         cnn(data, str(tmp_path))
     assert not any(p.requires_grad for p in network.parameters()) and not network.training
     assert isinstance(network, Classifier)
+
+
+@pytest.mark.parametrize(
+    "study, data, accuracy", [("theory-9", DataConfig(), 0.97), ("one_model-4", DataConfig("shapes", images=8000), 0.9)]
+)
+def test_networks_of_the_package_are_those_of_the_reports(study, data, accuracy, tmp_path):
+    """Whoever runs these studies, on any processor, has figures that compare with the committed ones."""
+    images = load_data(data)
+    network = cnn(images, str(tmp_path))
+    assert not list(tmp_path.iterdir()), "nothing was trained"
+    pixels, labels = load_images(images.held_out, range(400))
+    assert (network.classify(pixels) == labels).double().mean() > accuracy
+    rows = json.loads((REPORTS / study / "results.json").read_text())["rows"]
+    assert {row["fid_feature"] for row in rows} == {network.title}

@@ -8,8 +8,10 @@ import pytest
 
 from ablations.cli import main
 from ablations.plan import plan_study
+from ablations.results import tuning_notes
 from ablations.study import StudyQueue, storage_url
 from ablations.study.search import tune
+from ablations.study_file import parse_ranges
 from tests.command_line import fails
 from tests.test_studies import cache, results
 
@@ -52,6 +54,27 @@ def test_every_arm_of_a_grid_is_tuned(tmp_path, cache, monkeypatch):
     assert all(0.5 <= row["temperature"] <= 1.5 and row["correction"] in (0.1, 0.3) for row in rows)
     assert "| temperature" in (tmp_path / "out" / "report.md").read_text(), "what was chosen is in the table"
     assert (tmp_path / "out" / "importances.png").exists()
+    low, high = (sum(row["correction"] == end for row in rows) for end in (0.1, 0.3))
+    counts = [f"{low} chose the lowest (0.1)"] * bool(low) + [f"{high} chose the highest (0.3)"] * bool(high)
+    said = f"sample.correction, tuned: of 4 rows {' and '.join(counts)} of the values on offer."
+    assert said in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_report_says_how_many_rows_chose_an_end_of_their_range():
+    """Their figures might be better in a wider one."""
+    ranges = {"sample.temperature": [0.7, 0.5, 1.0], "sample.top_k": {"low": 0, "high": 9}}
+    ranges |= {"sample.top_p": [0.9], "sample.guidance_schedule": ["constant", "linear"]}
+    chosen = [(0.5, 3), (0.5, 0), (0.7, 9), (1.0, 4)]
+    rows = [
+        {"options": {"sample": {"temperature": t, "top_k": k, "top_p": 0.9, "guidance_schedule": "linear"}}}
+        for t, k in chosen
+    ]
+    assert tuning_notes(rows, parse_ranges(ranges)) == [
+        "sample.temperature, tuned: of 4 rows 2 chose the lowest (0.5) and 1 chose the highest (1) of the values on "
+        "offer.",
+        "sample.top_k, tuned: of 4 rows 1 chose the lowest (0) and 1 chose the highest (9) of the values on offer.",
+    ]
+    assert tuning_notes(rows[2:3], parse_ranges({"sample.temperature": [0.5, 0.7, 1.0]})) == []
 
 
 SEARCH = """
