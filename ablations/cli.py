@@ -8,9 +8,11 @@ import argparse
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from radar.errors import InputError, RunError, stop
+from radar.files import check_writable
 
 VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
@@ -30,6 +32,7 @@ VERBS = {
     "watch": ("ablations.watch", "follow a study in the terminal"),
 }
 STUDIES = ("ablate", "report", "watch")
+FOLDERS = ("sample", "evaluate", "fronts", *STUDIES)  # verbs whose --out is a folder and not a file
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
 # Verbs that take key=value anywhere.
 WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "methods", "gap", "import", "bench", *STUDIES)
@@ -127,6 +130,8 @@ def main(argv: list[str] | None = None) -> None:
 
     module, _ = VERBS[args.verb]
     try:
+        for path in filter(None, (getattr(args, name, None) for name in ("out", "save"))):
+            check_writable(Path(path), args.verb in FOLDERS)
         import_module(module).main(args)
     except RunError as error:
         fail(str(error), 1)

@@ -13,7 +13,7 @@ from typing import Any
 from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
 from experiments.train import flatten
-from radar.checkpoints import build_generator
+from radar.checkpoints import adopt, build_generator
 from radar.config import (
     config_hash,
     merge_options,
@@ -131,6 +131,7 @@ class Plan:
         with naming(arm):
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
+            adopt(config)  # only to refuse what it would overrule
             module = build_generator(config)[0]
             origin, sampled = module.origin, sampled_field(config, module.model.grid)
         run = self.out / "runs" / config_hash({**training_options(config), **origin})

@@ -25,8 +25,24 @@ from radar.tokens import cached_tokens
 def prepare_inputs(plan: Plan) -> None:
     """Make what the trials cannot even be planned without."""
     check_arms(plan)
+    check_idle(plan)
     train_tokenizers(plan)
     estimate_fields(plan)
+
+
+def check_idle(plan: Plan) -> None:
+    """Refuse how to train tokenizers or estimate fields where no arm has any; raises InputError."""
+    configs = [to_config(values, plan.overrides) for _, values in arm_values(plan)]
+    if plan.file.tokenizer_training and not any(build_tokenizer(config.tokenizer).learned for config in configs):
+        raise InputError("tokenizer_training has no effect: no arm has a learned tokenizer")
+    if plan.file.estimator is not None and not any(covariances(config) for config in configs):
+        raise InputError(f"estimator: {plan.file.estimator} has no effect: no arm names an order.covariance")
+
+
+def covariances(config: Config) -> list[str]:
+    """Files of the fields that its orders are made for: of the trained one, and of the one that is sampled in."""
+    orders = [config.order] + ([parse_order(config.sample.order)] if config.sample.order else [])
+    return [order.covariance for order in orders if order.covariance is not None]
 
 
 def check_arms(plan: Plan) -> None:
@@ -74,10 +90,8 @@ def estimate_fields(plan: Plan) -> None:
     for arm, values in arm_values(plan):
         with naming(arm):
             config = to_config(values, plan.overrides)
-            orders = [config.order] + ([parse_order(config.sample.order)] if config.sample.order else [])
-            for order in orders:
-                if order.covariance is not None:
-                    estimate_once(config, plan.file.estimator, Path(order.covariance))
+            for path in covariances(config):
+                estimate_once(config, plan.file.estimator, Path(path))
 
 
 def estimate_once(config: Config, estimator: str, path: Path) -> None:

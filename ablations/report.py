@@ -49,27 +49,31 @@ def save_figures(results: Results) -> dict[str, str]:
     """Draw every figure for which there are values: title -> file."""
     rows, made = results.rows, dict[str, tuple[Figure | None, str]]()
     for key, label, direction, name in FRONTS:
-        if any(numbers([row], key) and numbers([row], "fid") for row in rows):
-            made[f"fid against {label}"] = (draw_front(rows, key, label, direction), name)
+        known = any(numbers([row], key) and numbers([row], "fid") for row in rows)
+        made[f"fid against {label}"] = (draw_front(rows, key, label, direction) if known else None, name)
     feature = rows[0]["fid_feature"].split(":")[0]
     made["fid against the independence gap"] = (draw_gap(rows, "fid", f"fid[{feature}]"), "fid-gap.png")
     made["NLL against the independence gap"] = (draw_gap(rows, "nll", "held-out NLL (nats per image)"), "nll-gap.png")
     made["learning curves"] = (draw_curves(rows), "curves.png")
     made["importance of parameters"] = (draw_importances(results.importances), "importances.png")
+    maps = step_maps(rows)
+    made["step at which each cell is decoded"] = (draw_steps(maps) if maps else None, "steps.png")
     saved = {}
     for title, (figure, name) in made.items():
-        if figure is not None:
+        if figure is None:
+            (results.out / name).unlink(missing_ok=True)  # of an earlier report, with other rows
+        else:
             save_figure(figure, results.out / name)
             saved[title] = name
-    draw_steps(step_maps(rows), results.out / "steps.png")
-    return saved | {"step at which each cell is decoded": "steps.png"}
+    return saved
 
 
 def step_maps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, torch.Tensor]]:
-    """The different step maps (h, w), each with the arms that decode so."""
+    """The different step maps (h, w), each with the arms that decode so; none of arms that find their order."""
     arms: dict[str, list[str]] = {}
     for arm, group in by_arm(rows).items():
-        arms.setdefault(json.dumps(group[0]["step_map"]), []).append(arm)
+        if group[0]["step_map"] is not None:
+            arms.setdefault(json.dumps(group[0]["step_map"]), []).append(arm)
     names = [f"{first} and {len(more)} more" if more else first for first, *more in arms.values()]
     return [(name, torch.tensor(json.loads(text))) for name, text in zip(names, arms, strict=True)]
 

@@ -106,7 +106,8 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
 def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     """Images per second of each generator: rounds that go through all of them in turn, the first one dropped.
 
-    Run with nothing else on the machine. `speedup` is the median over the rounds of the ratio to the first generator.
+    Run with nothing else on the machine. `speedup`, of two or more, is the median over the rounds of the ratio to the
+    first generator.
     """
     works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
@@ -119,14 +120,13 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     columns = []
     for arm in range(len(works)):
         seconds = [times[arm] for times in rounds]
-        columns.append(
-            {
-                "images_per_s": batch / median(seconds),
-                "images_per_s_min": batch / max(seconds),
-                "images_per_s_max": batch / min(seconds),
-                "speedup": median(times[0] / times[arm] for times in rounds),
-            }
-        )
+        column = {
+            "images_per_s": batch / median(seconds),
+            "images_per_s_min": batch / max(seconds),
+            "images_per_s_max": batch / min(seconds),
+        }
+        ratio = {"speedup": median(times[0] / times[arm] for times in rounds)} if len(works) > 1 else {}
+        columns.append(column | ratio)
     return columns
 
 
@@ -187,7 +187,7 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, turns, rows).flops / 1e9,
         "train_tflops": training_flops(module) * images / 1e12,
         "images_seen": images,
-        "step_map": step.view(grid).tolist(),
+        "step_map": step.view(grid).tolist() if config.sample.choice_temperature is None else None,
         "guidance": config.sample.guidance,
         "guidance_schedule": config.sample.guidance_schedule,
         "temperature": config.sample.temperature,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments.pictures import draw_steps
+from experiments.pictures import draw_steps, save_figure
 from radar.errors import InputError
 from radar.independence import exponential_covariance, independence_gap
 from radar.options import OrderConfig
@@ -50,5 +50,5 @@ def main(args: argparse.Namespace) -> None:
         shown = ",".join(map(str, sizes)) if len(sizes) <= 32 else f"{sizes[0]},{sizes[1]},..."
         print(f"{title:20} {len(sizes):5} {max(sizes):8} {share:9.0%} {gap:8.2f} {gap / len(sizes):9.4f}  {shown}")
         maps.append((f"{title}: {len(sizes)} steps", step.view(h, w)))
-    draw_steps(maps, Path(args.out))
+    save_figure(draw_steps(maps), Path(args.out))
     print(args.out)

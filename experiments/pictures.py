@@ -36,7 +36,7 @@ def save_image(pixels: NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def draw_steps(maps: Sequence[tuple[str, Tensor]], path: Path) -> None:
+def draw_steps(maps: Sequence[tuple[str, Tensor]]) -> Figure:
     """Draw step maps (h, w), early dark, late bright; numbers in the cells of small grids."""
     columns = min(4, len(maps))
     rows = math.ceil(len(maps) / columns)
@@ -52,7 +52,7 @@ def draw_steps(maps: Sequence[tuple[str, Tensor]], path: Path) -> None:
             for (r, c), step in np.ndenumerate(grid.numpy()):
                 colour = "white" if step < grid.max() / 2 else "black"
                 axis.text(c, r, str(step), ha="center", va="center", fontsize=7, color=colour)
-    save_figure(figure, path)
+    return figure
 
 
 def draw_mask(slots: Slots, title: str, path: Path) -> None:

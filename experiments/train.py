@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
 from radar.checkpoints import adopt, begin_with, build_generator, check_origin, pick_device, read_checkpoint
-from radar.config import load_config, to_config, to_dict, training_options
+from radar.config import load_config, result_options, to_config, to_dict, training_options
 from radar.errors import InputError
 from radar.files import replacing
 from radar.modules import TrainedModule
@@ -110,6 +110,21 @@ def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
             )
 
 
+def check_kept(config: Config) -> None:
+    """Refuse new sampling or scoring options for a training that is finished: its checkpoint would not hold them."""
+    last = Path(config.run) / LAST
+    checkpoint = read_checkpoint(last) if last.exists() else {"global_step": 0}
+    if checkpoint["global_step"] < config.train.steps:
+        return
+    mine, theirs = (flatten(result_options(c)) for c in (config, to_config(checkpoint["radar"]["config"])))
+    for key in mine:
+        if key.startswith(("sample.", "evaluate.")) and mine[key] != theirs.get(key):
+            raise InputError(
+                f"{key}={mine[key]} has no effect on {last}, whose training is finished; give it to radar sample or "
+                "radar evaluate"
+            )
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested options to dotted keys."""
     flat: dict[str, Any] = {}
@@ -147,4 +162,6 @@ def learning_curve(run: Path) -> list[tuple[int, float]]:
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar train`."""
-    print(train_generator(load_config(find_config(args.config), args.options)))
+    config = load_config(find_config(args.config), args.options)
+    check_kept(config)
+    print(train_generator(config))

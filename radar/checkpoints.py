@@ -15,7 +15,7 @@ from radar.features import FEATURES
 from radar.metrics import check_metrics
 from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
 from radar.optimised import field_hash
-from radar.options import Config, TokenizerConfig
+from radar.options import Config, ModelConfig, TokenizerConfig
 from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.variants import choose
@@ -109,11 +109,15 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
 def adopt(config: Config) -> Config:
     """Take over the model options of the checkpoint `init`, if there is one, but for how it is trained and computed.
 
-    Raises InputError if it is no generator of this project.
+    Raises InputError if it is no generator of this project, or for an option of the model that it would overrule.
     """
     if config.init is None:
         return config
     theirs = to_config(read_checkpoint(config.init)["radar"]["config"]).model
+    for name, default in vars(ModelConfig()).items():
+        value = getattr(config.model, name)
+        if name not in OF_TRAINING and value not in (default, getattr(theirs, name)):
+            raise InputError(f"model.{name}={value} has no effect: init={config.init} has {getattr(theirs, name)}")
     return replace(config, model=replace(theirs, **{name: getattr(config.model, name) for name in OF_TRAINING}))
 
 

@@ -9,6 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from radar.errors import InputError
+
+
+def check_writable(path: Path, folder: bool) -> None:
+    """Fail before the work and not after it, where a file or folder could not be made; raises InputError."""
+    there = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    if (folder or there != path) and not there.is_dir():
+        raise InputError(f"{path} cannot be written: {there} is no folder")
+    if not folder and path.is_dir():
+        raise InputError(f"{path} cannot be written: it is a folder, and a file is to be there")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{path} cannot be written: no permission for {there}")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -22,22 +22,32 @@ Matrix = NDArray[np.float64]
 Cells = NDArray[np.int64]
 SPREADS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)  # tried by the greedy search
 SWEEPS = 12  # over all pairs of neighbouring steps
+LENGTH = 4.0  # of the field, in cells, where none is given
 TIE = 1e-9  # per variance: less than any other difference
 GAIN = 1e-9  # nats; smaller ones are rounding
 
 
 def optimised(
-    h: int, w: int, sizes: Sequence[int], free: bool, length: float = 4.0, nearness: float = 0.0, covariance: str = ""
+    h: int,
+    w: int,
+    sizes: Sequence[int],
+    free: bool,
+    length: float | None = None,
+    nearness: float = 0.0,
+    covariance: str = "",
 ) -> Matrix:
     """Cells of a group as independent as possible given what is known [ours]: keys for radar/orders.py.
 
-    For a field exp(-r / length), or the matrix in the file `covariance`, which `radar gap --save` writes. The group
-    sizes are those given, or if `free` where the search takes them from there. With `nearness` above 0 cells near to
-    the context come first, and the local search is left out. Raises InputError for an unusable file or option.
+    For a field exp(-r / length), by default exp(-r / 4), or the matrix in the file `covariance`, which `radar gap
+    --save` writes. The group sizes are those given, or if `free` where the search takes them from there. With
+    `nearness` above 0 cells near to the context come first, and the local search is left out. Raises InputError for an
+    unusable file or option.
     """
     if not 0 <= nearness < float("inf"):
         raise InputError(f"order.nearness={nearness} is not possible: it must be at least 0 and finite")
-    return _optimised(h, w, tuple(sizes), free, length, nearness, covariance)
+    if covariance and length is not None:
+        raise InputError(f"order.length={length:g} has no effect: the field is that of order.covariance={covariance}")
+    return _optimised(h, w, tuple(sizes), free, LENGTH if length is None else length, nearness, covariance)
 
 
 @cache

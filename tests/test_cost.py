@@ -80,6 +80,7 @@ def test_bench(tmp_path, capsys):
     for name in ("a", "b"):
         main(["bench", *small, *arguments, "--guidance", "1,2", "--out", str(tmp_path / f"{name}.json")])
     found = json.loads((tmp_path / "a.json").read_text())
+    assert "--guidance 3 has no effect on train" in fails(capsys, "bench", *small, "--what", "train", "--guidance", "3")
     assert [sum(row["what"] == what for row in found["rows"]) for what in kinds] == [8, 8, 4, 2, 2]
     assert found["gflops_per_s"] > 0 and found["copy_gbytes_per_s"] > 0
     assert {row["steps"] for row in found["rows"]} == {16, 4, None}

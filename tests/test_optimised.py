@@ -156,6 +156,8 @@ def test_a_field_from_a_file(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             decode_steps(OrderConfig("optimised", covariance=str(tmp_path / path)), *grid)
+    with pytest.raises(InputError, match="length=2 has no effect"):
+        decode_steps(OrderConfig("optimised", length=2.0, covariance=str(tmp_path / "field.npz")), 4, 4)
     with pytest.raises(InputError, match="length=-1"):
         decode_steps(OrderConfig("optimised", length=-1.0), 4, 4)
 

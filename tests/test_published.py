@@ -275,6 +275,8 @@ def test_imported_weights_are_sampled_scored_and_tuned_to_another_order(tmp_path
     options = [*data, f"init={imported}", f"run={tmp_path / 'run'}", "order.name=radial", "attention=plain"]
     tuned = load_generator(train_generator(load_config(None, [*options, "train.steps=2", "train.batch_size=4"])))
     assert tuned.config.model.class_position is False and tuned.config.order.name == "radial"
+    with pytest.raises(InputError, match=r"model.dim=32 has no effect: init=.* has 64"):
+        train_generator(load_config(None, [*options, "model.dim=32"]))
     start, end = generator.module.model.state_dict(), tuned.module.model.state_dict()
     assert start.keys() == end.keys() and before.isfinite().all()
     moved = (start["blocks.0.qkv.weight"] - end["blocks.0.qkv.weight"]).abs().max()

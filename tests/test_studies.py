@@ -163,6 +163,10 @@ def test_bad_studies(study, tmp_path, cache, capsys):
             "arm 'a': 'attention' is a factor of the study already"
         ),
         "name: x\nbase: digits\narms: {a: {sample: [1]}}": "a list stands where a group of options belongs",
+        "name: x\nbase: digits\narms: {a: {}}\nestimator: embeddings": "estimator: embeddings has no effect",
+        "name: x\nbase: digits\narms: {a: {}}\ntokenizer_training: {train: {steps: 9}}": (
+            "tokenizer_training has no effect: no arm has a learned tokenizer"
+        ),
         "name: x\nbase: digits\nfactors: {data.held_out: [0.2, 0.5]}": "data.held_out differs between the arms",
         "name: x\nbase: digits\narms: {a: {}, b: {evaluate: {images: 5}}}": "evaluate.images differs between the arms",
         "name: x\nbase: digits\nsearch: {ranges: {data.held_out: [0.2]}}": "data.held_out differs between the arms",
