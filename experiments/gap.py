@@ -35,6 +35,7 @@ SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no order
 # Defaults of the options that describe a field, by where it comes from.
 OF_KERNEL = {"grid": "16x16", "kernel": "exponential", "length": 4.0}
 OF_DATA = {"estimate": "embeddings", "pooled": False, "images": IMAGES}
+USED = ("data.", "tokenizer.", "train.device=")  # options of a configuration that its field depends on
 
 
 def estimate_field(
@@ -76,6 +77,8 @@ def describe_field(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], s
     given = [f"--{name}" for name in idle if getattr(args, name) is not None]
     if args.from_data is None:
         given += args.options
+    else:
+        given += [text for text in args.options if not text.startswith(USED)]
     if given:
         raise InputError(f"{given[0]} has no effect {how} --from-data")
     chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in used.items()}
@@ -91,7 +94,10 @@ def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int])
     """Steps of the orders asked for; or else of some that differ much, and of one that is made for this field."""
     if args.orders:
         base = None if args.steps is None else OrderConfig(steps=args.steps, schedule="cosine")
-        return {text: decode_steps(parse_order(text, base), *grid) for text in args.orders.split(",")}
+        texts = args.orders.split(",")
+        if base is not None and all(parse_order(text).steps for text in texts):
+            raise InputError(f"--steps {args.steps} has no effect: all orders give their own")
+        return {text: decode_steps(parse_order(text, base), *grid) for text in texts}
     count = STEPS if args.steps is None else args.steps
     texts = ["radial", *(f"{name}:steps={count}:schedule=cosine" for name in SHOWN)]
     steps = {text: decode_steps(parse_order(text), *grid) for text in texts}

@@ -221,8 +221,8 @@ def test_fields_are_known_by_what_they_hold(tmp_path):
 def test_the_gap_verb(tmp_path, capsys):
     """From digits to a saved field, and from there to the order that is made for it."""
     field, picture = tmp_path / "field.npz", tmp_path / "gap.png"
-    shared = ["--from-data", "digits", f"data.cache={tmp_path}", "--out", str(picture), "--steps", "7"]
-    main(["gap", *shared, "--save", str(field)])
+    shared = ["--from-data", "digits", f"data.cache={tmp_path}", "--out", str(picture)]
+    main(["gap", *shared, "--steps", "7", "--save", str(field)])
     shown = capsys.readouterr().out
     main(["gap", *shared, "--orders", f"optimised:steps=7:schedule=cosine:covariance={field}"])
     again = capsys.readouterr().out
@@ -239,6 +239,8 @@ def test_the_gap_verb(tmp_path, capsys):
         (["--pooled"], "--pooled has no effect without --from-data"),
         (["order.steps=7"], "order.steps=7 has no effect without --from-data"),
         (["--from-data", "digits", "--grid", "4x4"], "--grid has no effect with --from-data"),
+        (["--from-data", "digits", "train.steps=5"], "train.steps=5 has no effect with --from-data"),
+        (["--orders", "halton:steps=7,radial:steps=5", "--steps", "9"], "--steps 9 has no effect"),
         (["--from-data", "digits", "--images", "1"], "cannot be estimated from 1 images"),
         (["--orders", "halton", "--steps", "0"], "steps=0 is not possible"),
         (["--steps", "0"], "steps=0 is not possible"),
