@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     if args.retry_failed:
         queue.enqueue(queue.failures())
     if left := queue.open_keys():
-        prepare(plan)
+        prepare(plan, queue.rows())
         queue.enqueue_missing()  # before the workers would all do so
         workers = start_workers(min(count, len(left)), plan.file.threads, work, plan, url)
         supervise(workers, Progress(queue, command_line(args)))

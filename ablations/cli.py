@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
 
     module, _ = VERBS[args.verb]
     try:
-        for path in filter(None, (getattr(args, name, None) for name in ("out", "save"))):
+        written = [] if args.verb == "watch" or getattr(args, "compare", None) else ["out", "save"]
+        for path in filter(None, (getattr(args, name, None) for name in written)):
             check_writable(Path(path), args.verb in FOLDERS)
         import_module(module).main(args)
     except RunError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from ablations.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
 from experiments.train import flatten
-from radar.checkpoints import adopt, build_generator
+from radar.checkpoints import build_generator
 from radar.config import (
     config_hash,
     merge_options,
@@ -131,7 +131,6 @@ class Plan:
         with naming(arm):
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
-            adopt(config)  # only to refuse what it would overrule
             module = build_generator(config)[0]
             origin, sampled = module.origin, sampled_field(config, module.model.grid)
         run = self.out / "runs" / config_hash({**training_options(config), **origin})
@@ -290,7 +289,7 @@ def check_ranges(plan: Plan, trial: Trial) -> None:
     searched = plan.ranges if plan.searching else {}
     for key, values in searched.items():
         with _naming_range(key):
-            for value in values.ends:
+            for value in values.tried:
                 to_config(merge_options(to_dict(trial.config), nest({key: value})))
 
 
@@ -301,7 +300,7 @@ def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
         module = build_generator(trial.config)[0]
         for key, values in ranges.items():
             with naming(trial.arm), _naming_range(key):
-                for value in values.ends:
+                for value in values.tried:
                     module.sampled_slots(trial.sampled({key: value}))
 
 

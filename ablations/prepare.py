@@ -3,14 +3,16 @@
 Tokenizers, fields, tokens, feature networks.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablations.plan import Plan, naming
+from ablations.results import REMEDY, Row
 from experiments.gap import estimate_field, field_origin, save_field
 from experiments.tokenizer import tokenizer_folder, train_tokenizer
-from radar.checkpoints import build_generator, load_tokenizer, pick_device, read_checkpoint
+from radar.checkpoints import adopt, build_generator, load_tokenizer, pick_device, read_checkpoint
 from radar.config import merge_options, parse_order, to_config
 from radar.data import load_data
 from radar.errors import InputError
@@ -32,10 +34,14 @@ def prepare_inputs(plan: Plan) -> None:
 
 def check_idle(plan: Plan) -> None:
     """Refuse how to train tokenizers or estimate fields where no arm has any; raises InputError."""
-    configs = [to_config(values, plan.overrides) for _, values in arm_values(plan)]
+    configs, fields = [], list[str]()
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            configs.append(to_config(values, plan.overrides))
+            fields += covariances(configs[-1])
     if plan.file.tokenizer_training and not any(build_tokenizer(config.tokenizer).learned for config in configs):
         raise InputError("tokenizer_training has no effect: no arm has a learned tokenizer")
-    if plan.file.estimator is not None and not any(covariances(config) for config in configs):
+    if plan.file.estimator is not None and not fields:
         raise InputError(f"estimator: {plan.file.estimator} has no effect: no arm names an order.covariance")
 
 
@@ -52,7 +58,7 @@ def check_arms(plan: Plan) -> None:
     """
     for arm, values in arm_values(plan):
         with naming(arm):
-            config = to_config(values, plan.overrides)
+            config = adopt(to_config(values, plan.overrides))
             path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
             if path is None or Path(path).exists() or not tokenizer.learned:
                 continue
@@ -115,12 +121,17 @@ def is_trained(path: Path) -> bool:
     return bool(checkpoint["global_step"] >= checkpoint["radar"]["config"]["train"]["steps"])
 
 
-def prepare(plan: Plan) -> None:
-    """Encode the images and train the feature networks that the trials use."""
+def prepare(plan: Plan, rows: Sequence[Row]) -> None:
+    """Encode the images and train the feature networks that the trials use.
+
+    Raises InputError if the rows that are there already were scored by others.
+    """
     configs = [trial.config for trial in plan.trials] or [plan.sketch().config]
     parts = {repr((c.data, c.tokenizer, c.evaluate.features)): c for c in configs}
     for config in parts.values():
         _, data, tokenizer = build_generator(config)
-        load_features(config.evaluate.features, data, config.data.cache)
+        network = load_features(config.evaluate.features, data, config.data.cache).title
+        if others := {row["fid_feature"] for row in rows} - {network}:
+            raise InputError(f"rows are there that {', '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
         tokenizer.to(pick_device(config.train.device))
         cached_tokens(data, tokenizer, config.data.cache, config.data.workers)

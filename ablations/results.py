@@ -16,6 +16,10 @@ from radar.errors import InputError
 Row = dict[str, Any]
 SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "train_precision", "commit", "torch", "lightning")
 
+REMEDY = (
+    "processors of different kinds train different ones: share data.cache between the machines, or begin a new --out"
+)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -43,7 +47,7 @@ class Results:
         if len(networks := {row["fid_feature"] for row in rows}) > 1:
             raise InputError(
                 f"study '{plan.name}' holds rows that were scored by different feature networks "
-                f"({', '.join(sorted(networks))}); share data.cache between the machines"
+                f"({', '.join(sorted(networks))}); {REMEDY}"
             )
         return Results(
             plan.name, rows, plan.baseline, plan.all_objectives,
@@ -77,14 +81,16 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def tuning_notes(rows: Sequence[Row], tuned: Mapping[str, Range]) -> list[str]:
-    """Say how many rows chose an end of what was on offer: a wider range might have served them better."""
+    """Say how many rows chose the lowest or highest of listed numbers: a wider range might have served them better."""
     said = []
     for key, values in tuned.items():
+        offer = values.choices
+        if len(offer) < 2 or any(type(value) not in (int, float) for value in offer):
+            continue
         chosen = [row["options"]["sample"][key.removeprefix("sample.")] for row in rows]
-        ends = {"lowest": min(values.ends), "highest": max(values.ends)} if values.numeric else {}
-        counts = {f"the {name} ({end:g})": chosen.count(end) for name, end in ends.items()}
-        at_ends = [f"{count} chose {end}" for end, count in counts.items() if count and len(values.ends) > 1]
-        if at_ends:
+        counts = {f"the lowest ({min(offer):g})": chosen.count(min(offer))}
+        counts[f"the highest ({max(offer):g})"] = chosen.count(max(offer))
+        if at_ends := [f"{count} chose {end}" for end, count in counts.items() if count]:
             said.append(f"{key}, tuned: of {len(rows)} rows {' and '.join(at_ends)} of the values on offer.")
     return said
 

@@ -39,14 +39,9 @@ class Range:
     whole: bool = False
 
     @property
-    def ends(self) -> tuple[Any, ...]:
-        """All choices, or the lowest and the highest number."""
+    def tried(self) -> tuple[Any, ...]:
+        """What a check tries: all choices, or the lowest and the highest number."""
         return self.choices or ((int(self.low), int(self.high)) if self.whole else (self.low, self.high))
-
-    @property
-    def numeric(self) -> bool:
-        """Whether the values can be put in a row."""
-        return all(type(value) in (int, float) for value in self.ends)
 
     def __contains__(self, value: Any) -> bool:
         return value in self.choices if self.choices else value is not None and self.low <= value <= self.high

@@ -5,8 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,6 @@ from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
 from radar.config import config_hash, result_options
 from radar.cost import sampling_cost
-from radar.data import load_data
 from radar.dependence import token_field
 from radar.errors import InputError
 from radar.features import extract, load_features
@@ -30,12 +28,14 @@ from radar.independence import exponential_covariance, independence_gap
 from radar.linear import blocked_weights
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
-from radar.options import Config, DataConfig, SampleConfig
+from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling import product_dtype, sample_tokens
 from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
+
+OPENED: dict[tuple[object, ...], Reference] = {}  # the last reference: all arms of a study are judged by one
 
 
 def measure_nll(generator: Generator) -> float | None:
@@ -238,15 +238,12 @@ def open_reference(generator: Generator) -> Reference:
     """Open the feature network and the real images that a generator is judged by."""
     config = generator.config
     check_metrics(config.evaluate.metrics)
-    return _reference(astuple(config.data), generator.data.identity, config.evaluate.features, generator.module.device)
-
-
-@lru_cache(maxsize=1)  # all arms of a study are judged by one
-def _reference(options: tuple[Any, ...], identity: str, features: str, device: torch.device) -> Reference:
-    """Open it by the options of the data, and the identity, since the images of a folder may change."""
-    data = load_data(DataConfig(*options))
-    network = load_features(features, data, DataConfig(*options).cache)
-    return build_reference(data, network.to(device))
+    key = (repr(config.data), generator.data.identity, config.evaluate.features, generator.module.device)
+    if key not in OPENED:
+        OPENED.clear()
+        network = load_features(config.evaluate.features, generator.data, config.data.cache)
+        OPENED[key] = build_reference(generator.data, network.to(generator.module.device))
+    return OPENED[key]
 
 
 def save_row(row: dict[str, Any], path: Path) -> None:

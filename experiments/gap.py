@@ -94,10 +94,11 @@ def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int])
     """Steps of the orders asked for; or else of some that differ much, and of one that is made for this field."""
     if args.orders:
         base = None if args.steps is None else OrderConfig(steps=args.steps, schedule="cosine")
-        texts = args.orders.split(",")
-        if base is not None and all(parse_order(text).steps for text in texts):
+        orders = {text: parse_order(text) for text in args.orders.split(",")}
+        if base is not None and all(order.steps for order in orders.values()):
             raise InputError(f"--steps {args.steps} has no effect: all orders give their own")
-        return {text: decode_steps(parse_order(text, base), *grid) for text in texts}
+        orders = {text: order if order.steps else parse_order(text, base) for text, order in orders.items()}
+        return {text: decode_steps(order, *grid) for text, order in orders.items()}
     count = STEPS if args.steps is None else args.steps
     texts = ["radial", *(f"{name}:steps={count}:schedule=cosine" for name in SHOWN)]
     steps = {text: decode_steps(parse_order(text), *grid) for text in texts}

@@ -116,12 +116,14 @@ def check_kept(config: Config) -> None:
     checkpoint = read_checkpoint(last) if last.exists() else {"global_step": 0}
     if checkpoint["global_step"] < config.train.steps:
         return
-    mine, theirs = (flatten(result_options(c)) for c in (config, to_config(checkpoint["radar"]["config"])))
-    for key in mine:
-        if key.startswith(("sample.", "evaluate.")) and mine[key] != theirs.get(key):
+    found = checkpoint["radar"]["config"]
+    check_same(adopt(config), found, last)
+    mine, theirs = (flatten(result_options(c)) for c in (config, to_config(found)))
+    for key in [key for key in mine | theirs if key.startswith(("sample.", "evaluate."))]:
+        if mine.get(key) != theirs.get(key):
             raise InputError(
-                f"{key}={mine[key]} has no effect on {last}, whose training is finished; give it to radar sample or "
-                "radar evaluate"
+                f"{key}={mine.get(key)} has no effect on {last}: its training is finished, with {theirs.get(key)}; "
+                "give it to radar sample or radar evaluate"
             )
 
 

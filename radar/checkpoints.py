@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from radar.blocks import model_shape
 from radar.callbacks import TrainingClock, WeightAverage
 from radar.config import to_config
 from radar.data import ImageData, load_data
@@ -109,15 +110,14 @@ def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokeniz
 def adopt(config: Config) -> Config:
     """Take over the model options of the checkpoint `init`, if there is one, but for how it is trained and computed.
 
-    Raises InputError if it is no generator of this project, or for an option of the model that it would overrule.
+    Raises InputError if it is no generator of this project, or if another size than its own is asked for.
     """
     if config.init is None:
         return config
     theirs = to_config(read_checkpoint(config.init)["radar"]["config"]).model
-    for name, default in vars(ModelConfig()).items():
-        value = getattr(config.model, name)
-        if name not in OF_TRAINING and value not in (default, getattr(theirs, name)):
-            raise InputError(f"model.{name}={value} has no effect: init={config.init} has {getattr(theirs, name)}")
+    asked, there = model_shape(config.model), model_shape(theirs)
+    if asked not in (model_shape(ModelConfig()), there):
+        raise InputError(f"init={config.init} is a model of another size: {there}; the options model.* give {asked}")
     return replace(config, model=replace(theirs, **{name: getattr(config.model, name) for name in OF_TRAINING}))
 
 

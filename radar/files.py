@@ -19,7 +19,7 @@ def check_writable(path: Path, folder: bool) -> None:
         raise InputError(f"{path} cannot be written: {there} is no folder")
     if not folder and path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder, and a file is to be there")
-    if not os.access(there, os.W_OK):
+    if not os.access(there if there.is_dir() else there.parent, os.W_OK):
         raise InputError(f"{path} cannot be written: no permission for {there}")
 
 

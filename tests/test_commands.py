@@ -103,7 +103,6 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
     ("options", "message"),
     [
         (["order.name=radal"], "unknown order 'radal'"),
-        (["order.name=halton", "order.schedule=cosine"], "order.schedule=cosine has no effect: order 'halton' decodes"),
         (["order.steps=65"], "order.steps=65 is not possible: a grid of 64 cells takes 1..64 steps"),
         (["order.center=[8,8]"], "start cell [8, 8] is outside the 8x8 grid"),
         (["attention=causal"], "attention 'causal' decodes one cell per step, but the order has a step of"),
@@ -168,6 +167,8 @@ def test_out_is_tried_before_the_work(checkpoint, tmp_path, capsys, monkeypatch)
     (tmp_path / "file").write_text("")
     for command in (["gap"], ["orders"], ["evaluate", checkpoint], ["ablate", "masks"], ["bench"]):
         assert "file is no folder" in fails(capsys, *command, "--out", tmp_path / "file" / "deep" / "x")
+    with pytest.raises(pytest.fail.Exception, match="it has begun"):
+        main(["bench", "--compare", "a.json", "b.json", "--out", str(tmp_path / "file" / "x")])
     assert "it is a folder" in fails(capsys, "gap", "--save", tmp_path)
     assert "file is no folder" in fails(capsys, "sample", checkpoint, "--out", tmp_path / "file")
 
@@ -178,6 +179,8 @@ def test_new_options_for_a_training_that_is_finished(checkpoint, cache, tmp_path
     options += ["evaluate.images=60"]
     assert "sample.temperature=0.5 has no effect" in fails(capsys, *options, "sample.temperature=0.5")
     assert "evaluate.images=61 has no effect" in fails(capsys, *options, "evaluate.images=61")
+    line = fails(capsys, *options, "order.name=halton", "sample.temperature=0.5")
+    assert "belongs to another configuration (order.name: radial" in line
     main(options)
     assert capsys.readouterr().out.strip() == str(checkpoint), "the same command again"
 

@@ -11,7 +11,7 @@ from experiments.imports import IMPORTS, read_published, save_checkpoint
 from experiments.train import train_generator
 from radar.attention import VARIANTS
 from radar.blocks import feed_forward_width
-from radar.checkpoints import load_generator, load_tokenizer
+from radar.checkpoints import adopt, load_generator, load_tokenizer
 from radar.config import load_config
 from radar.errors import InputError
 from radar.options import ModelConfig, TokenizerConfig
@@ -275,8 +275,10 @@ def test_imported_weights_are_sampled_scored_and_tuned_to_another_order(tmp_path
     options = [*data, f"init={imported}", f"run={tmp_path / 'run'}", "order.name=radial", "attention=plain"]
     tuned = load_generator(train_generator(load_config(None, [*options, "train.steps=2", "train.batch_size=4"])))
     assert tuned.config.model.class_position is False and tuned.config.order.name == "radial"
-    with pytest.raises(InputError, match=r"model.dim=32 has no effect: init=.* has 64"):
+    with pytest.raises(InputError, match=r"init=.* is a model of another size: .*dim=64.*give .*dim=32"):
         train_generator(load_config(None, [*options, "model.dim=32"]))
+    same = load_config(None, [*options, "model.preset=small", "model.dim=64", "model.layers=2", "model.heads=2"])
+    assert adopt(same).model == generator.config.model, "the same size under another name"
     start, end = generator.module.model.state_dict(), tuned.module.model.state_dict()
     assert start.keys() == end.keys() and before.isfinite().all()
     moved = (start["blocks.0.qkv.weight"] - end["blocks.0.qkv.weight"]).abs().max()

@@ -62,8 +62,12 @@ def test_every_arm_of_a_grid_is_tuned(tmp_path, cache, monkeypatch):
 
 def test_a_report_says_how_many_rows_chose_an_end_of_their_range():
     """Their figures might be better in a wider one."""
-    ranges = {"sample.temperature": [0.7, 0.5, 1.0], "sample.top_k": {"low": 0, "high": 9}}
-    ranges |= {"sample.top_p": [0.9], "sample.guidance_schedule": ["constant", "linear"]}
+    ranges = {"sample.temperature": [0.7, 0.5, 1.0], "sample.top_k": [0, 3, 9], "sample.order": [None, "halton"]}
+    ranges |= {
+        "sample.top_p": [0.9],
+        "sample.guidance": {"low": 1, "high": 3},
+        "sample.guidance_schedule": ["constant", "linear"],
+    }
     chosen = [(0.5, 3), (0.5, 0), (0.7, 9), (1.0, 4)]
     rows = [
         {"options": {"sample": {"temperature": t, "top_k": k, "top_p": 0.9, "guidance_schedule": "linear"}}}

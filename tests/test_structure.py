@@ -137,7 +137,7 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
         plan.file.tokenizer_training |= {"train": {"steps": 1, "batch_size": 2, "warmup": 1}}
     prepare_inputs(plan)
     assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
-    prepare(plan)
+    prepare(plan, [])
     # Every trial has been built by now; of those that differ in the order alone one is trained.
     trials = {(t.config.attention, t.config.train.redraw, repr(t.config.tokenizer)): t for t in plan.trials}
     for trial in trials.values():

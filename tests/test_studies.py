@@ -10,7 +10,9 @@ import pytest
 
 from ablations.cli import main
 from ablations.plan import plan_study
+from ablations.prepare import prepare
 from ablations.study import StudyQueue, storage_url
+from radar.errors import InputError
 from tests.command_line import fails
 
 STUDY = """
@@ -187,6 +189,13 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         assert line.startswith(f"radar: '{option}' is not possible: "), "an arm would not be what its name says"
     assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
     assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
+
+
+def test_rows_of_another_feature_network_are_refused_before_training(tmp_path, cache):
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    with pytest.raises(InputError, match=r"digits-cnn:00000000 scored, and here is digits-cnn:"):
+        prepare(plan, [{"fid_feature": "digits-cnn:00000000"}])
 
 
 def test_failed_trials_run_again_when_asked_to(tmp_path, cache, monkeypatch, capsys):

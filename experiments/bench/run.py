@@ -111,7 +111,7 @@ def run_bench(args: argparse.Namespace) -> Row:
         choose("kind of work", what, WORKS)
         if args.batch.count(LARGEST) and what not in SAMPLED:
             raise InputError(f"--batch {LARGEST} with --what {what} is not possible: it is for {', '.join(SAMPLED)}")
-    if args.guidance != "1" and not any(what in SAMPLED for what in kinds):
+    if scales != [1.0] and not any(what in SAMPLED for what in kinds):
         raise InputError(f"--guidance {args.guidance} has no effect on {args.what}; it is for {', '.join(SAMPLED)}")
     batches = [b if b == LARGEST else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
     options = ["model.preset=small", *args.options]
