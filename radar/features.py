@@ -28,7 +28,7 @@ from radar.tokens import batch_indices
 from radar.variants import choose
 
 RECIPE = "cnn-1"  # raise when architecture or training of the classifier changes
-PACKAGED = Path(__file__).parent / "networks"
+PACKAGED = Path(__file__).parent / "networks"  # copied from a cache; of digits, and of the shapes of one_model
 WIDTH = 64
 
 
@@ -112,7 +112,7 @@ def cnn(data: ImageData, cache: str) -> FeatureNetwork:
     """
     key = hashlib.sha256(f"{RECIPE} {data.identity}".encode()).hexdigest()[:12]
     name = f"features-{data.name}-cnn-{key}.pt"
-    path = next((folder / name for folder in (PACKAGED, Path(cache)) if (folder / name).exists()), Path(cache) / name)
+    path = (PACKAGED if (PACKAGED / name).exists() else Path(cache)) / name
     if not path.exists():
         trained = train_classifier(data)
         with replacing(path) as temporary:

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they write, and one line with exit code 2 for bad input."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -86,6 +87,15 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
         torch.nn.init.zeros_(generator.module.model.head.weight)
         row, _ = evaluate(generator, open_reference(generator))
         assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
+
+
+def test_a_reference_is_built_again_for_other_images_only(checkpoint):
+    generator = load_generator(checkpoint)
+    first = open_reference(generator)
+    assert open_reference(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
+    changed = dataclasses.replace(generator.data, identity="other images under the same options")
+    assert open_reference(dataclasses.replace(generator, data=changed)).data is changed
+    assert open_reference(generator) is not first, "the last one is kept, no more"
 
 
 def test_speed_counts_all_work(checkpoint, monkeypatch):

@@ -92,12 +92,12 @@ def fields() -> dict[str, torch.Tensor]:
 
 def test_smaller_gap_on_fields_of_real_images():
     for name, field in fields().items():
-        for steps in (7, 9, 13):
+        for steps in (7, 9, 13, 31):
             sizes = group_sizes(64, steps, "cosine")
             best = gap(torch.from_numpy(optimise(field.numpy(), sizes)), field)
             for other in ORDERS:
                 step = decode_steps(OrderConfig(other, steps=steps, schedule="cosine"), 8, 8)
-                assert best < gap(step, field), (name, steps, other)
+                assert best < (0.5 if (steps, other) == (13, "halton") else 1) * gap(step, field), (name, steps, other)
 
 
 def test_sizes_are_those_of_the_schedule_and_the_same_every_time():
