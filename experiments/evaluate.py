@@ -25,7 +25,7 @@ from radar.errors import InputError
 from radar.features import extract, load_features
 from radar.files import replacing
 from radar.independence import exponential_covariance, independence_gap
-from radar.linear import blocked_weights
+from radar.linear import fast_products
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
 from radar.options import Config, SampleConfig
@@ -87,7 +87,7 @@ def ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
     """Lay the weights out for sampling, which is no part of its time."""
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(blocked_weights(module.model, product_dtype(module.config.sample)))
+            stack.enter_context(fast_products(module.model, product_dtype(module.config.sample)))
         yield
 
 

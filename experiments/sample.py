@@ -13,7 +13,7 @@ from experiments.pictures import overlay, pixel_scale, save_gif, save_image, til
 from radar.checkpoints import Generator, load_generator
 from radar.errors import InputError
 from radar.files import replacing
-from radar.linear import blocked_weights
+from radar.linear import fast_products
 from radar.options import SampleConfig
 from radar.sampling import Trace, product_dtype, sample_tokens
 
@@ -38,7 +38,7 @@ def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     module, parts = generator.module, []
     turns = module.turns(settings)
     starts = range(0, settings.images, settings.batch_size)
-    with blocked_weights(module.model, product_dtype(settings)):
+    with fast_products(module.model, product_dtype(settings)):
         for start in tqdm(starts, "sample", disable=None, leave=False):
             numbers = range(start, min(start + settings.batch_size, settings.images))
             labels = balanced_labels(numbers, module.model.classes).to(module.device)
@@ -54,7 +54,7 @@ def draw_film(generator: Generator, settings: SampleConfig, count: int) -> list[
     module, trace = generator.module, Trace()
     labels = balanced_labels(range(count), module.model.classes).to(module.device)
     sequence = module.sampled_sequence(settings)
-    with blocked_weights(module.model, product_dtype(settings)):
+    with fast_products(module.model, product_dtype(settings)):
         sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []

@@ -3,17 +3,21 @@
 Legend: B... any leading sizes, I inputs, O outputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radar.kernels import kernels
+
 Key = tuple[int, torch.Size, torch.dtype]
+Product = Callable[[Tensor], Tensor]
 
 LEAST = 2**17  # weights of a layer that is worth it: below, the call costs more than it saves (docs/speed.md)
-_blocked: dict[Key, Tensor] = {}
+_products: dict[Key, Product] = {}
 
 
 class Linear(nn.Linear):
@@ -25,41 +29,45 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(B..., I) -> (B..., O)."""
         compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not (compiling or _blocked):
+        if torch.is_grad_enabled() or x.device.type != "cpu" or not (compiling or _products):
             return F.linear(x, self.weight)
         if x.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
         if compiling:
             return torch.ops.radar.linear(x, self.weight)  # type: ignore[no-any-return]
-        blocked = _blocked.get(_key(self.weight, x.dtype))
-        return F.linear(x, self.weight) if blocked is None else _product(x, blocked)
+        product = _products.get(_key(self.weight, x.dtype))
+        return F.linear(x, self.weight) if product is None else product(x)
 
 
 @contextmanager
-def blocked_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Keep the weights of a model's larger layers also in oneDNN's blocked layout, for products without gradients.
+def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Keep the weights of a model's larger layers also as the fastest products without gradients read them.
 
-    For the time of sampling: the weights must not change in the meantime, and take their memory once more. Nothing
-    happens on other devices, and where oneDNN is not to be had.
+    In panels for our own kernel in float32, in oneDNN's blocks else. For the time of sampling: the weights must not
+    change in the meantime, and take their memory once more, or twice where both are used. Nothing happens on other
+    devices, and where neither is to be had.
 
     Args:
         model: whose `Linear` layers are meant.
         dtype: that of the products (sampling.product_dtype).
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, Linear)] if can_block(dtype) else []
-    weights = [layer.weight.detach() for layer in layers if layer.weight.device.type == "cpu"]
-    large = {_key(w, dtype): w for w in weights if w.numel() >= LEAST}
-    made = {key: _block(w.to(dtype)) for key, w in large.items() if key not in _blocked}
-    _blocked.update(made)
+    weights = [layer.weight.detach() for layer in model.modules() if isinstance(layer, Linear)]
+    large = {_key(w, dtype): w for w in weights if w.numel() >= LEAST and w.device.type == "cpu"}
+    made = {key: _product(w.to(dtype)) for key, w in large.items() if key not in _products and has_fast_products(dtype)}
+    _products.update(made)
     try:
         yield
     finally:
         for key in made:
-            del _blocked[key]
+            del _products[key]
 
 
-def can_block(dtype: torch.dtype) -> bool:
-    """Whether PyTorch has oneDNN, and this processor its products in `dtype`."""
+def has_fast_products(dtype: torch.dtype) -> bool:
+    """Whether there is another layout for products in `dtype` on this processor."""
+    return _has_blocks(dtype) or (dtype == torch.float32 and kernels() is not None)
+
+
+def _has_blocks(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -69,19 +77,31 @@ def _key(weight: Tensor, dtype: torch.dtype) -> Key:
     return weight.data_ptr(), weight.shape, dtype
 
 
+def _product(weight: Tensor) -> Product:
+    """Choose by the number of rows, where our own kernel is not the fastest for all."""
+    own = kernels() if weight.dtype == torch.float32 else None
+    if own is None:
+        return _blocked_product(weight)
+    panels = own.panels(weight)
+    few = partial(own.product, panels=panels, outputs=len(weight))
+    if own.most_rows is None:
+        return few
+    most, many = own.most_rows * weight.shape[1], _blocked_product(weight)
+    return lambda x: few(x) if x.numel() <= most else many(x)
+
+
 # The two operations of PyTorch's own compiler for weights that it may freeze; PyTorch has no public name for them.
-def _block(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)  # type: ignore[no-any-return]
+def _blocked_product(weight: Tensor) -> Product:
+    if not _has_blocks(weight.dtype):
+        return partial(F.linear, weight=weight)
+    blocked = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, blocked, None, "none", [], "")
 
 
-def _product(x: Tensor, blocked: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, blocked, None, "none", [], "")  # type: ignore[no-any-return]
-
-
-# The compiler cannot follow a blocked tensor, so it takes every product without gradients as one operation.
+# The compiler cannot follow such products, so it takes every one without gradients as one operation.
 def _opaque(x: Tensor, weight: Tensor) -> Tensor:
-    blocked = _blocked.get(_key(weight, x.dtype))
-    return F.linear(x, weight.to(x.dtype)) if blocked is None else _product(x, blocked)
+    product = _products.get(_key(weight, x.dtype))
+    return F.linear(x, weight.to(x.dtype)) if product is None else product(x)
 
 
 torch.library.define("radar::linear", "(Tensor x, Tensor weight) -> Tensor")

@@ -1,4 +1,4 @@
-"""Blocked weights change the speed of a product, and nothing else."""
+"""How weights are laid out changes the speed of a product, and nothing else."""
 
 import shutil
 from dataclasses import replace
@@ -15,13 +15,14 @@ from experiments.evaluate import measure_speed
 from experiments.sample import draw_film, draw_samples
 from radar.checkpoints import Generator, build_generator
 from radar.config import load_config
-from radar.linear import Linear, blocked_weights, can_block
+from radar.linear import Linear, fast_products, has_fast_products
 from radar.options import SampleConfig
 from radar.orders import decode_sequence
 from radar.sampling import plan_turns, product_dtype, sample_tokens
 from tests.arms import CLASSES, layout, small_model
 
-blocked = pytest.mark.skipif(not can_block(torch.bfloat16), reason="no oneDNN, or a processor without bfloat16")
+able = pytest.mark.skipif(not has_fast_products(torch.float32), reason="no oneDNN")
+low = pytest.mark.skipif(not has_fast_products(torch.bfloat16), reason="no oneDNN, or a processor without bfloat16")
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 LABELS = torch.tensor([0, 2, 1, CLASSES])
 PRECISE = SampleConfig()
@@ -30,7 +31,7 @@ LOW = SampleConfig(precision="bf16-mixed")
 
 @pytest.fixture(autouse=True, scope="module")
 def small_layers_too():
-    """Block every layer, whatever its size."""
+    """Lay out every layer, whatever its size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(radar.linear, "LEAST", 1)
         yield
@@ -38,9 +39,14 @@ def small_layers_too():
 
 @pytest.fixture
 def products(monkeypatch):
-    """Count the products that read blocked weights."""
-    made, product = [], radar.linear._product
-    monkeypatch.setattr(radar.linear, "_product", lambda x, weight: made.append(x.dtype) or product(x, weight))
+    """Count the products that read weights that were laid out."""
+    made, lay_out = [], radar.linear._product
+
+    def counted(weight):
+        product = lay_out(weight)
+        return lambda x: made.append(x.dtype) or product(x)
+
+    monkeypatch.setattr(radar.linear, "_product", counted)
     return made
 
 
@@ -56,23 +62,23 @@ def test_product(rows, inputs, outputs, low):
     torch.manual_seed(0)
     layer = Linear(inputs, outputs)
     x = torch.randn(*rows, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
-    with torch.no_grad(), blocked_weights(layer, dtype), torch.autocast("cpu", torch.bfloat16, low):
-        assert bool(radar.linear._blocked) == can_block(dtype)
+    with torch.no_grad(), fast_products(layer, dtype), torch.autocast("cpu", torch.bfloat16, low):
+        assert bool(radar.linear._products) == has_fast_products(dtype)
         found = layer(x)
         exact = x.double() @ layer.weight.to(dtype).double().T
     assert found.dtype == dtype
     assert torch.allclose(found.double(), exact, rtol=2e-2 if low else 1e-5, atol=2e-2 if low else 1e-5)
 
 
-@blocked
-@pytest.mark.parametrize("config", [PRECISE, LOW], ids=["float32", "bfloat16"])
+@able
+@pytest.mark.parametrize("config", [PRECISE, pytest.param(LOW, marks=low)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("variant", ["plain", "nested"])
 def test_samples_are_the_same(config, variant, products):
-    """Every product of a pass reads blocked weights, and no token changes (within rounding, in bfloat16)."""
+    """Every product of a pass reads weights that were laid out, and no token changes (within rounding, in bfloat16)."""
     model = small_model(layout("radial", variant)[1])
     plain = sampled(model, config, variant)
     assert not products
-    with blocked_weights(model, product_dtype(config)):
+    with fast_products(model, product_dtype(config)):
         found = sampled(model, config, variant)
     layers = sum(isinstance(module, Linear) for module in model.modules())
     passes = int(layout("radial", variant)[1].turn.max()) + 1
@@ -81,7 +87,7 @@ def test_samples_are_the_same(config, variant, products):
     assert agree == 1 if config is PRECISE else agree > 0.9
 
 
-@blocked
+@able
 @compiler
 def test_compiled(products):
     model = small_model(layout("radial", "plain")[1])
@@ -89,64 +95,65 @@ def test_compiled(products):
     model.compiled = True
     assert torch.equal(sampled(model, PRECISE), plain)
     assert not products
-    with blocked_weights(model, torch.float32):
+    with fast_products(model, torch.float32):
         assert torch.equal(sampled(model, PRECISE), plain)
     assert products
 
 
 def test_weights_that_change_are_seen_afterwards():
     layer, x = Linear(8, 8), torch.randn(3, 8)
-    with blocked_weights(layer, torch.float32):
+    with fast_products(layer, torch.float32):
         assert layer(x).requires_grad, "training goes on as ever"
     with torch.no_grad():
         layer.weight.data.mul_(2)  # as a weight average is put in place, without a trace in its version
         for _ in range(2):
             assert torch.allclose(layer(x), F.linear(x, layer.weight), atol=1e-6)
-            with blocked_weights(layer, torch.float32):
+            with fast_products(layer, torch.float32):
                 assert torch.allclose(layer(x), F.linear(x, layer.weight), atol=1e-6)
 
 
-@blocked
+@able
 def test_nothing_is_left_behind():
     one, two = Linear(4, 4), Linear(4, 4)
-    contexts = [blocked_weights(layer, torch.float32) for layer in (one, two, one)]
+    contexts = [fast_products(layer, torch.float32) for layer in (one, two, one)]
     for count, context in zip((1, 2, 2), contexts, strict=True):
         context.__enter__()
-        assert len(radar.linear._blocked) == count
-    with pytest.raises(KeyError), blocked_weights(Linear(3, 3), torch.float32):
+        assert len(radar.linear._products) == count
+    with pytest.raises(KeyError), fast_products(Linear(3, 3), torch.float32):
         raise KeyError
     for count, context in zip((1, 0, 0), contexts, strict=True):  # in whatever sequence they end
         context.__exit__(None, None, None)
-        assert len(radar.linear._blocked) == count
+        assert len(radar.linear._products) == count
 
 
 def test_small_layers_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(radar.linear, "LEAST", 17)
-    with blocked_weights(Linear(4, 4), torch.float32):
-        assert not radar.linear._blocked
+    with fast_products(Linear(4, 4), torch.float32):
+        assert not radar.linear._products
 
 
 def test_layers_that_share_memory():
     base, part = Linear(8, 8), Linear(8, 4)
     part.weight.data = base.weight.data[:4]
-    with torch.no_grad(), blocked_weights(base, torch.float32):
+    with torch.no_grad(), fast_products(base, torch.float32):
         x = torch.randn(3, 8)
         assert torch.allclose(part(x), base(x)[:, :4], atol=1e-6)
 
 
 def test_doubles_under_autocast():
     layer = Linear(4, 4).double()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), blocked_weights(layer, torch.float32):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), fast_products(layer, torch.float32):
         assert layer(torch.ones(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_without_onednn(monkeypatch):
+def test_with_nothing_else(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not can_block(torch.float32)
+    monkeypatch.setattr(radar.linear, "kernels", lambda: None)
+    assert not has_fast_products(torch.float32)
     model = small_model(layout("radial", "plain")[1])
     plain = sampled(model, PRECISE)
-    with blocked_weights(model, torch.float32):
-        assert not radar.linear._blocked
+    with fast_products(model, torch.float32):
+        assert not radar.linear._products
         assert torch.equal(sampled(model, PRECISE), plain)
 
 
@@ -160,7 +167,7 @@ def test_who_samples_uses_them(precision, products):
     torch.nn.init.normal_(module.model.head.weight)
     generator = Generator(config, module.eval(), data, tokenizer, "none", 0.0)
     layers = sum(isinstance(part, Linear) for part in module.modules())
-    each = layers * module.steps * can_block(product_dtype(config.sample))
+    each = layers * module.steps * has_fast_products(product_dtype(config.sample))
     few = replace(config.sample, images=6)
     tokens = draw_samples(generator, few).tokens
     assert len(products) == each

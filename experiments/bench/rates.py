@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.evaluate import synchronised
-from radar.linear import Linear, blocked_weights
+from radar.linear import Linear, fast_products
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rates:
 def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.dtype, repeats: int = 7) -> Rates:
     """Best of matrix products of D x 4D with up to 4096 rows, and of copying a buffer as large as the weights."""
     layer, flops = Linear(width, 4 * width).to(device, dtype), 0.0
-    with torch.no_grad(), blocked_weights(layer, dtype):
+    with torch.no_grad(), fast_products(layer, dtype):
         for rows in (256, 1024, 4096):
             left = torch.randn(rows, width, device=device, dtype=dtype)
             for product in (layer, partial(F.linear, weight=layer.weight)):  # blocked and plain

@@ -12,12 +12,13 @@ from radar.errors import InputError
 
 Row = dict[str, Any]
 KEY = ("what", "arm", "grid", "batch", "guidance")
-FACTS = ("hardware", "threads", "params", "vocabulary", "classes", "options", "environment")  # that change a speed
+FACTS = ("hardware", "threads", "kernels", "params", "vocabulary", "classes", "options", "environment")  # of a speed
 
 
 def facts(found: Row) -> str:
     """Say on what was measured."""
-    text = f"{found['hardware']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}: "
+    text = f"{found['hardware']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}, "
+    text += f"{'own' if found['kernels'] else 'no own'} kernels: "
     return text + f"{found['gflops_per_s']:.0f} GFLOP/s, copy {found['copy_gbytes_per_s']:.1f} GB/s"
 
 
@@ -79,7 +80,7 @@ def compare(before: Path, after: Path) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], Row]]:
     try:
-        found = json.loads(path.read_text())
+        found = {"kernels": False} | json.loads(path.read_text())  # older files are from before there were any
         return {key: found[key] for key in FACTS}, {tuple(row[key] for key in KEY): row for row in found["rows"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a result of this radar bench: {error!r}") from error

@@ -18,6 +18,7 @@ from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
 from radar.errors import InputError
+from radar.kernels import kernels
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
 from radar.transformer import parameter_count
@@ -135,7 +136,8 @@ def run_bench(args: argparse.Namespace) -> Row:
             rows += bench(what, some, batch, rates, args.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
-        "threads": torch.get_num_threads(), "versions": versions(),
+        "threads": torch.get_num_threads(), "kernels": first.device.type == "cpu" and kernels() is not None,
+        "versions": versions(),
         "environment": {key: value for key, value in os.environ.items() if key.startswith(SETTINGS)},
         "params": parameter_count(first.model), "gflops_per_s": rates[False].flops_per_s / 1e9,
         "gflops_per_s_bfloat16": rates[True].flops_per_s / 1e9,
