@@ -52,7 +52,7 @@ def cached_attention(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor, start: Tensor, layer: int) -> Tensor:
     keys, values = extend(buffer, int(start), layer, k, v)
-    own = kernels() if _is_one_query(q, mask) else None
+    own = kernels() if q.dtype == buffer.dtype and _is_one_query(q, mask) else None
     if own is not None:
         return own.attention(q, keys, values)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2).contiguous().flatten(2)

@@ -3,17 +3,18 @@
 // Decoding few slots per pass reads all weights and the whole cache for little arithmetic. PyTorch's libraries read and
 // compute in turns there; here the next panel is fetched while one is multiplied (docs/speed.md).
 #include <cmath>
+#include <limits>
 
 // WIDTH floats are a vector, a tile has up to TALL rows and PANEL outputs: its sums fill the registers.
-constexpr int PANEL = 2 * WIDTH;
+constexpr int PANEL = 2 * WIDTH, LINE = 64;  // LINE: bytes of memory that are fetched at once
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
 struct Part {
     const float *x, *w;
     float* y;
-    const char* next;  // what to fetch meanwhile, `stride` bytes per input
-    long inputs, outputs, stride;
+    const char* next;  // what to fetch meanwhile, `share` bytes per input
+    long inputs, outputs, share;
 };
 
 // ROWS rows of x (inputs) times a panel (inputs, PANEL).
@@ -21,7 +22,8 @@ template <int ROWS>
 static void tile(const Part& part) {
     Vector sums[ROWS][2] = {};
     for (long i = 0; i < part.inputs; i++) {
-        __builtin_prefetch(part.next + i * part.stride, 0, 2);
+        __builtin_prefetch(part.next + i * part.share, 0, 2);
+        if (sizeof(float) * PANEL > LINE) __builtin_prefetch(part.next + i * part.share + LINE, 0, 2);
         const Vector left = *(const Vector*)(part.w + i * PANEL), right = *(const Vector*)(part.w + i * PANEL + WIDTH);
         for (int r = 0; r < ROWS; r++) {
             const float factor = part.x[r * part.inputs + i];
@@ -52,6 +54,7 @@ extern "C" void product(const float* x, const float* w, float* y, long rows, lon
         for (long t = 0; t < tiles; t++) {
             const long first = rows * t / tiles, last = rows * (t + 1) / tiles;
             const float* next = w + (p + 1) * size + size * t / tiles;
+            // Of over 64 tiles each would fetch less than a byte per input: then it is one line again and again.
             tile_of(last - first, {x + first * inputs, w + p * size, y + first * outputs + p * PANEL,
                                    (const char*)next, inputs, outputs, (long)sizeof(float) * PANEL / tiles});
         }
@@ -65,7 +68,8 @@ extern "C" void attention(const float* q, const float* k, const float* v, float*
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long h = 0; h < heads; h++) {
         const float *query = q + h * width, *keys = k + h * stride, *values = v + h * stride;
-        float *mixed = out + h * width, *weight = weights + h * slots, most = -INFINITY, sum = 0;
+        float *mixed = out + h * width, *weight = weights + h * slots;
+        float most = std::numeric_limits<float>::lowest(), sum = 0;
         for (long s = 0; s < slots; s++) {
             float score = 0;
             for (long e = 0; e < width; e++) score += query[e] * keys[s * width + e];

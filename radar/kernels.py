@@ -1,12 +1,13 @@
 """Builds and calls kernels.cpp: what sampling on a CPU does most, where PyTorch's own operations are slow.
 
-Legend: B images, H heads, S slots, E head width, R rows, I inputs, O outputs.
+Legend: B images, H heads, S slots, E head width, I inputs, O outputs.
 """
 
 import ctypes
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -25,37 +26,41 @@ FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-DWIDTH=8", "-DTALL=6"],
     "AVX512": ["-mavx512f", "-mavx2", "-mfma", "-DWIDTH=16", "-DTALL=12"],
 }
-MOST_ROWS = {"AVX2": None, "AVX512": 32}  # any; an estimate, since no such processor was at hand (docs/speed.md)
+MOST_ROWS = {"AVX2": None, "AVX512": 32}  # any; an estimate, the kernels have not run there (docs/speed.md)
 COMPILE = ["-O3", "-std=c++17", "-fopenmp", "-ffast-math", "-fPIC", "-c"]
-LINK = ["-shared", "-fopenmp"]  # without fast-math, which would change how all of the process rounds
+LINK = ["-shared", "-fopenmp"]  # without fast-math, which would make the whole process flush denormals to zero
 
 
 @functools.cache
 def kernels() -> "Kernels | None":
-    """Compile and load them, once per machine; None, with a warning, where that fails, and for other processors."""
+    """Compile and load them, once per cache folder; None, with a warning, where that fails.
+
+    None without one for processors that have no entry in `FLAGS`.
+    """
     kind = torch.backends.cpu.get_cpu_capability()
     if kind not in FLAGS:
         return None
     try:
         return Kernels(ctypes.CDLL(str(_build(FLAGS[kind]))), MOST_ROWS[kind])
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        warnings.warn(f"sampling will be slower: kernels.cpp could not be compiled ({said.strip()})", stacklevel=2)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: no home
+        why = (getattr(error, "stderr", "") or str(error)).strip()
+        warnings.warn(f"sampling will be slower: kernels.cpp could not be compiled or loaded ({why})", stacklevel=2)
         return None
 
 
 def _build(flags: list[str]) -> Path:
-    source, compiler = Path(__file__).with_suffix(".cpp"), shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        raise FileNotFoundError("no C++ compiler; CXX may name one")
-    what = "\n".join([source.read_text(), compiler, *COMPILE, *flags, *LINK])
+    source, compiler = Path(__file__).with_suffix(".cpp"), shlex.split(os.environ.get("CXX") or "c++")
+    if shutil.which(compiler[0]) is None:
+        raise FileNotFoundError(f"no C++ compiler '{compiler[0]}'; CXX may name one")
+    recipe = "\n".join([source.read_text(), *compiler, *COMPILE, *flags, *LINK])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radar-ablations"
-    path = cache / f"kernels-{hashlib.sha256(what.encode()).hexdigest()[:16]}.so"
+    path = cache / f"kernels-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
     if not path.exists():
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever writes there runs code here
         with replacing(path) as library, tempfile.TemporaryDirectory() as folder:
-            parts = f"{folder}/kernels.o"
-            for command in ([*COMPILE, *flags, str(source), "-o", parts], [*LINK, parts, "-o", str(library)]):
-                subprocess.run([compiler, *command], check=True, capture_output=True, text=True)
+            compiled = f"{folder}/kernels.o"
+            for command in ([*COMPILE, *flags, str(source), "-o", compiled], [*LINK, compiled, "-o", str(library)]):
+                subprocess.run([*compiler, *command], check=True, capture_output=True, text=True)
     return path
 
 
@@ -86,7 +91,7 @@ class Kernels:
         return y if padded == outputs else y[..., :outputs].contiguous()
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, 1, H E) of q (B, H, 1, E) over k and v (B, H, S, E), which are views of one cache."""
+        """(B, 1, H E) of q (B, H, 1, E) over k and v (B, H, S, E), equal views of the slots of contiguous buffers."""
         (batch, heads, _, width), slots, q = q.shape, k.shape[2], q.contiguous()
         out, weights = q.new_empty(batch, 1, heads * width), q.new_empty(batch * heads, slots)
         pointers = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), weights.data_ptr()

@@ -41,11 +41,11 @@ class Linear(nn.Linear):
 
 @contextmanager
 def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Keep the weights of a model's larger layers also as the fastest products without gradients read them.
+    """Keep the weights of a model's larger layers also as faster products without gradients read them.
 
-    In panels for our own kernel in float32, in oneDNN's blocks else. For the time of sampling: the weights must not
-    change in the meantime, and take their memory once more, or twice where both are used. Nothing happens on other
-    devices, and where neither is to be had.
+    In panels for our own kernel in float32, in oneDNN's blocks otherwise. For the time of sampling: the weights must
+    not change in the meantime, and take their memory once more, or twice where both are used. Nothing happens on
+    other devices, and where neither is to be had.
 
     Args:
         model: whose `Linear` layers are meant.
@@ -63,7 +63,7 @@ def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:
-    """Whether there is another layout for products in `dtype` on this processor."""
+    """Whether there is another layout for products in `dtype` on this processor; compiles our kernels, if need be."""
     return _has_blocks(dtype) or (dtype == torch.float32 and kernels() is not None)
 
 

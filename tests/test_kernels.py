@@ -29,11 +29,13 @@ able = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module", params=FLAGS)
-def built(request) -> Kernels:
+def built(request, tmp_path_factory) -> Kernels:
     """Tiles of either kind, in instructions that this processor has."""
     sizes = [flag for flag in FLAGS[request.param] if flag.startswith("-D")]
     own = [flag for flag in FLAGS[torch.backends.cpu.get_cpu_capability()] if flag.startswith("-m")]
-    return Kernels(ctypes.CDLL(str(radar.kernels._build([*own, *sizes]))), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return Kernels(ctypes.CDLL(str(radar.kernels._build([*own, *sizes]))), None)
 
 
 @pytest.fixture(params=[1, 2])
@@ -109,19 +111,33 @@ def test_attention(built, data):
     size = data.draw(st.sampled_from([1.0, 30.0]))
     random = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     buffer = torch.randn(2, batch, heads, 40, width, generator=random)
-    q = size * torch.randn(batch, 1, heads, width, generator=random).transpose(1, 2)
+    q = size * torch.randn(batch, 2, heads, width, generator=random)[:, :1].transpose(1, 2)
     k, v = buffer[:, :, :, :slots]
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2).flatten(2)
     assert torch.allclose(built.attention(q, k, v).double(), exact, rtol=1e-4, atol=1e-4)
 
 
+class Recorded:
+    """A library that notes the last argument of its calls: the threads."""
+
+    def __init__(self, library):
+        self.library, self.threads, self.panel = library, [], library.panel
+
+    def __getattr__(self, name):
+        function = getattr(self.library, name)
+        return lambda *args: self.threads.append(args[-1]) or function(*args)
+
+
 @able
 def test_threads(built, threads):
+    """As many as PyTorch uses, with the same results."""
+    own = Kernels(Recorded(built.library), None)
     x, weight = torch.randn(40, 33), torch.randn(50, 33)
-    assert torch.allclose(built.product(x, built.panels(weight), 50), F.linear(x, weight), atol=1e-4)
-    q, k, v = torch.randn(3, 4, 2, 1, 8)[:, :, :, :1], torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
-    exact = F.scaled_dot_product_attention(q[0], k, v).transpose(1, 2).flatten(2)
-    assert torch.allclose(built.attention(q[0], k, v), exact, atol=1e-5)
+    assert torch.allclose(own.product(x, own.panels(weight), 50), F.linear(x, weight), atol=1e-4)
+    q, k, v = torch.randn(4, 2, 1, 8), torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
+    exact = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    assert torch.allclose(own.attention(q, k, v), exact, atol=1e-5)
+    assert own.library.threads == [torch.get_num_threads()] * 2
 
 
 @able
@@ -141,8 +157,9 @@ def test_sampling_uses_them(compiled, calls, monkeypatch):
 
 
 @able
-def test_what_is_left_to_pytorch(calls):
-    """Attention of several queries, under a mask, in bfloat16, with gradients."""
+def test_what_is_left_to_pytorch(calls, monkeypatch):
+    """Attention of several queries, under a mask, in bfloat16, with gradients; products in bfloat16."""
+    monkeypatch.setattr(radar.linear, "LEAST", 1)
     sampled(SampleConfig(precision="bf16-mixed"))
     one, two, start = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 2, 4), torch.tensor(0)
     seen = torch.ones(1, 1, dtype=torch.bool)
@@ -173,6 +190,7 @@ def test_many_rows_are_left_to_onednn(most, monkeypatch):
 def test_compiled_once(cold):
     assert kernels() is not None
     (library,) = cold.iterdir()
+    assert torch.tensor(1e-40) * 1 > 0, "denormals are flushed to zero"
     changed = library.stat().st_mtime_ns
     kernels.cache_clear()
     assert kernels() is not None
@@ -183,17 +201,34 @@ def test_compiled_once(cold):
 def test_without_a_compiler(compiler, cold, monkeypatch):
     """One warning, nothing half-written, the same tokens."""
     monkeypatch.setattr(radar.linear, "LEAST", 1)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setenv("CXX", compiler)
-    with pytest.warns(UserWarning, match="sampling will be slower: kernels.cpp could not be compiled"):
-        found = sampled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(sampled(), found)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        patch.setenv("CXX", compiler)
+        with pytest.warns(UserWarning, match="sampling will be slower: kernels.cpp could not be compiled"):
+            found = sampled()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(sampled(), found)
     assert not (cold.exists() and list(cold.iterdir()))
-    monkeypatch.undo()
     kernels.cache_clear()
     assert torch.equal(sampled(), found)
+
+
+def test_without_a_home(cold, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(radar.kernels.Path, "home", nowhere)
+    with pytest.warns(UserWarning, match="could not be compiled or loaded .*home"):
+        assert kernels() is None
+
+
+@able
+def test_a_compiler_with_options(cold, monkeypatch):
+    monkeypatch.setenv("CXX", "c++ -g0")
+    assert kernels() is not None
 
 
 def test_other_processors(cold, monkeypatch):

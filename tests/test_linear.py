@@ -21,7 +21,7 @@ from radar.orders import decode_sequence
 from radar.sampling import plan_turns, product_dtype, sample_tokens
 from tests.arms import CLASSES, layout, small_model
 
-able = pytest.mark.skipif(not has_fast_products(torch.float32), reason="no oneDNN")
+able = pytest.mark.skipif(not has_fast_products(torch.float32), reason="neither oneDNN nor our kernels")
 low = pytest.mark.skipif(not has_fast_products(torch.bfloat16), reason="no oneDNN, or a processor without bfloat16")
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 LABELS = torch.tensor([0, 2, 1, CLASSES])

@@ -26,7 +26,7 @@ def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.d
     with torch.no_grad(), fast_products(layer, dtype):
         for rows in (256, 1024, 4096):
             left = torch.randn(rows, width, device=device, dtype=dtype)
-            for product in (layer, partial(F.linear, weight=layer.weight)):  # blocked and plain
+            for product in (layer, partial(F.linear, weight=layer.weight)):  # as in sampling, and plain
                 seconds = min(synchronised(device, partial(product, left)) for _ in range(repeats))
                 flops = max(flops, 2 * rows * width * 4 * width / seconds)
     source = torch.randn(weights, device=device, dtype=dtype)

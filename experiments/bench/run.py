@@ -27,7 +27,17 @@ from radar.variants import choose
 Row = dict[str, Any]
 BothRates = dict[bool, Rates]  # of bfloat16 (True) and float32 (False) products
 LARGEST = "max"
-SETTINGS = ("MALLOC_", "OMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD")  # environment that changes speed
+SETTINGS = (
+    "MALLOC_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "ATEN_CPU_",
+    "ONEDNN_",
+    "LD_PRELOAD",
+    "CXX",
+)  # that change speed
 
 
 def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
