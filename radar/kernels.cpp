@@ -7,6 +7,7 @@
 
 // WIDTH floats are a vector, a tile has up to TALL rows and PANEL outputs: its sums fill the registers.
 constexpr int PANEL = 2 * WIDTH, LINE = 64;  // LINE: bytes of memory that are fetched at once
+constexpr long NEAR = 32 * 1024;  // floats that a core keeps near
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
@@ -46,18 +47,21 @@ static void tile_of(long rows, const Part& part) {
 
 extern "C" int panel() { return PANEL; }
 
-// y (rows, outputs) = x (rows, inputs) times w (outputs / PANEL, inputs, PANEL).
+// y (rows, outputs) = x (rows, inputs) times w (outputs / PANEL, inputs, PANEL); rows in blocks that stay near.
 extern "C" void product(const float* x, const float* w, float* y, long rows, long inputs, long outputs, int threads) {
-    const long tiles = (rows + TALL - 1) / TALL, size = inputs * PANEL;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long p = 0; p < outputs / PANEL; p++)
-        for (long t = 0; t < tiles; t++) {
-            const long first = rows * t / tiles, last = rows * (t + 1) / tiles;
-            const float* next = w + (p + 1) * size + size * t / tiles;
-            // Of over 64 tiles each would fetch less than a byte per input: then it is one line again and again.
-            tile_of(last - first, {x + first * inputs, w + p * size, y + first * outputs + p * PANEL,
-                                   (const char*)next, inputs, outputs, (long)sizeof(float) * PANEL / tiles});
-        }
+    const long tiles = (rows + TALL - 1) / TALL, size = inputs * PANEL, blocks = tiles * TALL * inputs / NEAR + 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    for (long b = 0; b < blocks; b++) {
+        const long begin = tiles * b / blocks, end = tiles * (b + 1) / blocks, count = end - begin;
+#pragma omp for nowait
+        for (long p = 0; p < outputs / PANEL; p++)
+            for (long t = begin; t < end; t++) {
+                const long first = rows * t / tiles, last = rows * (t + 1) / tiles;
+                const float* next = w + (p + 1) * size + size * (t - begin) / count;
+                tile_of(last - first, {x + first * inputs, w + p * size, y + first * outputs + p * PANEL,
+                                       (const char*)next, inputs, outputs, (long)sizeof(float) * PANEL / count});
+            }
+    }
 }
 
 // out (heads, width) = softmax(q k / sqrt(width)) v of one query (width) per head; k and v (slots, width) of the heads
