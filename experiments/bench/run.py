@@ -17,11 +17,12 @@ from experiments.evaluate import ready_to_sample, synchronised
 from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
+from radar.cost import Cost
 from radar.errors import InputError
 from radar.kernels import kernels
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
-from radar.transformer import parameter_count
+from radar.transformer import Transformer, parameter_count
 from radar.variants import choose
 
 Row = dict[str, Any]
@@ -65,21 +66,32 @@ def time_in_turns(works: Sequence[Callable[[], object]], device: torch.device, r
     return [list(column) for column in zip(*rounds, strict=True)]
 
 
-def describe(work: Work, seconds: Sequence[float], batch: int, both: BothRates) -> Row:
-    """Median and range of images per second, cost on paper, and the ratio to the floor."""
-    middle, rates = median(seconds), both[work.low]
-    floor = work.cost.seconds(rates.flops_per_s, rates.bytes_per_s)
+def measure_both(model: Transformer, device: torch.device) -> BothRates:
+    """Rates for layers of the width of the model."""
+    sizes = model.shape.dim, parameter_count(model), device
+    return {low: measure_rates(*sizes, torch.bfloat16 if low else torch.float32) for low in (False, True)}
+
+
+def describe(work: Work, seconds: Sequence[float], batch: int) -> Row:
+    """Median and range of images per second, cost on paper."""
+    middle = median(seconds)
     row: Row = {
         "dtype": "bfloat16" if work.low else "float32", "steps": work.steps, "slots": work.slots,
         "seconds": middle, "images_per_s": batch / middle, "images_per_s_min": batch / max(seconds),
         "images_per_s_max": batch / min(seconds), "flops_per_image": work.cost.flops / batch,
-        "bytes_per_image": work.cost.bytes / batch, "cost": vars(work.cost), "floor_seconds": floor,
-        "over_floor": middle / floor,
+        "bytes_per_image": work.cost.bytes / batch, "cost": vars(work.cost),
     }  # fmt: skip
     return row | ({"ms_per_step": 1e3 * middle / work.cost.passes} if work.cost.passes else {})
 
 
-def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: BothRates, repeats: int) -> list[Row]:
+def floor(row: Row, both: BothRates) -> Row:
+    """Least seconds for the cost of a row, and the ratio of what was measured to them."""
+    rates = both[row["dtype"] == "bfloat16"]
+    seconds = Cost(**row["cost"]).seconds(rates.flops_per_s, rates.bytes_per_s)
+    return {"floor_seconds": seconds, "over_floor": row["seconds"] / seconds}
+
+
+def bench(what: str, arms: dict[str, GeneratorModule], batch: int, repeats: int) -> list[Row]:
     """Time one kind of work for all arms in turns: a row per arm."""
     if what in SHARED:
         arms = {"(any)": next(iter(arms.values()))}
@@ -90,7 +102,7 @@ def bench(what: str, arms: dict[str, GeneratorModule], batch: int, rates: BothRa
         {"what": what, "arm": name, "batch": batch}
         | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
         | {"grid": "{}x{}".format(*arms[name].model.grid)}
-        | describe(work, seconds, batch, rates)
+        | describe(work, seconds, batch)
         | {"peak_bytes": peak_bytes(device, work.call)}
         for (name, work), seconds in zip(works.items(), times, strict=True)
     ]
@@ -133,8 +145,7 @@ def run_bench(args: argparse.Namespace) -> Row:
         for grid, scale in product(grids, scales)
     }
     first = next(iter(arms[grids[0], scales[0]].values()))
-    sizes = first.model.shape.dim, parameter_count(first.model), first.device
-    rates = {low: measure_rates(*sizes, torch.bfloat16 if low else torch.float32) for low in (False, True)}
+    rates = measure_both(first.model, first.device)
     rows: list[Row] = []
     jobs = list(product(kinds, grids, batches, scales))
     for what, grid, wanted, scale in tqdm(jobs, "bench", disable=None, leave=False):
@@ -143,7 +154,10 @@ def run_bench(args: argparse.Namespace) -> Row:
         some = arms[grid, scale]
         with ready_to_sample(some.values() if what in SAMPLED else ()):
             batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
-            rows += bench(what, some, batch, rates, args.repeats)
+            rows += bench(what, some, batch, args.repeats)
+        again = measure_both(first.model, first.device)
+        rates = {low: rates[low].best(again[low]) for low in rates}
+    rows = [row | floor(row, rates) for row in rows]
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
         "threads": torch.get_num_threads(), "kernels": first.device.type == "cpu" and kernels() is not None,
