@@ -19,12 +19,8 @@ class Rates:
     flops_per_s: float
     bytes_per_s: float
 
-    def best(self, other: "Rates") -> "Rates":
-        """The higher ones: a device that is slow for a while is measured against what it does at best."""
-        return Rates(max(self.flops_per_s, other.flops_per_s), max(self.bytes_per_s, other.bytes_per_s))
 
-
-def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.dtype, repeats: int = 7) -> Rates:
+def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.dtype, repeats: int) -> Rates:
     """Best of matrix products of D x 4D with up to 4096 rows, and of copying a buffer as large as the weights."""
     layer, flops = Linear(width, 4 * width).to(device, dtype), 0.0
     with torch.no_grad(), fast_products(layer, dtype):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import product
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -17,16 +17,15 @@ from experiments.evaluate import ready_to_sample, synchronised
 from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
-from radar.cost import Cost
 from radar.errors import InputError
 from radar.kernels import kernels
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
-from radar.transformer import Transformer, parameter_count
+from radar.transformer import parameter_count
 from radar.variants import choose
 
 Row = dict[str, Any]
-BothRates = dict[bool, Rates]  # of bfloat16 (True) and float32 (False) products
+Timing = tuple[float, float]  # seconds, floor in seconds
 LARGEST = "max"
 SETTINGS = (
     "MALLOC_",
@@ -60,51 +59,48 @@ def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], option
     return module.to(pick_device(config.train.device)).eval()
 
 
-def time_in_turns(works: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[list[float]]:
-    """Seconds of every work in every round, the first round dropped: (works, repeats)."""
-    rounds = [[synchronised(device, work) for work in works] for _ in range(repeats + 1)][1:]
-    return [list(column) for column in zip(*rounds, strict=True)]
+def rates_of(module: GeneratorModule, low: bool, repeats: int) -> Rates:
+    """Measure the rates for layers of the width of a model, in bfloat16 or float32."""
+    dtype = torch.bfloat16 if low else torch.float32
+    return measure_rates(module.model.shape.dim, parameter_count(module.model), module.device, dtype, repeats)
 
 
-def measure_both(model: Transformer, device: torch.device) -> BothRates:
-    """Rates for layers of the width of the model."""
-    sizes = model.shape.dim, parameter_count(model), device
-    return {low: measure_rates(*sizes, torch.bfloat16 if low else torch.float32) for low in (False, True)}
+def time_once(work: Work, module: GeneratorModule) -> Timing:
+    """Seconds of one call, and its floor by the rates just before and after: others may slow the device for a while."""
+    before = rates_of(module, work.low, 2)
+    seconds = synchronised(module.device, work.call)
+    floors = [work.cost.seconds(r.flops_per_s, r.bytes_per_s) for r in (before, rates_of(module, work.low, 2))]
+    return seconds, mean(floors)
 
 
-def describe(work: Work, seconds: Sequence[float], batch: int) -> Row:
-    """Median and range of images per second, cost on paper."""
+def describe(work: Work, timings: Sequence[Timing], batch: int) -> Row:
+    """Median and range of images per second, cost on paper, and the median of the ratios to the floor."""
+    seconds = [timing[0] for timing in timings]
     middle = median(seconds)
     row: Row = {
         "dtype": "bfloat16" if work.low else "float32", "steps": work.steps, "slots": work.slots,
         "seconds": middle, "images_per_s": batch / middle, "images_per_s_min": batch / max(seconds),
         "images_per_s_max": batch / min(seconds), "flops_per_image": work.cost.flops / batch,
         "bytes_per_image": work.cost.bytes / batch, "cost": vars(work.cost),
+        "floor_seconds": median(floor for _, floor in timings), "over_floor": median(s / floor for s, floor in timings),
     }  # fmt: skip
     return row | ({"ms_per_step": 1e3 * middle / work.cost.passes} if work.cost.passes else {})
 
 
-def floor(row: Row, both: BothRates) -> Row:
-    """Least seconds for the cost of a row, and the ratio of what was measured to them."""
-    rates = both[row["dtype"] == "bfloat16"]
-    seconds = Cost(**row["cost"]).seconds(rates.flops_per_s, rates.bytes_per_s)
-    return {"floor_seconds": seconds, "over_floor": row["seconds"] / seconds}
-
-
 def bench(what: str, arms: dict[str, GeneratorModule], batch: int, repeats: int) -> list[Row]:
-    """Time one kind of work for all arms in turns: a row per arm."""
+    """Time one kind of work for all arms in turns, the first round dropped: a row per arm."""
     if what in SHARED:
         arms = {"(any)": next(iter(arms.values()))}
     device = next(iter(arms.values())).device
     works = {name: WORKS[what](module, batch) for name, module in arms.items()}
-    times = time_in_turns([work.call for work in works.values()], device, repeats)
+    rounds = [[time_once(work, arms[name]) for name, work in works.items()] for _ in range(repeats + 1)][1:]
     return [
         {"what": what, "arm": name, "batch": batch}
         | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
         | {"grid": "{}x{}".format(*arms[name].model.grid)}
-        | describe(work, seconds, batch)
+        | describe(work, timings, batch)
         | {"peak_bytes": peak_bytes(device, work.call)}
-        for (name, work), seconds in zip(works.items(), times, strict=True)
+        for (name, work), timings in zip(works.items(), zip(*rounds, strict=True), strict=True)
     ]
 
 
@@ -145,7 +141,7 @@ def run_bench(args: argparse.Namespace) -> Row:
         for grid, scale in product(grids, scales)
     }
     first = next(iter(arms[grids[0], scales[0]].values()))
-    rates = measure_both(first.model, first.device)
+    rates = {low: rates_of(first, low, 7) for low in (False, True)}
     rows: list[Row] = []
     jobs = list(product(kinds, grids, batches, scales))
     for what, grid, wanted, scale in tqdm(jobs, "bench", disable=None, leave=False):
@@ -155,9 +151,6 @@ def run_bench(args: argparse.Namespace) -> Row:
         with ready_to_sample(some.values() if what in SAMPLED else ()):
             batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
             rows += bench(what, some, batch, args.repeats)
-        again = measure_both(first.model, first.device)
-        rates = {low: rates[low].best(again[low]) for low in rates}
-    rows = [row | floor(row, rates) for row in rows]
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
         "threads": torch.get_num_threads(), "kernels": first.device.type == "cpu" and kernels() is not None,
