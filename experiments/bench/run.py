@@ -27,17 +27,8 @@ from radar.variants import choose
 Row = dict[str, Any]
 Timing = tuple[float, float]  # seconds, floor in seconds
 LARGEST = "max"
-SETTINGS = (
-    "MALLOC_",
-    "OMP_",
-    "GOMP_",
-    "KMP_",
-    "MKL_",
-    "ATEN_CPU_",
-    "ONEDNN_",
-    "LD_PRELOAD",
-    "CXX",
-)  # that change speed
+# Environment that changes speed, by how the names begin.
+SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX")
 
 
 def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
