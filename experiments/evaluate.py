@@ -24,14 +24,14 @@ from radar.dependence import token_field
 from radar.errors import InputError
 from radar.features import extract, load_features
 from radar.files import replacing
+from radar.graphs import warm_up
 from radar.independence import exponential_covariance, independence_gap
-from radar.linear import fast_products
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
 from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling import product_dtype, sample_tokens
+from radar.sampling import ready_to_sample, sample_tokens
 from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
@@ -83,11 +83,11 @@ def synchronised(device: torch.device, work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
-    """Lay the weights out for sampling, which is no part of its time."""
+def all_ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
+    """Prepare for sampling, which is no part of its time."""
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(fast_products(module.model, product_dtype(module.config.sample)))
+            stack.enter_context(ready_to_sample(module.model, module.config.sample))
         yield
 
 
@@ -106,7 +106,7 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
 
 
 def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
-    """Images per second of each generator: rounds that go through all of them in turn, the first one dropped.
+    """Images per second of each generator: rounds that go through all of them in turn, but for those of warming up.
 
     Run with nothing else on the machine. `speedup`, of two or more, is the median over the rounds of the ratio to the
     first generator.
@@ -114,11 +114,12 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
     repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
-    with ready_to_sample([generator.module for generator in generators]):
+    with all_ready_to_sample([generator.module for generator in generators]):
+        dropped = max(map(warm_up, devices))
         rounds = [
             [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
-            for _ in range(repeats + 1)
-        ][1:]
+            for _ in range(dropped + repeats)
+        ][dropped:]
     columns = []
     for arm in range(len(works)):
         seconds = [times[arm] for times in rounds]

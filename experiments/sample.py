@@ -13,9 +13,8 @@ from experiments.pictures import overlay, pixel_scale, save_gif, save_image, til
 from radar.checkpoints import Generator, load_generator
 from radar.errors import InputError
 from radar.files import replacing
-from radar.linear import fast_products
 from radar.options import SampleConfig
-from radar.sampling import Trace, product_dtype, sample_tokens
+from radar.sampling import Trace, ready_to_sample, sample_tokens
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ def balanced_labels(images: range, classes: int) -> Tensor:
 def draw_samples(generator: Generator, settings: SampleConfig) -> Samples:
     """Draw `settings.images` images with balanced labels, in batches that do not matter for the result."""
     module, parts = generator.module, []
-    turns = module.turns(settings)
+    turns, sequence = module.turns(settings), module.sampled_sequence(settings)
     starts = range(0, settings.images, settings.batch_size)
-    with fast_products(module.model, product_dtype(settings)):
+    with ready_to_sample(module.model, settings):
         for start in tqdm(starts, "sample", disable=None, leave=False):
             numbers = range(start, min(start + settings.batch_size, settings.images))
             labels = balanced_labels(numbers, module.model.classes).to(module.device)
-            tokens = sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, numbers)
+            tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
             parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
     images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Samples(images, tokens, labels)
@@ -54,7 +53,7 @@ def draw_film(generator: Generator, settings: SampleConfig, count: int) -> list[
     module, trace = generator.module, Trace()
     labels = balanced_labels(range(count), module.model.classes).to(module.device)
     sequence = module.sampled_sequence(settings)
-    with fast_products(module.model, product_dtype(settings)):
+    with ready_to_sample(module.model, settings):
         sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []

@@ -56,7 +56,7 @@ def pass_cost(shape: Shape, vocabulary: int, turn: Turn, batch: int, element: in
     """
     d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
     early, block, memory = shape.layers - late, 4 * d * d + 3 * d * f, 2 * d * d * bool(late)
-    queries = len(turn.slots) - int(turn.slots.content.sum()) if late else 0
+    queries = len(turn.slots) - turn.slots.contents if late else 0
     content, covered = len(turn.slots) - queries, turn.covered - queries
     heads = 2 if turn.slots.mixes else 1
     layered = content * (early * block + memory) + queries * late * (block - 2 * d * d)

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from radar.files import replacing
 
-# Per kind of processor, by PyTorch's names: flags, and up to how many rows a product is faster than oneDNN's.
+# Per kind of processor, by PyTorch's names.
 FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-DWIDTH=8", "-DTALL=6"],
     "AVX512": ["-mavx512f", "-mavx2", "-mfma", "-DWIDTH=16", "-DTALL=12"],
 }
-MOST_ROWS = {"AVX2": None, "AVX512": 32}  # any; an estimate, the kernels have not run there (docs/speed.md)
 COMPILE = ["-O3", "-std=c++17", "-fopenmp", "-ffast-math", "-fPIC", "-c"]
 LINK = ["-shared", "-fopenmp"]  # without fast-math, which would make the whole process flush denormals to zero
 
@@ -41,7 +40,7 @@ def kernels() -> "Kernels | None":
     if kind not in FLAGS:
         return None
     try:
-        return Kernels(ctypes.CDLL(str(_build(FLAGS[kind]))), MOST_ROWS[kind])
+        return Kernels(ctypes.CDLL(str(_build(FLAGS[kind]))))
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: no home
         why = (getattr(error, "stderr", "") or str(error)).strip()
         warnings.warn(f"sampling will be slower: kernels.cpp could not be compiled or loaded ({why})", stacklevel=2)
@@ -69,7 +68,6 @@ class Kernels:
     """The compiled functions; all tensors float32, on the CPU, without gradients."""
 
     library: ctypes.CDLL
-    most_rows: int | None  # of a product that is worth it; None: any
 
     def __post_init__(self) -> None:
         self.library.product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3 + [ctypes.c_int]

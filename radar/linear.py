@@ -1,4 +1,4 @@
-"""Linear layers, and weights laid out once for the matrix products of a CPU while a model samples.
+"""Linear layers, and weights laid out once for matrix products while a model samples.
 
 Legend: B... any leading sizes, I inputs, O outputs.
 """
@@ -29,10 +29,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(B..., I) -> (B..., O)."""
         compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not (compiling or _products):
+        if torch.is_grad_enabled() or not (compiling or _products):
             return F.linear(x, self.weight)
-        if x.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
+        if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         if compiling:
             return torch.ops.radar.linear(x, self.weight)  # type: ignore[no-any-return]
         product = _products.get(_key(self.weight, x.dtype))
@@ -43,23 +43,27 @@ class Linear(nn.Linear):
 def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Keep the weights of a model's larger layers also as faster products without gradients read them.
 
-    In panels for our own kernel in float32, in oneDNN's blocks otherwise. For the time of sampling: the weights must
-    not change in the meantime, and take their memory once more, or twice where both are used. Nothing happens on
-    other devices, and where neither is to be had.
+    On a CPU in panels for our own kernel in float32, in oneDNN's blocks otherwise; on other devices in bfloat16, where
+    that is the type of the products: compiled code would convert them anew in every pass. For the time of sampling: the
+    weights must not change in the meantime, and take their memory once more.
 
     Args:
         model: whose `Linear` layers are meant.
         dtype: that of the products (sampling.product_dtype).
     """
     weights = [layer.weight.detach() for layer in model.modules() if isinstance(layer, Linear)]
-    large = {_key(w, dtype): w for w in weights if w.numel() >= LEAST and w.device.type == "cpu"}
-    made = {key: _product(w.to(dtype)) for key, w in large.items() if key not in _products and has_fast_products(dtype)}
+    large = {_key(w, dtype): w for w in weights if w.numel() >= LEAST and _is_worth_it(w, dtype)}
+    made = {key: _product(w.to(dtype)) for key, w in large.items() if key not in _products}
     _products.update(made)
     try:
         yield
     finally:
         for key in made:
             del _products[key]
+
+
+def _is_worth_it(weight: Tensor, dtype: torch.dtype) -> bool:
+    return has_fast_products(dtype) if weight.device.type == "cpu" else weight.dtype != dtype
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:
@@ -78,16 +82,12 @@ def _key(weight: Tensor, dtype: torch.dtype) -> Key:
 
 
 def _product(weight: Tensor) -> Product:
-    """Choose by the number of rows, where our own kernel is not the fastest for all."""
+    if weight.device.type != "cpu":
+        return partial(F.linear, weight=weight)
     own = kernels() if weight.dtype == torch.float32 else None
     if own is None:
         return _blocked_product(weight)
-    panels = own.panels(weight)
-    few = partial(own.product, panels=panels, outputs=len(weight))
-    if own.most_rows is None:
-        return few
-    most, many = own.most_rows * weight.shape[1], _blocked_product(weight)
-    return lambda x: few(x) if x.numel() <= most else many(x)
+    return partial(own.product, panels=own.panels(weight), outputs=len(weight))
 
 
 # The two operations of PyTorch's own compiler for weights that it may freeze; PyTorch has no public name for them.
@@ -105,7 +105,7 @@ def _opaque(x: Tensor, weight: Tensor) -> Tensor:
 
 
 torch.library.define("radar::linear", "(Tensor x, Tensor weight) -> Tensor")
-torch.library.impl("radar::linear", "cpu", _opaque)
+torch.library.impl("radar::linear", ("cpu", "cuda"), _opaque)
 
 
 def _fake(x: Tensor, weight: Tensor) -> Tensor:

@@ -9,14 +9,18 @@ held in decoding order (by rank) and put into place at the end.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from radar.attention import NONE, Slots
 from radar.cache import empty_cache
+from radar.graphs import recorded, replay
+from radar.linear import fast_products
 from radar.options import SampleConfig
 from radar.seeding import Stream, generator
 from radar.transformer import Transformer
@@ -47,6 +51,7 @@ class Turn:
     mask: Tensor | None  # (slots, covered); None where every slot sees all of them
     targets: Tensor  # (T,) ranks that it predicts
     revises: Tensor  # (T,) True where the predicted cell is known already
+    corrects: bool  # whether it is anywhere
     noise: Tensor  # (T,) which random numbers of an image it uses
     keeps: int  # how many of the targets are written, from the first; the others are candidates for a later pass
 
@@ -78,9 +83,10 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu", c
         noise = torch.where(extra, drawn - 1 + extra.cumsum(0), targets)
         rows = mask[run][:, torch.cat([cached, run])]
         seen = None if rows.all() else rows.to(device)
-        keeps = len(targets) - int(waits.sum())
+        keeps, corrects = len(targets) - int(waits.sum()), bool(revises.any())
         targets, revises, noise = targets.to(device), revises.to(device), noise.to(device)
-        turns.append(Turn(part.to(device), len(cached), rows.shape[1], seen, targets, revises, noise, keeps))
+        covered = rows.shape[1]
+        turns.append(Turn(part.to(device), len(cached), covered, seen, targets, revises, corrects, noise, keeps))
         cached = torch.cat([cached, run[seen_later]])
         drawn += int(extra.sum())
     return turns
@@ -152,7 +158,7 @@ def choose_tokens(settings: SampleConfig) -> TokenRule:
 
     def rule(turn: Turn, logits: Tensor, current: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         fresh = draw(filter_probabilities(logits, settings.temperature, settings.top_k, settings.top_p), noise)
-        if not turn.revises.any():
+        if not turn.corrects:
             return fresh, torch.ones_like(fresh, dtype=torch.bool)
         belief = (logits / settings.temperature).softmax(-1).gather(-1, current[..., None])[..., 0]
         changed = ~turn.revises | (belief < settings.correction)
@@ -167,10 +173,9 @@ class Choice:
     Confidence is log p of the drawn token plus Gumbel noise, whose scale falls linearly to 0 at the last pass.
     """
 
-    def __init__(self, turns: Sequence[Turn], settings: SampleConfig, images: Sequence[int], device: torch.device):
+    def __init__(self, turns: Sequence[Turn], settings: SampleConfig, noise: Tensor):
         self.settings, self.passes = settings, len(turns)
-        self.ends = torch.tensor([len(turn.targets) for turn in turns]).cumsum(0).tolist()
-        noise = image_noise(settings.seed, images, self.ends[-1], Stream.CHOICE).to(device)
+        self.ends = list(accumulate(len(turn.targets) for turn in turns))
         self.gumbel = -(-noise.clamp(min=2**-25).log()).log()
 
     def rank(self, number: int, turn: Turn, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -204,13 +209,32 @@ def sample_tokens(
         trace: filled with the state after each pass.
         rule: what to write, by default `choose_tokens(settings)`.
     """
-    rule = rule or choose_tokens(settings)
+    noises = [image_noise(settings.seed, images, sum(len(turn.noise) for turn in turns))]
+    if settings.choice_temperature is not None:
+        noises.append(image_noise(settings.seed, images, sum(len(turn.targets) for turn in turns), Stream.CHOICE))
+    inputs = sequence, labels, *(noise.to(labels.device) for noise in noises)
+    work = functools.partial(_run, model, turns, settings, rule or choose_tokens(settings), trace)
+    if trace is not None or rule is not None:
+        return work(*inputs)
+    return replay(model, (id(turns), repr(settings)), work, *inputs)
+
+
+def _run(
+    model: Transformer,
+    turns: Sequence[Turn],
+    settings: SampleConfig,
+    rule: TokenRule,
+    trace: Trace | None,
+    sequence: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    choice_noise: Tensor | None = None,
+) -> Tensor:
+    """All passes; without a trace nothing waits for the device, so that they can be recorded (radar.graphs)."""
     cells = torch.atleast_2d(sequence).expand(len(labels), -1)  # a view: nothing is copied
     choice = None
-    if settings.choice_temperature is not None:  # every image finds its own sequence
-        choice, sequence = Choice(turns, settings, images, labels.device), (cells := cells.clone())
-    count = sum(len(turn.noise) for turn in turns)
-    noise = image_noise(settings.seed, images, count).to(labels.device)
+    if choice_noise is not None:  # every image finds its own sequence
+        choice, sequence = Choice(turns, settings, choice_noise), (cells := cells.clone())
     known = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)
     guide = _Guide(model, turns, labels, settings)
     low = product_dtype(settings) == torch.bfloat16
@@ -227,6 +251,16 @@ def sample_tokens(
             if trace is not None:
                 _record(trace, turn, known, cells, changed)
     return torch.empty_like(known).scatter_(1, cells, known)
+
+
+@contextmanager
+def ready_to_sample(model: Transformer, settings: SampleConfig) -> Iterator[None]:
+    """Make many batches faster: weights laid out for it (radar.linear), and on a GPU recorded passes (radar.graphs).
+
+    The weights must not change in the meantime.
+    """
+    with fast_products(model, product_dtype(settings)), recorded(model):
+        yield
 
 
 class _Guide:

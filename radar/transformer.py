@@ -102,8 +102,9 @@ class Transformer(nn.Module):
         inputs = slots.content, slots.rank, slots.place, content, labels, torch.atleast_2d(sequence)
         if cache is not None:
             assert not isinstance(mask, BlockMask)
-            decode = _compiled(Transformer.decode, dynamic=True) if self.compiled else Transformer.decode
-            carriers = int(slots.content.sum()) if self.query_layers else len(slots)
+            whole = self.compiled and content.device.type == "cpu"
+            decode = _compiled(Transformer.decode, dynamic=True) if whole else Transformer.decode
+            carriers = slots.contents if self.query_layers else len(slots)
             return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
         if self.query_layers:
@@ -121,6 +122,11 @@ class Transformer(nn.Module):
         if self.recompute and self.training:
             return checkpoint(function, *args, use_reentrant=False)  # type: ignore[no-any-return]
         return function(*args)
+
+    def _part(self, function: Callable[..., R], *args: object) -> R:
+        """Run a part of a pass with the cache: compiled by itself, where the pass is not as a whole."""
+        alone = self.compiled and not torch.compiler.is_compiling()
+        return (_compiled(function, dynamic=True) if alone else function)(*args)
 
     def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
@@ -142,9 +148,11 @@ class Transformer(nn.Module):
         buffer: Tensor,
         start: Tensor,
     ) -> Tensor:
-        """Logits (B, T, V) of `inputs` (see `embed`), with the cache; in one piece, to compile.
+        """Logits (B, T, V) of `inputs` (see `embed`), with the cache.
 
-        `carriers` is the number of slots, from the first, that run through all but the query blocks.
+        Compiled in one piece on a CPU, where calls cost most, and otherwise in parts that all blocks share: that takes
+        seconds, and calls cost nothing in a recording (radar.graphs). `carriers` is the number of slots, from the
+        first, that run through all but the query blocks.
         """
         x, angles = self.embed(*inputs)
         y, places = x[:, carriers:], angles[:, :, carriers:]
@@ -154,13 +162,14 @@ class Transformer(nn.Module):
             seen = mask.shape[1] - y.shape[1]
             rows, columns = mask[:carriers, :seen], mask[carriers:, :seen]
         for layer, block in enumerate(cast(list[Block], self.blocks)):
-            q, k, v = block.project(x, angles)
-            x = block.finish(x, cached_attention(q, k, v, rows, buffer, start, layer))
+            q, k, v = self._part(Block.project, block, x, angles)
+            x = self._part(Block.finish, block, x, cached_attention(q, k, v, rows, buffer, start, layer))
         if self.memory is not None:
-            k, v = self.memory(x, angles)
+            k, v = self._part(Memory.forward, self.memory, x, angles)
             for other in cast(list[QueryBlock], self.query_blocks):
-                mixed = cached_attention(other.ask(y, places), k, v, columns, buffer, start, len(self.blocks))
-                y = other.finish(y, mixed)
+                q = self._part(QueryBlock.ask, other, y, places)
+                mixed = cached_attention(q, k, v, columns, buffer, start, len(self.blocks))
+                y = self._part(Block.finish, other, y, mixed)
             x = torch.cat([x, y], 1)
         return self.predict(x, predictions)
 

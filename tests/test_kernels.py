@@ -35,7 +35,7 @@ def built(request, tmp_path_factory) -> Kernels:
     own = [flag for flag in FLAGS[torch.backends.cpu.get_cpu_capability()] if flag.startswith("-m")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return Kernels(ctypes.CDLL(str(radar.kernels._build([*own, *sizes]))), None)
+        return Kernels(ctypes.CDLL(str(radar.kernels._build([*own, *sizes]))))
 
 
 @pytest.fixture(params=[1, 2])
@@ -132,7 +132,7 @@ class Recorded:
 @able
 def test_threads(built, threads):
     """As many as PyTorch uses, with the same results."""
-    own = Kernels(Recorded(built.library), None)
+    own = Kernels(Recorded(built.library))
     x, weight = torch.randn(40, 33), torch.randn(50, 33)
     assert torch.allclose(own.product(x, own.panels(weight), 50), F.linear(x, weight), atol=1e-4)
     q, k, v = torch.randn(4, 2, 1, 8), torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
@@ -169,22 +169,6 @@ def test_what_is_left_to_pytorch(calls, monkeypatch):
         with torch.set_grad_enabled(grad):
             radar.cache._attend(x, x, x, mask, torch.empty(1, 2, 1, 2, 2, 4), start, 0)
     assert calls == ["attention"]
-
-
-@able
-@pytest.mark.parametrize("most", [None, 3])
-def test_many_rows_are_left_to_onednn(most, monkeypatch):
-    """Where it is faster at them."""
-    monkeypatch.setattr(radar.linear, "LEAST", 1)
-    rows, product, own = [], Kernels.product, Kernels(kernels().library, most)
-    monkeypatch.setattr(radar.linear, "kernels", lambda: own)
-    monkeypatch.setattr(Kernels, "product", lambda self, x, **k: rows.append(len(x)) or product(self, x, **k))
-    layer = Linear(5, 7)
-    with torch.no_grad(), fast_products(layer, torch.float32):
-        for count in (1, 3, 4, 9):
-            x = torch.randn(count, 5)
-            assert torch.allclose(layer(x), F.linear(x, layer.weight), atol=1e-6)
-    assert rows == ([1, 3, 4, 9] if most is None else [1, 3])
 
 
 @able

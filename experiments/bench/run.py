@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
 from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
-from experiments.evaluate import ready_to_sample, synchronised
+from experiments.evaluate import all_ready_to_sample, synchronised
 from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
 from radar.errors import InputError
+from radar.graphs import warm_up
 from radar.kernels import kernels
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
@@ -28,7 +29,7 @@ Row = dict[str, Any]
 Timing = tuple[float, float]  # seconds, floor in seconds
 LARGEST = "max"
 # Environment that changes speed, by how the names begin.
-SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX")
+SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX", "RADAR_")
 
 
 def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
@@ -79,12 +80,13 @@ def describe(work: Work, timings: Sequence[Timing], batch: int) -> Row:
 
 
 def bench(what: str, arms: dict[str, GeneratorModule], batch: int, repeats: int) -> list[Row]:
-    """Time one kind of work for all arms in turns, the first round dropped: a row per arm."""
+    """Time one kind of work for all arms in turns, without the rounds of warming up: a row per arm."""
     if what in SHARED:
         arms = {"(any)": next(iter(arms.values()))}
     device = next(iter(arms.values())).device
     works = {name: WORKS[what](module, batch) for name, module in arms.items()}
-    rounds = [[time_once(work, arms[name]) for name, work in works.items()] for _ in range(repeats + 1)][1:]
+    dropped = warm_up(device)
+    rounds = [[time_once(work, arms[name]) for name, work in works.items()] for _ in range(dropped + repeats)][dropped:]
     return [
         {"what": what, "arm": name, "batch": batch}
         | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
@@ -139,7 +141,7 @@ def run_bench(args: argparse.Namespace) -> Row:
         if scale != scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
         some = arms[grid, scale]
-        with ready_to_sample(some.values() if what in SAMPLED else ()):
+        with all_ready_to_sample(some.values() if what in SAMPLED else ()):
             batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
             rows += bench(what, some, batch, args.repeats)
     return {

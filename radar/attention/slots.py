@@ -98,6 +98,11 @@ class Slots:
         """(S,) rank of the one cell that it predicts, or else of its own; -1 for a class token without target."""
         return torch.where((self.target == NONE) | (self.second != NONE), self.rank, self.target)
 
+    @cached_property
+    def contents(self) -> int:
+        """How many slots carry a token."""
+        return int(self.content.sum())
+
     @property
     def revises(self) -> Tensor:
         """(S,) True where a slot predicts its own, already known token again (correction)."""

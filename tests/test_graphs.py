@@ -1,0 +1,195 @@
+"""Recording a batch of sampling changes its speed and nothing else; on a GPU everything is what it is on a CPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import radar.graphs
+from ablations.cli import main
+from radar.attention import VARIANTS
+from radar.blocks import Block, Shape
+from radar.graphs import recorded, replay, unrecorded
+from radar.options import ModelConfig, SampleConfig
+from radar.orders import decode_sequence
+from radar.sampling import plan_turns, ready_to_sample, sample_tokens
+from tests.arms import CLASSES, arms, layout, small_model, typical
+
+LABELS = torch.tensor([0, 2, 1, CLASSES])
+PLAIN = SampleConfig(correction=0.3)
+SETTINGS = {
+    "float32": PLAIN,
+    "guided": SampleConfig(guidance=2.0, guidance_schedule="linear", top_k=5, top_p=0.9, temperature=0.8),
+    "bfloat16": SampleConfig(precision="bf16-mixed"),
+}
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Records without a GPU: what was recorded, as names."""
+    made = []
+
+    class Fake(radar.graphs.Recording):
+        def __init__(self, work, inputs):
+            self.work = work
+            made.append(work)
+
+        def __call__(self, *inputs):
+            return self.work(*inputs)
+
+    monkeypatch.setattr(radar.graphs, "Recording", Fake)
+    monkeypatch.setattr(radar.graphs, "_on_gpu", lambda model: True)
+    return made
+
+
+def drawer(order, variant, config, device="cpu", model=None):
+    """Return the model, and a function that draws with a seed and labels."""
+    step, slots = layout(order, variant)
+    model = (model or small_model(slots)).to(device)
+    turns = plan_turns(slots, config.correction > 0, device, config.choice_temperature is not None)
+    sequence = decode_sequence(step).to(device)
+
+    def draw(seed=0, labels=LABELS):
+        return sample_tokens(
+            model, turns, sequence, labels.to(device), replace(config, seed=seed), range(len(labels))
+        ).cpu()
+
+    return model, draw
+
+
+def test_what_is_recorded(recordings):
+    model, draw = drawer("radial", "nested", PLAIN)
+    plain = draw()
+    with recorded(model):
+        for count in (0, 1, 1, 1):  # the first as it is, the second recorded
+            assert torch.equal(draw(), plain) and len(recordings) == count
+        draw(labels=LABELS[:2])
+        assert len(recordings) == 1, "another size is another work"
+        draw(labels=LABELS[:2])
+        assert len(recordings) == 2
+        with unrecorded():
+            draw(), draw(seed=1), draw(seed=1)
+        assert len(recordings) == 2
+        with recorded(model):
+            draw()
+        draw()
+        assert len(recordings) == 2, "kept until the outermost ends"
+    draw(), draw()
+    assert len(recordings) == 2 and not radar.graphs._works
+
+
+def test_turned_off(recordings, monkeypatch):
+    monkeypatch.setenv("RADAR_GRAPHS", "0")
+    model, draw = drawer("radial", "plain", PLAIN)
+    with recorded(model):
+        draw(), draw()
+    assert not recordings
+
+
+def test_nothing_is_recorded_on_a_cpu():
+    model, draw = drawer("radial", "plain", PLAIN)
+    with recorded(model):
+        assert torch.equal(draw(), draw())
+        assert not radar.graphs._works
+
+
+def test_names_and_sizes_are_told_apart(recordings):
+    model, one, two = torch.nn.Linear(1, 1), torch.ones(1), torch.ones(2)
+    with recorded(model):
+        for name, factor, given in (("a", 2, one), ("b", 3, one), ("a", 2, two), ("a", 2, one), ("b", 3, one)):
+            assert torch.equal(replay(model, name, lambda x, factor=factor: factor * x, given), factor * given)
+        assert len(recordings) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_a_gpu_draws_what_a_cpu_draws(order, variant):
+    found, expected = (drawer(order, variant, PLAIN, device)[1]() for device in ("cuda", "cpu"))
+    assert (found == expected).float().mean() > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(("order", "variant"), typical())
+def test_a_recording_draws_the_same(order, variant, config):
+    model, draw = drawer(order, variant, config, "cuda")
+    least = 0.9 if config.precision == "bf16-mixed" else 1
+    cases = [(seed, labels) for seed in range(3) for labels in (LABELS, LABELS.flip(0))]
+    expected = [draw(*case) for case in cases]
+    with ready_to_sample(model, config):
+        for _ in range(3):
+            for case, tokens in zip(cases, expected, strict=True):
+                assert (draw(*case) == tokens).float().mean() >= least
+        works = list(radar.graphs._works[model].values())
+    assert works and all(isinstance(work, radar.graphs.Recording) for work in works)
+    assert not radar.graphs._works
+
+
+@pytest.mark.gpu
+def test_a_recording_of_choices_draws_the_same():
+    config = SampleConfig(choice_temperature=4.5)
+    model, draw = drawer("random in 5", "bidirectional", config, "cuda")
+    expected = draw()
+    with ready_to_sample(model, config):
+        assert all(torch.equal(draw(), expected) for _ in range(3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", [PLAIN, SETTINGS["bfloat16"]], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("order", "variant"), [("raster", "causal"), ("radial", "plain"), ("radial", "nested")])
+def test_compiled_code_draws_the_same_on_a_gpu(order, variant, config, monkeypatch):
+    monkeypatch.setattr(radar.linear, "LEAST", 1)
+    model, draw = drawer(order, variant, config, "cuda")
+    expected, model.compiled = draw(), True
+    with ready_to_sample(model, config):
+        for _ in range(3):
+            assert (draw() == expected).float().mean() > (0.9 if config.precision == "bf16-mixed" else 0.98)
+
+
+@pytest.mark.gpu
+def test_sampling_never_waits_for_the_gpu():
+    """What would be an error in a recording: a value that the CPU asks for."""
+    for order, variant in arms():
+        step, slots = layout(order, variant)
+        model, turns = small_model(slots).to("cuda"), plan_turns(slots, True, "cuda")
+        sequence, labels = decode_sequence(step).to("cuda"), LABELS.to("cuda")
+        sample_tokens(model, turns, sequence, labels, PLAIN, range(4))
+        rule = radar.sampling.choose_tokens(PLAIN)
+        noise = torch.rand(4, sum(len(turn.noise) for turn in turns), device="cuda")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            radar.sampling._run(model, turns, PLAIN, rule, None, sequence, labels, noise)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["plain", "nested", "relay"])
+def test_training_with_flex_attention_learns_what_training_with_a_dense_mask_does(variant):
+    """Gradients of a block, under the block-sparse mask of a whole layout."""
+    slots = VARIANTS[variant]([1, 8, 16, 24, 32, 47])
+    torch.manual_seed(0)
+    block = Block(Shape(64, 1, 2), ModelConfig()).cuda()
+    x, angles = torch.randn(2, len(slots), 64, device="cuda"), torch.randn(1, 1, len(slots), 16, 2, device="cuda")
+    gradients = []
+    for mask in (slots.mask().cuda(), slots.to("cuda").block_mask("cuda")):
+        block.zero_grad()
+        block(x, angles, mask).square().mean().backward()
+        gradients.append([p.grad.clone() for p in block.parameters()])
+    for dense, sparse in zip(*gradients, strict=True):
+        assert torch.allclose(dense, sparse, atol=1e-4 * float(dense.abs().max()) + 1e-7, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_from_training_to_scores_on_a_gpu(precision, tmp_path, capsys):
+    options = [f"train.precision={precision}", f"sample.precision={precision}", "train.steps=60", "train.device=cuda"]
+    options += [
+        "evaluate.images=300",
+        "sample.batch_size=64",
+        f"data.cache={tmp_path}/cache",
+        "evaluate.timing_repeats=2",
+    ]
+    main(["train", "digits", f"run={tmp_path}/run", *options])
+    main(["evaluate", str(tmp_path / "run" / "last.ckpt")])
+    assert "NVIDIA" in capsys.readouterr().out
