@@ -3,13 +3,18 @@
 Legend: B images, S slots, L layers, H heads, E head width, D = H E width.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from radar.kernels import kernels
+
+# All but cuDNN, which plans every number of slots anew: 10 s for the passes of one slot each of 16x16 cells (H200).
+UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -55,7 +60,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, buffer: Tensor
     own = kernels() if q.dtype == buffer.dtype and _is_one_query(q, mask) else None
     if own is not None:
         return own.attention(q, keys, values)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2).contiguous().flatten(2)
+    with sdpa_kernel(UNPLANNED) if q.is_cuda and mask is None else nullcontext():
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return mixed.transpose(1, 2).contiguous().flatten(2)
 
 
 def _is_one_query(q: Tensor, mask: Tensor | None) -> bool:

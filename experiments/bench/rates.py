@@ -26,7 +26,8 @@ class Rates:
 
 def measure_rates(width: int, weights: int, device: torch.device, dtype: torch.dtype, repeats: int) -> Rates:
     """Best of matrix products of D x 4D with many rows, and of copying a buffer as large as the weights."""
-    layer, flops = Linear(width, 4 * width).to(device, dtype), 0.0
+    with device:
+        layer, flops = Linear(width, 4 * width).to(dtype), 0.0
     with torch.no_grad(), fast_products(layer, dtype):
         for rows in ROWS[device.type]:
             left = torch.randn(rows, width, device=device, dtype=dtype)
