@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["bench"].add_argument("--grid", default="16x16", help="rows x columns, with commas (default 16x16)")
     made["bench"].add_argument("--vocabulary", type=int, default=4096)
     made["bench"].add_argument("--classes", type=int, default=1000)
-    made["bench"].add_argument("--repeats", type=int, default=5, help="rounds, after one that is dropped (default 5)")
+    made["bench"].add_argument("--repeats", type=int, default=5, help="rounds, after those of warming up (default 5)")
     made["bench"].add_argument("--threads", type=int, default=1)
     made["bench"].add_argument("--out", default="runs/bench.json", help="JSON; a PNG is written beside it")
     made["bench"].add_argument("--compare", nargs=2, metavar="JSON", help="compare two results and measure nothing")

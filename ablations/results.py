@@ -112,7 +112,7 @@ def notes(results: Results) -> list[str]:
         "that revise, in the layout that is sampled; none where sampling finds the order; learning curves are of the "
         "layout of training. Accuracy is that of the "
         "feature network's classifier.",
-        "Speed: median of rounds that go through all arms in turn after one dropped round, nothing else running, "
+        "Speed: median of rounds that go through all arms in turn, after warming up, nothing else running, "
         f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "
         "baseline. Training seconds are of processes that run side by side.",
     ]

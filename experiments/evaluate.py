@@ -24,7 +24,7 @@ from radar.dependence import token_field
 from radar.errors import InputError
 from radar.features import extract, load_features
 from radar.files import replacing
-from radar.graphs import warm_up
+from radar.graphs import warm_up_calls
 from radar.independence import exponential_covariance, independence_gap
 from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.modules import GeneratorModule
@@ -115,7 +115,7 @@ def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
     devices = [generator.module.device for generator in generators]
     repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
     with all_ready_to_sample([generator.module for generator in generators]):
-        dropped = max(map(warm_up, devices))
+        dropped = max(map(warm_up_calls, devices))
         rounds = [
             [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
             for _ in range(dropped + repeats)

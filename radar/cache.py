@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from radar.kernels import kernels
 
-# All but cuDNN, which plans every number of slots anew: 10 s for the passes of one slot each of 16x16 cells (H200).
+# For passes of one slot each: cuDNN plans every number of slots anew, 10 s for 16x16 cells (H200). With masks, that is
+# with few and larger passes, it stays.
 UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 

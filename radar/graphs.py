@@ -20,7 +20,7 @@ class Recording:
 
     def __init__(self, work: Work, inputs: tuple[Tensor, ...]) -> None:
         self.inputs = [part.clone() for part in inputs]
-        self.work = work  # keeps alive what the graph reads
+        self.work = work  # keeps alive what the graph reads, and what its name stands for
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.output = work(*self.inputs)
@@ -33,8 +33,8 @@ class Recording:
         return self.output.clone()
 
 
-def warm_up(device: torch.device) -> int:
-    """Calls after which the speed of sampling is steady: one for what happens once, on a GPU one more that records."""
+def warm_up_calls(device: torch.device) -> int:
+    """Calls before the speed of sampling is steady: one for what happens once, on a GPU one more that records."""
     return 2 if device.type == "cuda" else 1
 
 
@@ -43,22 +43,25 @@ _works: dict[nn.Module, dict[Key, Work]] = {}  # per model: what ran once as it 
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[None]:
-    """Let `replay` record work of a model on a GPU; its weights must stay where they are in the meantime.
+    """Let `replay` record work of a model on the current GPU.
 
-    `RADAR_GRAPHS=0` in the environment turns it off.
+    In the meantime its weights must stay where they are, and autocast and `model.compiled` as they are. A recording
+    keeps the memory of its batch to the end. `RADAR_GRAPHS=0` in the environment does without.
     """
-    if model in _works or not _on_gpu(model) or os.environ.get("RADAR_GRAPHS") == "0":
-        yield
-        return
-    _works[model] = {}
+    before = _works.pop(model, None)  # which may read other copies of the weights
+    if _on_gpu(model) and os.environ.get("RADAR_GRAPHS") != "0":
+        _works[model] = {}
     try:
         yield
     finally:
-        del _works[model]
+        _works.pop(model, None)
+        if before is not None:
+            _works[model] = before
 
 
 def _on_gpu(model: nn.Module) -> bool:
-    return next(model.parameters()).device.type == "cuda"
+    device = next(model.parameters()).device
+    return device.type == "cuda" and device.index == torch.cuda.current_device()
 
 
 @contextmanager
@@ -81,9 +84,9 @@ def replay(model: nn.Module, name: Hashable, work: Work, *inputs: Tensor) -> Ten
     if works is None:
         return work(*inputs)
     key = (name, *((part.shape, part.dtype) for part in inputs))
-    first = works.setdefault(key, work)
-    if first is work:
+    if key not in works:
+        works[key] = work
         return work(*inputs)
-    if not isinstance(first, Recording):
-        works[key] = Recording(first, inputs)
+    if not isinstance(works[key], Recording):
+        works[key] = Recording(work, inputs)
     return works[key](*inputs)

@@ -16,7 +16,7 @@ from radar.kernels import kernels
 Key = tuple[int, torch.Size, torch.dtype]
 Product = Callable[[Tensor], Tensor]
 
-LEAST = 2**17  # weights of a layer that is worth it: below, the call costs more than it saves (docs/speed.md)
+LEAST = 2**17  # weights of a layer that is worth it on a CPU: below, the call costs more than it saves (docs/speed.md)
 _products: dict[Key, Product] = {}
 
 
@@ -41,19 +41,19 @@ class Linear(nn.Linear):
 
 @contextmanager
 def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Keep the weights of a model's larger layers also as faster products without gradients read them.
+    """Keep the weights of a model's layers also as faster products without gradients read them.
 
-    On a CPU in panels for our own kernel in float32, in oneDNN's blocks otherwise; on other devices in bfloat16, where
-    that is the type of the products: compiled code would convert them anew in every pass. For the time of sampling: the
-    weights must not change in the meantime, and take their memory once more.
+    On a CPU those of larger layers, in panels for our own kernel in float32, in oneDNN's blocks otherwise; on other
+    devices in bfloat16, where that is the type of the products: compiled code would convert them anew in every pass.
+    For the time of sampling: the weights must not change in the meantime, and take the memory of that type once more.
 
     Args:
         model: whose `Linear` layers are meant.
         dtype: that of the products (sampling.product_dtype).
     """
     weights = [layer.weight.detach() for layer in model.modules() if isinstance(layer, Linear)]
-    large = {_key(w, dtype): w for w in weights if w.numel() >= LEAST and _is_worth_it(w, dtype)}
-    made = {key: _product(w.to(dtype)) for key, w in large.items() if key not in _products}
+    worth = {_key(w, dtype): w for w in weights if _is_worth_it(w, dtype)}
+    made = {key: _product(w.to(dtype)) for key, w in worth.items() if key not in _products}
     _products.update(made)
     try:
         yield
@@ -63,7 +63,9 @@ def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _is_worth_it(weight: Tensor, dtype: torch.dtype) -> bool:
-    return has_fast_products(dtype) if weight.device.type == "cpu" else weight.dtype != dtype
+    if weight.device.type == "cpu":
+        return weight.numel() >= LEAST and has_fast_products(dtype)
+    return dtype == torch.bfloat16 != weight.dtype
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:

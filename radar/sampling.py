@@ -201,7 +201,7 @@ def sample_tokens(
 
     Args:
         model: in eval mode.
-        turns: of `plan_turns`, on the model's device.
+        turns: of `plan_turns`, on the model's device; the same list for all batches that are to be replayed.
         sequence: (N,) or (B, N) cells in decoding order.
         labels: (B,) classes.
         settings: guidance, filters, correction and seed.
@@ -209,14 +209,20 @@ def sample_tokens(
         trace: filled with the state after each pass.
         rule: what to write, by default `choose_tokens(settings)`.
     """
-    noises = [image_noise(settings.seed, images, sum(len(turn.noise) for turn in turns))]
-    if settings.choice_temperature is not None:
-        noises.append(image_noise(settings.seed, images, sum(len(turn.targets) for turn in turns), Stream.CHOICE))
-    inputs = sequence, labels, *(noise.to(labels.device) for noise in noises)
+    inputs = sequence, labels, *(noise.to(labels.device) for noise in all_noise(turns, settings, images))
     work = functools.partial(_run, model, turns, settings, rule or choose_tokens(settings), trace)
     if trace is not None or rule is not None:
         return work(*inputs)
-    return replay(model, (id(turns), repr(settings)), work, *inputs)
+    rest = replace(settings, seed=0, images=0, batch_size=0)  # what these change is in the inputs
+    return replay(model, (id(turns), repr(rest)), work, *inputs)
+
+
+def all_noise(turns: Sequence[Turn], settings: SampleConfig, images: Sequence[int]) -> list[Tensor]:
+    """Uniform numbers (B, ...) for the tokens, and for their choice where there is one."""
+    noise = [image_noise(settings.seed, images, sum(len(turn.noise) for turn in turns))]
+    if settings.choice_temperature is not None:
+        noise.append(image_noise(settings.seed, images, sum(len(turn.targets) for turn in turns), Stream.CHOICE))
+    return noise
 
 
 def _run(

@@ -124,6 +124,7 @@ def test_largest_batch(monkeypatch):
     monkeypatch.setattr(run, "free_bytes", lambda device: 1e9)
     module = GeneratorModule(Config(), 17, 10, (4, 4))
     assert run.largest_batch(module) == 512
+    assert run.largest_batch(module, 3) == 256, "three at once"
     monkeypatch.setattr(run, "free_bytes", lambda device: None)
     with pytest.raises(InputError, match="--batch max is not possible"):
         run.largest_batch(module)

@@ -12,7 +12,7 @@ from radar.blocks import Block, Shape
 from radar.graphs import recorded, replay, unrecorded
 from radar.options import ModelConfig, SampleConfig
 from radar.orders import decode_sequence
-from radar.sampling import plan_turns, ready_to_sample, sample_tokens
+from radar.sampling import Trace, plan_turns, ready_to_sample, sample_tokens
 from tests.arms import CLASSES, arms, layout, small_model, typical
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
@@ -26,7 +26,7 @@ SETTINGS = {
 
 @pytest.fixture
 def recordings(monkeypatch):
-    """Records without a GPU: what was recorded, as names."""
+    """Records without a GPU: the works that were recorded."""
     made = []
 
     class Fake(radar.graphs.Recording):
@@ -49,9 +49,10 @@ def drawer(order, variant, config, device="cpu", model=None):
     turns = plan_turns(slots, config.correction > 0, device, config.choice_temperature is not None)
     sequence = decode_sequence(step).to(device)
 
-    def draw(seed=0, labels=LABELS):
+    def draw(seed=0, labels=LABELS, first=0, config=config, **more):
+        images = range(first, first + len(labels))
         return sample_tokens(
-            model, turns, sequence, labels.to(device), replace(config, seed=seed), range(len(labels))
+            model, turns, sequence, labels.to(device), replace(config, seed=seed), images, **more
         ).cpu()
 
     return model, draw
@@ -63,19 +64,57 @@ def test_what_is_recorded(recordings):
     with recorded(model):
         for count in (0, 1, 1, 1):  # the first as it is, the second recorded
             assert torch.equal(draw(), plain) and len(recordings) == count
+        for seed, first in ((1, 0), (0, 4), (1, 4)):
+            draw(seed, first=first)
+        assert len(recordings) == 1, "seeds and images are inputs"
         draw(labels=LABELS[:2])
         assert len(recordings) == 1, "another size is another work"
         draw(labels=LABELS[:2])
         assert len(recordings) == 2
         with unrecorded():
-            draw(), draw(seed=1), draw(seed=1)
+            draw(), draw(2), draw(2)
         assert len(recordings) == 2
         with recorded(model):
             draw()
+        assert len(recordings) == 2, "other copies of the weights may be in use"
         draw()
-        assert len(recordings) == 2, "kept until the outermost ends"
+        assert len(recordings) == 2, "what was recorded before is still there"
     draw(), draw()
     assert len(recordings) == 2 and not radar.graphs._works
+
+
+def test_what_a_recording_is_for(recordings):
+    """One order, one set of options; and never where each pass is watched, or another rule writes."""
+    guided, step = SETTINGS["guided"], layout("radial", "plain")[0]
+    model, radial = drawer("radial", "plain", PLAIN)
+    _, halton = drawer("halton in 5", "plain", PLAIN, model=model)
+    works = [radial, halton, lambda: radial(config=guided)]
+    plain = [work() for work in works]
+    assert not any(torch.equal(a, b) for a, b in zip(plain, [*plain[1:], plain[0]], strict=True))
+    with recorded(model):
+        for _ in range(3):
+            assert all(torch.equal(work(), tokens) for work, tokens in zip(works, plain, strict=True))
+        assert len(recordings) == 3
+        trace = Trace()
+        radial(trace=trace)
+        assert len(trace.tokens) == int(step.max()) + 1
+        zero = radial(rule=lambda turn, logits, current, noise: (0 * current, current == current))
+        assert not zero.any()
+
+
+def test_options_that_change_later(recordings):
+    """A recording is of the options that it is for, whatever the first batch's became in the meantime."""
+    step, slots = layout("radial", "plain")
+    model, turns, config = small_model(slots), plan_turns(slots, False), SampleConfig()
+
+    def draw(settings):
+        return sample_tokens(model, turns, decode_sequence(step), LABELS, settings, range(4))
+
+    plain = draw(config)
+    with recorded(model):
+        draw(config)
+        config.guidance = 3.0
+        assert all(torch.equal(draw(SampleConfig()), plain) for _ in range(2))
 
 
 def test_turned_off(recordings, monkeypatch):
@@ -114,14 +153,14 @@ def test_a_gpu_draws_what_a_cpu_draws(order, variant):
 def test_a_recording_draws_the_same(order, variant, config):
     model, draw = drawer(order, variant, config, "cuda")
     least = 0.9 if config.precision == "bf16-mixed" else 1
-    cases = [(seed, labels) for seed in range(3) for labels in (LABELS, LABELS.flip(0))]
+    cases = [(seed, labels, first) for seed in range(2) for labels in (LABELS, LABELS.flip(0)) for first in (0, 4)]
     expected = [draw(*case) for case in cases]
     with ready_to_sample(model, config):
         for _ in range(3):
             for case, tokens in zip(cases, expected, strict=True):
                 assert (draw(*case) == tokens).float().mean() >= least
         works = list(radar.graphs._works[model].values())
-    assert works and all(isinstance(work, radar.graphs.Recording) for work in works)
+    assert [type(work) for work in works] == [radar.graphs.Recording]
     assert not radar.graphs._works
 
 
@@ -132,18 +171,19 @@ def test_a_recording_of_choices_draws_the_same():
     expected = draw()
     with ready_to_sample(model, config):
         assert all(torch.equal(draw(), expected) for _ in range(3))
+        assert [type(work) for work in radar.graphs._works[model].values()] == [radar.graphs.Recording]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("config", [PLAIN, SETTINGS["bfloat16"]], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("order", "variant"), [("raster", "causal"), ("radial", "plain"), ("radial", "nested")])
-def test_compiled_code_draws_the_same_on_a_gpu(order, variant, config, monkeypatch):
-    monkeypatch.setattr(radar.linear, "LEAST", 1)
+def test_compiled_code_draws_the_same_on_a_gpu(order, variant, config):
     model, draw = drawer(order, variant, config, "cuda")
     expected, model.compiled = draw(), True
     with ready_to_sample(model, config):
         for _ in range(3):
             assert (draw() == expected).float().mean() > (0.9 if config.precision == "bf16-mixed" else 0.98)
+        assert [type(work) for work in radar.graphs._works[model].values()] == [radar.graphs.Recording]
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from radar.methods import METHODS, ORDER_OPTIONS
 from radar.modules import GeneratorModule
 from radar.options import Config, OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.sampling import Choice, Trace, image_noise, sample_tokens
+from radar.sampling import Choice, Trace, all_noise, image_noise, sample_tokens
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
 from tests.test_sampling import check_training_equals_sampling
@@ -126,7 +126,7 @@ def test_choice_noise_fades_and_is_its_own():
     assert not torch.equal(calm.written[0], noisy.written[0])
     module = small("maskgit", choice_temperature=2.0)
     settings, turns = module.config.sample, module.turns(module.config.sample)
-    choice = Choice(turns, settings, range(200), torch.device("cpu"))
+    choice = Choice(turns, settings, all_noise(turns, settings, range(200))[1])
     tokens = torch.zeros(200, len(turns[0].targets), dtype=torch.long)
     flat = torch.zeros(*tokens.shape, VOCABULARY)
     first = choice.rank(0, turns[0], flat, tokens)

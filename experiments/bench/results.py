@@ -17,9 +17,11 @@ FACTS = ("hardware", "threads", "kernels", "params", "vocabulary", "classes", "o
 
 def facts(found: Row) -> str:
     """Say on what was measured."""
-    text = f"{found['hardware']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}, "
-    text += f"{'own' if found['kernels'] else 'no own'} kernels: "
-    return text + f"{found['gflops_per_s']:.0f} GFLOP/s, copy {found['copy_gbytes_per_s']:.1f} GB/s"
+    dtypes = sorted({row["dtype"] for row in found["rows"]})
+    rates = {"float32": found["gflops_per_s"], "bfloat16": found["gflops_per_s_bfloat16"]}
+    products = " and ".join(f"{dtype} {rates[dtype]:,.0f} GFLOP/s" for dtype in dtypes)
+    text = f"{found['hardware']}, {found['params'] / 1e6:.1f}M parameters, commit {found['commit']}"
+    return f"{text}{', own kernels' * found['kernels']}: {products}, copy {found['copy_gbytes_per_s']:,.1f} GB/s"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import product
@@ -18,7 +19,7 @@ from experiments.orders import parse_grid
 from radar.checkpoints import pick_device
 from radar.config import load_config
 from radar.errors import InputError
-from radar.graphs import warm_up
+from radar.graphs import warm_up_calls
 from radar.kernels import kernels
 from radar.modules import GeneratorModule
 from radar.provenance import git_commit, hardware, versions
@@ -27,8 +28,9 @@ from radar.variants import choose
 
 Row = dict[str, Any]
 Timing = tuple[float, float]  # seconds, floor in seconds
+Arms = list[tuple[str, GeneratorModule]]
 LARGEST = "max"
-# Environment that changes speed, by how the names begin.
+# Environment that changes speed, by how the names begin; of paths the name alone is kept.
 SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX", "RADAR_")
 
 
@@ -79,26 +81,28 @@ def describe(work: Work, timings: Sequence[Timing], batch: int) -> Row:
     return row | ({"ms_per_step": 1e3 * middle / work.cost.passes} if work.cost.passes else {})
 
 
-def bench(what: str, arms: dict[str, GeneratorModule], batch: int, repeats: int) -> list[Row]:
-    """Time one kind of work for all arms in turns, without the rounds of warming up: a row per arm."""
+def bench(what: str, arms: Arms, batch: int, repeats: int) -> list[Row]:
+    """Time one kind of work for all arms and grids in turns, but for the rounds of warming up: a row for each."""
     if what in SHARED:
-        arms = {"(any)": next(iter(arms.values()))}
-    device = next(iter(arms.values())).device
-    works = {name: WORKS[what](module, batch) for name, module in arms.items()}
-    dropped = warm_up(device)
-    rounds = [[time_once(work, arms[name]) for name, work in works.items()] for _ in range(dropped + repeats)][dropped:]
+        arms = [*{module.model.grid: ("(any)", module) for _, module in arms}.values()]
+    works = [(WORKS[what](module, batch), module) for _, module in arms]
+    dropped = warm_up_calls(arms[0][1].device)
+    calls = tqdm((dropped + repeats) * works, f"{what}, batch {batch}", disable=None, leave=False)
+    timings = [time_once(*work) for work in calls][dropped * len(works) :]
     return [
         {"what": what, "arm": name, "batch": batch}
-        | {"guidance": arms[name].config.sample.guidance if what in SAMPLED else None}
-        | {"grid": "{}x{}".format(*arms[name].model.grid)}
-        | describe(work, timings, batch)
-        | {"peak_bytes": peak_bytes(device, work.call)}
-        for (name, work), timings in zip(works.items(), zip(*rounds, strict=True), strict=True)
+        | {"guidance": module.config.sample.guidance if what in SAMPLED else None}
+        | {"grid": "{}x{}".format(*module.model.grid)}
+        | describe(work, timings[number :: len(works)], batch)
+        | {"peak_bytes": peak_bytes(module.device, work.call)}
+        for number, ((name, module), (work, _)) in enumerate(zip(arms, works, strict=True))
     ]
 
 
-def largest_batch(module: GeneratorModule) -> int:
+def largest_batch(module: GeneratorModule, kept: int = 1) -> int:
     """Largest power of two of images that sampling has memory for, from the growth between 16 and 64 images.
+
+    `kept` batches must fit at once: on a GPU, the recordings of all arms.
 
     Raises InputError where the memory in use cannot be read.
     """
@@ -110,7 +114,7 @@ def largest_batch(module: GeneratorModule) -> int:
         raise InputError(f"--batch {LARGEST} is not possible: the memory in use cannot be read on this system")
     least = (works[1].cost.bytes - works[0].cost.bytes) / 48 / works[1].cost.passes
     batch, per_image = 64, max(least, (large - small) / 48)
-    while 2 * batch * per_image < 0.8 * free:
+    while 2 * batch * per_image * kept < 0.8 * free:
         batch *= 2
     return batch
 
@@ -128,27 +132,30 @@ def run_bench(args: argparse.Namespace) -> Row:
     batches = [b if b == LARGEST else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
     options = ["model.preset=small", *args.options]
     arms = {
-        (grid, scale): {
-            name: build_arm(name, args, grid, [*options, f"sample.guidance={scale}"]) for name in args.arms.split(",")
-        }
-        for grid, scale in product(grids, scales)
+        scale: [
+            (name, build_arm(name, args, grid, [*options, f"sample.guidance={scale}"]))
+            for grid, name in product(grids, args.arms.split(","))
+        ]
+        for scale in scales
     }
-    first = next(iter(arms[grids[0], scales[0]].values()))
+    first = arms[scales[0]][0][1]
     rates = {low: rates_of(first, low, 7) for low in (False, True)}
     rows: list[Row] = []
-    jobs = list(product(kinds, grids, batches, scales))
-    for what, grid, wanted, scale in tqdm(jobs, "bench", disable=None, leave=False):
+    for what, wanted, scale in product(kinds, batches, scales):
         if scale != scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
-        some = arms[grid, scale]
-        with all_ready_to_sample(some.values() if what in SAMPLED else ()):
-            batch = min(map(largest_batch, some.values())) if wanted == LARGEST else wanted
-            rows += bench(what, some, batch, args.repeats)
+        modules = [module for _, module in arms[scale]]
+        with all_ready_to_sample(modules if what in SAMPLED else ()):
+            kept = len(modules) if first.device.type == "cuda" else 1
+            batch = min(largest_batch(module, kept) for module in modules) if wanted == LARGEST else wanted
+            rows += bench(what, arms[scale], batch, args.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
         "threads": torch.get_num_threads(), "kernels": first.device.type == "cpu" and kernels() is not None,
         "versions": versions(),
-        "environment": {key: value for key, value in os.environ.items() if key.startswith(SETTINGS)},
+        "environment": {
+            key: re.sub(r"(?<!\S)/\S*/", "", value) for key, value in os.environ.items() if key.startswith(SETTINGS)
+        },
         "params": parameter_count(first.model), "gflops_per_s": rates[False].flops_per_s / 1e9,
         "gflops_per_s_bfloat16": rates[True].flops_per_s / 1e9,
         "copy_gbytes_per_s": rates[False].bytes_per_s / 1e9, "vocabulary": args.vocabulary, "classes": args.classes,
