@@ -25,4 +25,4 @@ bench train-compiled --what train --batch 16 --repeats 3 --arms "$ARMS" model.co
 bench guided --guidance 2 --repeats 3 --arms "$ARMS"
 bench batch-64 --batch 64 --repeats 2 --arms "$ARMS"
 bench bf16 --repeats 3 --arms "$ARMS" sample.precision=bf16-mixed
-bench scaling --grid 8x8,16x16,24x24,32x32 --batch 2 --repeats 2 --arms "$EACH" --vocabulary 256 model.preset=tiny
+bench scaling --grid 8x8,16x16,24x24,32x32 --batch 2 --repeats 3 --arms "$EACH" --vocabulary 256 model.preset=tiny
