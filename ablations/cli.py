@@ -5,6 +5,7 @@ It stands in the topmost layer because it knows all verbs. A verb's module is im
 """
 
 import argparse
+import os
 import signal
 import sys
 from importlib import import_module
@@ -97,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["bench"].add_argument("--threads", type=int, default=1)
     made["bench"].add_argument("--out", default="runs/bench.json", help="JSON; a PNG is written beside it")
     made["bench"].add_argument("--compare", nargs=2, metavar="JSON", help="compare two results and measure nothing")
+    made["bench"].set_defaults(unchanged=vars(made["bench"].parse_args([])))  # --compare takes none of the others
     made["fronts"].add_argument("folders", nargs="+", help="folders of reports, with results.json")
     made["fronts"].add_argument("--baseline", help="arm that the others are compared with (default: the first)")
     made["fronts"].add_argument("--out", default="runs/fronts", help="folder for fronts.md and fronts.png")
@@ -119,7 +121,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130 and 143 for signals."""
+    """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130, 141 and 143 for signals."""
     parser = build_parser()
     args, args.options = parser.parse_known_args(argv)
     for text in args.options:
@@ -134,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         for path in filter(None, (getattr(args, name, None) for name in written)):
             check_writable(Path(path), args.verb in FOLDERS)
         import_module(module).main(args)
+        sys.stdout.flush()
     except RunError as error:
         fail(str(error), 1)
     except InputError as error:
@@ -144,5 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
             raise
         fail(str(error).splitlines()[0], 1)
+    except BrokenPipeError:  # who reads the output has seen enough, as in `radar orders | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(141)
     except OSError as error:
         fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error), 2)

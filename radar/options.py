@@ -216,7 +216,8 @@ class Config:
         choose("device", t.device, dict.fromkeys(DEVICES))
         _require(t.lr > 0, "train.lr", t.lr, "above 0")
         _require(t.clip > 0, "train.clip", t.clip, "above 0")
-        _require(s.temperature > 0, "sample.temperature", s.temperature, "above 0")
+        _require(s.temperature >= 1e-4, "sample.temperature", s.temperature, "at least 0.0001")  # finite in float32
+        _require(abs(s.guidance) <= 1000, "sample.guidance", s.guidance, "-1000..1000")
         _require(0 < s.top_p <= 1, "sample.top_p", s.top_p, "above 0 and at most 1")
         choice = 0.0 if s.choice_temperature is None else s.choice_temperature
         _require(choice >= 0, "sample.choice_temperature", choice, "at least 0")

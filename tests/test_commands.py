@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +226,10 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
     assert "was trained with other tokenizer (vq-256-width8-down4-" in error
     logged = (tmp_path / "a" / "csv" / "version_0" / "metrics.csv").read_text()
     assert "val/mse" in logged and "val/codebook_use" in logged and "val/perplexity" in logged
+
+
+def test_a_reader_that_has_seen_enough():
+    command = [sys.executable, "-c", "from ablations.cli import main; main(['methods'])"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141

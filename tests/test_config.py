@@ -43,6 +43,8 @@ def test_overrides_mean_what_they_say(text, read, value):
         ("order.centers=[1,2]", r"order.centers=.1, 2. is not possible: Invalid value"),
         ("sample.top_p=0", "sample.top_p=0.0 is not possible"),
         ("train.lr=nan", "train.lr=nan is not possible"),
+        ("sample.guidance=1e300", "sample.guidance=1e.300 is not possible: it must be -1000..1000"),
+        ("sample.temperature=1e-40", "sample.temperature=1e-40 is not possible: it must be at least 0.0001"),
     ],
 )
 def test_bad_overrides(text, message):

@@ -144,4 +144,7 @@ def test_bad_benchmarks(tmp_path, capsys):
     assert "unknown kind of work 'smaple'" in fails(capsys, "bench", "--what", "smaple", *out)
     assert "'train.lr=1' does not change a benchmark" in fails(capsys, "bench", "train.lr=1", *out)
     assert "is not a result of this radar bench" in fails(capsys, "bench", "--compare", tmp_path / "a", tmp_path / "b")
+    compared = ("bench", "--compare", tmp_path / "a", tmp_path / "b")
+    assert "--batch has no effect with --compare" in fails(capsys, *compared, "--batch", "4")
+    assert "model.dim=8 has no effect with --compare" in fails(capsys, *compared, "model.dim=8")
     assert not (tmp_path / "x.json").exists()

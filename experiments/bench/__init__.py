@@ -18,6 +18,11 @@ OPTIONS = ("model.", "order.", "revise.", "train.precision=", "train.device=", "
 def main(args: argparse.Namespace) -> None:
     """Run `radar bench`."""
     if args.compare:
+        given = [
+            f"--{name}" for name, value in args.unchanged.items() if name != "compare" and vars(args)[name] != value
+        ]
+        if given := given + args.options:
+            raise InputError(f"{given[0]} has no effect with --compare, which measures nothing")
         print(compare(*map(Path, args.compare)))
         return
     for text in args.options:
