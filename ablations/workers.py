@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import FrameType
 from typing import Any, NoReturn
@@ -45,17 +45,19 @@ def begin(threads: int, target: Callable[..., None], arguments: Sequence[Any]) -
     target(*arguments)
 
 
-def start_workers(count: int, threads: int, target: Callable[..., None], *arguments: Any) -> list[SpawnProcess]:
-    """Start fresh processes, each with `threads` threads."""
+def start_workers(count: int, threads: int, target: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    """Start processes, each with `threads` threads, from a server that has loaded nothing but the code of `target`."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # also for the libraries that they load
-    context = multiprocessing.get_context("spawn")
+    # The libraries take seconds to load: once for all workers. Where a GPU may be in use, a fork of it would not work.
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    context.set_forkserver_preload([target.__module__])
     workers = [context.Process(target=begin, args=(threads, target, arguments)) for _ in range(count)]
     for worker in workers:
         worker.start()
     return workers
 
 
-def supervise(workers: Sequence[SpawnProcess], tick: Callable[[], None], seconds: float = 2.0) -> None:
+def supervise(workers: Sequence[BaseProcess], tick: Callable[[], None], seconds: float = 2.0) -> None:
     """Wait until all workers have ended, calling `tick` in between; stop them if that is interrupted."""
     try:
         while alive := [worker.sentinel for worker in workers if worker.is_alive()]:

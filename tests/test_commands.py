@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.sample import draw_samples
 from experiments.train import train_generator
 from radar.checkpoints import load_generator
 from radar.config import load_config
+from radar.features import train_classifier
 from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
@@ -91,7 +93,8 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
         assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
 
 
-def test_a_reference_is_built_again_for_other_images_only(checkpoint):
+def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatch):
+    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
     generator = load_generator(checkpoint)
     first = open_reference(generator)
     assert open_reference(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
@@ -203,8 +206,9 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
     assert "is damaged or not a checkpoint" in error
 
 
-def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
+def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
+    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
     small = ["data.images=60", "train.steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]

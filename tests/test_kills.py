@@ -29,10 +29,10 @@ STUDY = """
 name: killed
 base: digits
 heartbeat: 1
-seeds: [0, 1, 2]
+seeds: [0, 1]
 config:
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: STEPS, batch_size: 4, warmup: 1, val_every: 20, checkpoint_every: 10}
+  train: {steps: STEPS, batch_size: 32, warmup: 1, val_every: 20, checkpoint_every: 10}
   evaluate: {images: 40, timing_batch: 4, timing_repeats: 1, metrics: [fid]}
   sample: {images: 12}
 arms:

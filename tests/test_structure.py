@@ -128,7 +128,7 @@ def test_every_configuration_runs_one_step(path, tmp_path):
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
-    overrides = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=2"]
+    overrides = ["train.steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
     # Past the check that no option makes an arm something else: here all arms are to be as small.

@@ -20,7 +20,7 @@ name: tiny
 base: digits
 config:
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: 3, batch_size: 4, warmup: 1}
+  train: {steps: 3, batch_size: 32, warmup: 1}
   evaluate: {images: 40, timing_batch: 4, timing_repeats: 2}
   sample: {images: 12}
 seeds: [0, 1]
