@@ -7,8 +7,8 @@ BIN := .venv/bin
 ablation: .venv/stamp
 	$(BIN)/radar ablate ablations/ordering.yaml
 
-test: .venv/stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: .venv/stamp  # in the order of the files: the largest are not the longest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/stamp
 	$(BIN)/ruff check .
