@@ -120,6 +120,15 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def leave_if_unread() -> None:
+    """Exit with code 141, as by SIGPIPE, where nobody reads the output any more, as in `radar orders | head`."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(141)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130, 141 and 143 for signals."""
     parser = build_parser()
@@ -147,8 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
             raise
         fail(str(error).splitlines()[0], 1)
-    except BrokenPipeError:  # who reads the output has seen enough, as in `radar orders | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        sys.exit(141)
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            leave_if_unread()
         fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error), 2)

@@ -16,6 +16,7 @@ import torch
 from radar.errors import stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+METHOD = "spawn"  # a fork server would load the libraries only once, but a signal to all ends it before its workers
 GRACE = 20.0  # seconds that a worker has to give its trial back
 
 
@@ -46,11 +47,9 @@ def begin(threads: int, target: Callable[..., None], arguments: Sequence[Any]) -
 
 
 def start_workers(count: int, threads: int, target: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
-    """Start processes, each with `threads` threads, from a server that has loaded nothing but the code of `target`."""
+    """Start fresh processes, each with `threads` threads."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # also for the libraries that they load
-    # The libraries take seconds to load: once for all workers. Where a GPU may be in use, a fork of it would not work.
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-    context.set_forkserver_preload([target.__module__])
+    context: Any = multiprocessing.get_context(METHOD)
     workers = [context.Process(target=begin, args=(threads, target, arguments)) for _ in range(count)]
     for worker in workers:
         worker.start()

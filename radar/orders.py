@@ -229,7 +229,7 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     is cut into exactly `steps` groups (default: as many as natural) of the scheduled sizes (default: constant). An
     order that is made for group sizes gets those (default: cosine, and LPD's 20 steps for 16x16, else in proportion to
     the side).
-    Raises InputError for an unknown order or option, a schedule without effect, or if K groups are not possible.
+    Raises InputError for an unknown order or option, or if K groups are not possible.
     """
     options: dict[str, object] = {"center": order.center, "centers": order.centers, "metric": order.metric}
     options |= {"rounding": order.rounding, "seed": order.seed, "regions": order.regions, "length": order.length}
@@ -245,9 +245,6 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     count = int(natural.max()) + 1
     if order.schedule is None and order.steps in (None, count):
         return torch.from_numpy(natural)
-    if order.steps is None and count == h * w:
-        alone = f"order '{order.name}' decodes one cell per step unless order.steps is given"
-        raise InputError(f"order.schedule={order.schedule} has no effect: {alone}")
     steps = count if order.steps is None else order.steps
     sizes = group_sizes(h * w, steps, order.schedule or "constant")
     step = np.empty(h * w, dtype=np.int64)

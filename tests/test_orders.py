@@ -165,10 +165,6 @@ def test_lpd_is_near_the_context_and_spread_out():
         (OrderConfig(name="random", steps=65), "order.steps=65 is not possible: a grid of 64 cells takes 1..64"),
         (OrderConfig(name="random", steps=0), "order.steps=0 is not possible"),
         (OrderConfig(name="random", steps=7, schedule="cubic"), "unknown schedule 'cubic'"),
-        (
-            OrderConfig(name="random", schedule="cosine"),
-            "order.schedule=cosine has no effect: order 'random' decodes one",
-        ),
     ],
 )
 def test_bad_orders(order, message):

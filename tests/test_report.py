@@ -13,9 +13,9 @@ from ablations.plan import plan_study
 from ablations.report import write_report
 from ablations.results import Results
 from ablations.study import StudyQueue, storage_url
-from tests.test_studies import STUDY, cache, study
+from tests.test_studies import STUDY, cache, quick_workers, study
 
-__all__ = ["cache", "study"]  # fixtures
+__all__ = ["cache", "quick_workers", "study"]  # fixtures
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync", "--disable-quic")
 ROWS = (

@@ -13,9 +13,9 @@ from ablations.study import StudyQueue, storage_url
 from ablations.study.search import tune
 from ablations.study_file import parse_ranges
 from tests.command_line import fails
-from tests.test_studies import cache, results
+from tests.test_studies import cache, quick_workers, results
 
-__all__ = ["cache"]  # a fixture
+__all__ = ["cache", "quick_workers"]  # fixtures
 
 TUNED = """
 name: tuned

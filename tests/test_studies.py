@@ -3,11 +3,14 @@
 import csv
 import json
 import math
+import multiprocessing
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ablations import workers
 from ablations.cli import main
 from ablations.plan import plan_study
 from ablations.prepare import prepare
@@ -34,6 +37,15 @@ arms:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_workers() -> Iterator[None]:
+    """Forked from a server that has loaded the libraries; tests/test_kills.py has those that users have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "METHOD", "forkserver")
+        multiprocessing.set_forkserver_preload(["ablations.ablate"])
+        yield
 
 
 @pytest.fixture(scope="module")
