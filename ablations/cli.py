@@ -5,11 +5,14 @@ It stands in the topmost layer because it knows all verbs. A verb's module is im
 """
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from radar.errors import InputError, RunError, stop
@@ -129,6 +132,15 @@ def leave_if_unread() -> None:
         sys.exit(141)
 
 
+def load(verb: str) -> ModuleType:
+    """Import a verb's module without collecting garbage: there is none, and looking for it took a third of the time."""
+    gc.disable()
+    try:
+        return import_module(VERBS[verb][0])
+    finally:
+        gc.enable()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; exit code 2 for bad input, 1 for a loss that is not finite, 130, 141 and 143 for signals."""
     parser = build_parser()
@@ -138,13 +150,12 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"{args.verb} does not take '{text}'")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-
-    module, _ = VERBS[args.verb]
+    atexit.register(gc.freeze)  # else Python looks through all that torch has loaded once more, for seconds
     try:
         written = [] if args.verb == "watch" or getattr(args, "compare", None) else ["out", "save"]
         for path in filter(None, (getattr(args, name, None) for name in written)):
             check_writable(Path(path), args.verb in FOLDERS)
-        import_module(module).main(args)
+        load(args.verb).main(args)
         sys.stdout.flush()
     except RunError as error:
         fail(str(error), 1)

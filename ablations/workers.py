@@ -1,15 +1,18 @@
 """Worker processes that end when their study ends, however that happens."""
 
+import atexit
+import gc
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -30,18 +33,54 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def stop_once(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop on the first signal and ignore the next: Ctrl-C comes from the terminal and again from the study."""
-    for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    stop(number, frame)
+class Stop:
+    """Handler of the signals of a study and its workers: the first stops a process, at once or where that is allowed.
+
+    The others do nothing, since Ctrl-C comes from the terminal and again from the study. That is kept here and not by
+    another handler: Lightning puts back the one that it found, at the end of each training.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.at_once = True
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal; raises SystemExit."""
+        if self.number is None:
+            self.number = number
+            self.check()
+
+    def check(self) -> None:
+        """Stop if a signal has come and may stop now; raises SystemExit."""
+        if self.at_once and self.number is not None:
+            stop(self.number, None)
+
+    @contextmanager
+    def allowed(self, at_once: bool) -> Iterator[None]:
+        """Let signals stop this process at once, or only later; raises SystemExit for one that had to wait."""
+        before, self.at_once = self.at_once, at_once
+        try:
+            self.check()
+            yield
+        finally:
+            self.at_once = before
+            self.check()
+
+
+STOP = Stop()
+
+
+def obey_signals() -> None:
+    """Let `STOP` handle the signals of this process."""
+    for number in SIGNALS:
+        signal.signal(number, STOP)
 
 
 def begin(threads: int, target: Callable[..., None], arguments: Sequence[Any]) -> None:
     """Run `target` in a worker: its threads, an orderly end on signals, never outliving the study."""
     torch.set_num_threads(threads)
-    for number in SIGNALS:
-        signal.signal(number, stop_once)
+    obey_signals()
+    atexit.register(gc.freeze)  # as in the command line; these seconds would be of the worker's grace
     Thread(target=end_with_parent, daemon=True).start()
     target(*arguments)
 
@@ -58,6 +97,7 @@ def start_workers(count: int, threads: int, target: Callable[..., None], *argume
 
 def supervise(workers: Sequence[BaseProcess], tick: Callable[[], None], seconds: float = 2.0) -> None:
     """Wait until all workers have ended, calling `tick` in between; stop them if that is interrupted."""
+    obey_signals()
     try:
         while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
             wait(alive, timeout=seconds)

@@ -4,11 +4,14 @@ import csv
 import json
 import math
 import multiprocessing
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from ablations import workers
 from ablations.cli import main
@@ -229,6 +232,47 @@ def test_failed_trials_run_again_when_asked_to(tmp_path, cache, monkeypatch, cap
     queue.enqueue(queue.failures())
     queue.work_off(run)
     assert not queue.failures() and len(queue.rows()) == 3 and not queue.open_keys()
+
+
+@pytest.mark.parametrize("moment", ["claimed", "trained", "between"])
+def test_a_stopped_worker_gives_its_trial_back(moment, tmp_path, cache, monkeypatch):
+    """Whenever the signal comes, and another while it gives back, with the handler put back as Lightning does it."""
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    queue = StudyQueue.create(plan, storage_url(None, plan))
+    monkeypatch.setattr(workers.STOP, "number", None)
+    before = signal.signal(signal.SIGTERM, workers.STOP)
+    is_surplus, open_keys, tell, ended = StudyQueue.is_surplus, StudyQueue.open_keys, optuna.Study.tell, []
+
+    def send(when):
+        if moment == when:
+            signal.raise_signal(signal.SIGTERM)
+
+    def run(trial, callbacks, tuner):
+        try:
+            send("trained")
+        finally:
+            signal.signal(signal.SIGTERM, workers.STOP)
+            send("trained")
+            ended.append(trial.key)
+        return {"fid": 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
+
+    def give_back(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return tell(*arguments, **options)
+
+    monkeypatch.setattr(StudyQueue, "is_surplus", lambda *arguments: [is_surplus(*arguments), send("claimed")][0])
+    monkeypatch.setattr(StudyQueue, "open_keys", lambda q: [open_keys(q), q.rows() and send("between")][0])
+    monkeypatch.setattr(optuna.Study, "tell", give_back)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            queue.work_off(run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        workers.STOP.number = None
+    states = [trial.state.name for trial in queue.study.get_trials() if trial.state != TrialState.WAITING]
+    assert states == (["COMPLETE"] if moment == "between" else ["FAIL"]) and not queue.failures()
+    assert len(ended) == (moment != "claimed"), "the second signal does not break off what the first one began"
 
 
 def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):

@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ablations.plan import Plan, Trial, encode
 from ablations.study.search import Reporter, Tuner, importances, make_sampler, suggest, tune
 from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
+from ablations.workers import STOP
 from radar.errors import InputError, RunError
 
 Row = dict[str, Any]
@@ -91,6 +93,7 @@ class StudyQueue:
             if digests.get(key, digest) != digest:
                 raise InputError(f"study '{self.plan.name}' holds '{key}' with another configuration; {where}")
 
+    @STOP.allowed(at_once=False)  # what is broken off in a transaction can keep the storage locked for all
     def trials(self) -> list[FrozenTrial]:
         """All trials that were enqueued for a key, of this plan or of a larger one."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if "key" in trial.user_attrs]
@@ -146,17 +149,20 @@ class StudyQueue:
         """Take trials until every key is settled; wait for what others run, and take over from dead workers."""
         unclaimed: dict[int, float] = {}
         while self.open_keys():
-            optuna.storages.fail_stale_trials(self.study)
-            self.fail_dead(unclaimed)
-            waiting = self.enqueue_missing()
-            if not waiting:
+            if not self.work(run, unclaimed):
                 time.sleep(1)
-                continue
+
+    @STOP.allowed(at_once=False)  # else a trial could be claimed and not be given back
+    def work(self, run: Run, unclaimed: dict[int, float]) -> bool:
+        """Take one trial, if one waits; returns whether one did."""
+        optuna.storages.fail_stale_trials(self.study)
+        self.fail_dead(unclaimed)
+        if waiting := self.enqueue_missing():
             self.study.sampler = make_sampler(self.plan, self.plan.slots.index(waiting[0]))
-            try:
+            # where this worker was held to be dead, its trial has been taken over
+            with suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
                 self.study.optimize(lambda trial: self.objective(trial, run), n_trials=1, catch=Exception)
-            except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-                continue  # this worker was held to be dead, and its trial has been taken over
+        return bool(waiting)
 
     def fail_dead(self, unclaimed: dict[int, float]) -> None:
         """Fail trials whose worker on this machine is gone, or died between claiming and the first heartbeat."""
@@ -203,7 +209,8 @@ class StudyQueue:
         rows = [t.user_attrs["row"] for t in self.trials() if t.user_attrs["key"] == key and "row" in t.user_attrs]
         stored = [row for row in rows if row["trial"] == planned.digest]
         reporter, tuner = Reporter(trial, self.plan, planned), partial(tune, self.plan, self.storage)
-        row = stored[0] if stored else run(planned, [reporter], tuner)
+        with STOP.allowed(at_once=True):
+            row = stored[0] if stored else run(planned, [reporter], tuner)
         values = [float(row[name]) for name in self.plan.objectives]
         if not all(map(math.isfinite, values)):
             raise RunError(f"an objective is not finite: {dict(zip(self.plan.objectives, values, strict=True))}")
