@@ -16,7 +16,7 @@ from ablations.report import write_report
 from ablations.results import Results, command_line
 from ablations.study import STORAGE_ERRORS, StudyQueue, open_storage, storage_url
 from ablations.trial import run_trial, time_arms
-from ablations.workers import start_workers, supervise
+from ablations.workers import run_workers
 from radar.checkpoints import pick_device
 from radar.config import merge_options, to_config
 from radar.errors import InputError, RunError
@@ -86,8 +86,8 @@ def main(args: argparse.Namespace) -> None:
     if left := queue.open_keys():
         prepare(plan, queue.rows())
         queue.enqueue_missing()  # before the workers would all do so
-        workers = start_workers(min(count, len(left)), plan.file.threads, work, plan, url)
-        supervise(workers, Progress(queue, command_line(args)))
+        progress = Progress(queue, command_line(args))
+        run_workers(min(count, len(left)), plan.file.threads, progress, work, plan, url)
     speeds = time_arms(plan, queue.rows())
     print(write_report(Results.of(queue, speeds, command_line(args))))
     print(plan.out / "report.html")

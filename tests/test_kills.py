@@ -191,15 +191,29 @@ def test_a_study_killed_at_random_moments(kills, tmp_path, cache, undisturbed):
     ("number", "everywhere"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, False)]
 )
 def test_a_stopped_study_leaves_no_process_behind(number, everywhere, tmp_path, cache):
-    """By a signal to its first process, or SIGTERM to all at once, as `timeout` and schedulers send it."""
-    command = Command(tmp_path / "study", cache, 2000)
+    """By a signal to its first process, or SIGTERM to all at once and twice to the first, as `timeout` sends it."""
+    command = Command(tmp_path / "study", cache, 2000, f"data.workers={int(everywhere)}")  # they get it too
     process = command.start(2)
     queue = wait_for(command.queue, process=process)
     wait_for(lambda: running(queue))
-    (os.killpg if everywhere else os.kill)(process.pid, number)
+    os.kill(process.pid, number)
+    if everywhere:
+        os.killpg(process.pid, number)
     assert process.wait(40) == (143 if number == signal.SIGTERM else -9)
     wait_for(lambda: not command.processes(), 40)
     assert not queue.study.get_trials(states=(TrialState.RUNNING,)), "stopped workers give their trials back"
+
+
+def test_ctrl_c_while_workers_load(tmp_path, cache):
+    """No traceback: they cannot take it yet, and the study stops them."""
+    command = Command(tmp_path / "study", cache, 2000)
+    process = command.start(2)
+    wait_for(lambda: len(command.processes()) == 4, process=process)  # the study, two workers, and what tracks these
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=40)[0]
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert not wait_for(command.queue).study.get_trials(states=(TrialState.RUNNING,)) and not command.processes()
 
 
 def test_storage_that_cannot_be_reached(tmp_path, cache, capsys):

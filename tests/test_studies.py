@@ -234,45 +234,60 @@ def test_failed_trials_run_again_when_asked_to(tmp_path, cache, monkeypatch, cap
     assert not queue.failures() and len(queue.rows()) == 3 and not queue.open_keys()
 
 
-@pytest.mark.parametrize("moment", ["claimed", "trained", "between"])
+MOMENTS = {  # when a signal comes -> what becomes of the first trial
+    "before": [],
+    "RUNNING": ["FAIL"],  # just claimed
+    "trained": ["FAIL"],
+    "broken": ["FAIL"],  # and what is cleaned up fails, as a data loader does whose processes got the signal too
+    "COMPLETE": ["COMPLETE"],  # just told
+    "between": ["COMPLETE"],
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stopped_worker_gives_its_trial_back(moment, tmp_path, cache, monkeypatch):
-    """Whenever the signal comes, and another while it gives back, with the handler put back as Lightning does it."""
+    """Whenever the signal comes, and one more while it gives back."""
     (tmp_path / "tiny.yaml").write_text(STUDY)
     plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
-    queue = StudyQueue.create(plan, storage_url(None, plan))
+    queue, ended = StudyQueue.create(plan, storage_url(None, plan)), []
     monkeypatch.setattr(workers.STOP, "number", None)
-    before = signal.signal(signal.SIGTERM, workers.STOP)
-    is_surplus, open_keys, tell, ended = StudyQueue.is_surplus, StudyQueue.open_keys, optuna.Study.tell, []
+    set_state, enqueue_missing = optuna.storages.RDBStorage.set_trial_state_values, StudyQueue.enqueue_missing
 
     def send(when):
-        if moment == when:
+        if when in (moment, "FAIL"):
             signal.raise_signal(signal.SIGTERM)
+
+    def change(storage, number, state, values=None):
+        changed = set_state(storage, number, state, values)
+        send(state.name)
+        return changed
+
+    def look(queue):
+        waiting = enqueue_missing(queue)
+        send("between" if queue.rows() else "before")
+        return waiting
 
     def run(trial, callbacks, tuner):
         try:
             send("trained")
+            send("broken")
         finally:
-            signal.signal(signal.SIGTERM, workers.STOP)
+            signal.signal(signal.SIGTERM, workers.STOP)  # as Lightning puts it back
             send("trained")
             ended.append(trial.key)
+            if moment == "broken":
+                raise RuntimeError("DataLoader worker is killed")
         return {"fid": 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
 
-    def give_back(*arguments, **options):
-        signal.raise_signal(signal.SIGTERM)
-        return tell(*arguments, **options)
-
-    monkeypatch.setattr(StudyQueue, "is_surplus", lambda *arguments: [is_surplus(*arguments), send("claimed")][0])
-    monkeypatch.setattr(StudyQueue, "open_keys", lambda q: [open_keys(q), q.rows() and send("between")][0])
-    monkeypatch.setattr(optuna.Study, "tell", give_back)
-    try:
-        with pytest.raises(SystemExit, match="143"):
-            queue.work_off(run)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        workers.STOP.number = None
+    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_state_values", change)
+    monkeypatch.setattr(StudyQueue, "enqueue_missing", look)
+    with pytest.raises(SystemExit, match="143"), workers.STOP.handling():
+        queue.work_off(run)
     states = [trial.state.name for trial in queue.study.get_trials() if trial.state != TrialState.WAITING]
-    assert states == (["COMPLETE"] if moment == "between" else ["FAIL"]) and not queue.failures()
-    assert len(ended) == (moment != "claimed"), "the second signal does not break off what the first one began"
+    assert states == MOMENTS[moment] and not queue.failures()
+    assert len(ended) == (moment not in ("before", "RUNNING")), (
+        "a second signal does not break off what the first began"
+    )
 
 
 def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):

@@ -12,7 +12,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,6 @@ class StudyQueue:
             if digests.get(key, digest) != digest:
                 raise InputError(f"study '{self.plan.name}' holds '{key}' with another configuration; {where}")
 
-    @STOP.allowed(at_once=False)  # what is broken off in a transaction can keep the storage locked for all
     def trials(self) -> list[FrozenTrial]:
         """All trials that were enqueued for a key, of this plan or of a larger one."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if "key" in trial.user_attrs]
@@ -149,20 +147,18 @@ class StudyQueue:
         """Take trials until every key is settled; wait for what others run, and take over from dead workers."""
         unclaimed: dict[int, float] = {}
         while self.open_keys():
-            if not self.work(run, unclaimed):
+            optuna.storages.fail_stale_trials(self.study)
+            self.fail_dead(unclaimed)
+            waiting = self.enqueue_missing()
+            if not waiting:
                 time.sleep(1)
-
-    @STOP.allowed(at_once=False)  # else a trial could be claimed and not be given back
-    def work(self, run: Run, unclaimed: dict[int, float]) -> bool:
-        """Take one trial, if one waits; returns whether one did."""
-        optuna.storages.fail_stale_trials(self.study)
-        self.fail_dead(unclaimed)
-        if waiting := self.enqueue_missing():
+                continue
             self.study.sampler = make_sampler(self.plan, self.plan.slots.index(waiting[0]))
-            # where this worker was held to be dead, its trial has been taken over
-            with suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
-                self.study.optimize(lambda trial: self.objective(trial, run), n_trials=1, catch=Exception)
-        return bool(waiting)
+            try:
+                with STOP.deferred():  # else a trial could be claimed and not be given back
+                    self.study.optimize(lambda trial: self.objective(trial, run), n_trials=1, catch=Exception)
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+                continue  # this worker was held to be dead, and its trial has been taken over
 
     def fail_dead(self, unclaimed: dict[int, float]) -> None:
         """Fail trials whose worker on this machine is gone, or died between claiming and the first heartbeat."""
@@ -192,11 +188,12 @@ class StudyQueue:
         except (optuna.TrialPruned, *STORAGE_ERRORS):
             raise
         except Exception as error:
-            if not isinstance(error, EXPECTED_FAILURES):
-                traceback.print_exc()
-            trial.set_user_attr("cause", f"{str(error).strip() or type(error).__name__}".splitlines()[0])
+            if STOP.number is None:  # else a signal broke something; without a cause the key is taken up again
+                if not isinstance(error, EXPECTED_FAILURES):
+                    traceback.print_exc()
+                trial.set_user_attr("cause", f"{str(error).strip() or type(error).__name__}".splitlines()[0])
             raise
-        except SystemExit:  # stopped by a signal: failed without a cause, so that the key is taken up again
+        except SystemExit:  # stopped by a signal: the same
             self.study.tell(trial, state=TrialState.FAIL)
             raise
 
@@ -209,7 +206,7 @@ class StudyQueue:
         rows = [t.user_attrs["row"] for t in self.trials() if t.user_attrs["key"] == key and "row" in t.user_attrs]
         stored = [row for row in rows if row["trial"] == planned.digest]
         reporter, tuner = Reporter(trial, self.plan, planned), partial(tune, self.plan, self.storage)
-        with STOP.allowed(at_once=True):
+        with STOP.at_once():
             row = stored[0] if stored else run(planned, [reporter], tuner)
         values = [float(row[name]) for name in self.plan.objectives]
         if not all(map(math.isfinite, values)):

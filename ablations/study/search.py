@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 
 from ablations.plan import Params, Plan, Trial, encode
 from ablations.study_file import Range, parse_ranges
-from ablations.workers import STOP
 from experiments.train import learning_curve
 from radar.errors import RunError
 from radar.options import SampleConfig
@@ -63,13 +62,11 @@ class Reporter(Callback):
         self.trial, self.prune = trial, plan.file.search is not None and plan.file.search.prune
         self.run = Path(planned.config.run)
 
-    @STOP.allowed(at_once=False)
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was validated before a stop."""
         for step, nll in learning_curve(self.run) if self.prune else ():
             self.trial.report(nll, step)
 
-    @STOP.allowed(at_once=False)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the validation NLL at this optimizer step."""
         nll = float(trainer.callback_metrics["val/nll"])
@@ -80,7 +77,6 @@ class Reporter(Callback):
                 raise optuna.TrialPruned
 
 
-@STOP.allowed(at_once=False)
 def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: Score) -> SampleConfig:
     """Choose the sampling options of one trained arm: the best of `tune.trials` by `score`, its own ones first.
 
@@ -97,9 +93,7 @@ def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: S
         inner.tell(stopped.number, state=TrialState.FAIL)  # of a stop: this arm is nobody else's
 
     def tried(attempt: optuna.Trial) -> float:
-        options = trial.sampled({key: suggest(attempt, key, values) for key, values in ranges.items()})
-        with STOP.allowed(at_once=True):
-            value = score(options)
+        value = score(trial.sampled({key: suggest(attempt, key, values) for key, values in ranges.items()}))
         if not math.isfinite(value):
             raise RunError(f"tuning: the score of {attempt.params} is not finite")
         return value
