@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
@@ -113,18 +114,19 @@ def run_workers(count: int, threads: int, tick: Callable[[], None], target: Call
                 tick()
                 STOP.check()  # a destructor swallows what is raised in it
         finally:
-            end([worker for worker in workers if worker.pid])
+            with STOP.deferred():
+                end([worker for worker in workers if worker.pid])
 
 
 def start(workers: Sequence[BaseProcess]) -> None:
     """Start workers; a Ctrl-C while they load waits until they can take it, if the study does not stop them before."""
-    with STOP.deferred():  # else one could be started and not be known
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they inherit it
-        try:
-            for worker in workers:
-                worker.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    resource_tracker.ensure_running()  # else the first start does this, which unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they inherit it
+    try:
+        for worker in workers:
+            worker.start()  # where a signal breaks this off, the worker ends with its parent
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def end(workers: Sequence[BaseProcess]) -> None:

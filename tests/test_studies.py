@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -288,6 +289,25 @@ def test_a_stopped_worker_gives_its_trial_back(moment, tmp_path, cache, monkeypa
     assert len(ended) == (moment not in ("before", "RUNNING")), (
         "a second signal does not break off what the first began"
     )
+
+
+def test_workers_are_stopped_whatever_happens(monkeypatch):
+    """The report cannot be written, and a signal comes while they are stopped for that."""
+    monkeypatch.setattr(workers.STOP, "number", None)
+    end, stopped = workers.end, []
+
+    def tick():
+        raise OSError("no space left on device")
+
+    def disturbed(running):
+        signal.raise_signal(signal.SIGTERM)
+        end(running)
+        stopped.extend(worker.exitcode for worker in running)
+
+    monkeypatch.setattr(workers, "end", disturbed)
+    with pytest.raises(SystemExit, match="143"):
+        workers.run_workers(2, 1, tick, time.sleep, 60.0)
+    assert len(stopped) == 2 and not {*stopped} - {-signal.SIGTERM, 143}, "stopped, and in time"
 
 
 def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):
