@@ -6,6 +6,7 @@ What is done stays done, so the same command goes on after any stop.
 
 import argparse
 import os
+import sys
 import time
 
 import torch
@@ -19,9 +20,11 @@ from ablations.trial import run_trial, time_arms
 from ablations.workers import run_workers
 from radar.checkpoints import pick_device
 from radar.config import merge_options, to_config
-from radar.errors import InputError, RunError
+from radar.errors import DiskFull, InputError, RunError
+from radar.files import is_full
 
 REPORT_EVERY = 30.0  # seconds, at least
+NO_SPACE = "no_space"  # attribute of a study: what could not be written
 
 
 def default_workers(threads: int, device: torch.device) -> int:
@@ -31,8 +34,18 @@ def default_workers(threads: int, device: torch.device) -> int:
 
 
 def work(plan: Plan, url: str) -> None:
-    """Work off the queue, in a worker process."""
-    StudyQueue.open(plan, url).work_off(lambda *arguments: run_trial(plan, *arguments))
+    """Work off the queue, in a worker process; one line and exit code 2 where a disk is full."""
+    try:
+        queue = StudyQueue.open(plan, url)
+        try:
+            queue.work_off(lambda *arguments: run_trial(plan, *arguments))
+        except DiskFull as error:
+            queue.study.set_user_attr(NO_SPACE, str(error))  # which the study's process says
+            sys.exit(2)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        sys.exit(2)
 
 
 class Progress:
@@ -56,7 +69,7 @@ class Progress:
         left = (now - self.began) / (done - self.before) * (total - done)
         if now - self.written > REPORT_EVERY and (plan.timeless or not plan.searching):  # drawing takes a core
             self.written = now
-            write_report(Results.of(self.queue, {}, self.command))
+            write_report(Results.of(self.queue, self.command))
         print(f"{plan.name}: {done} of {total} rows, about {left:.0f} s left", flush=True)
 
 
@@ -80,7 +93,13 @@ def main(args: argparse.Namespace) -> None:
     prepare_inputs(plan)
     plan = plan_study(args.study, args.out, args.options)
     torch.set_num_threads(plan.file.threads)
+    run_study(plan, url, count, args)
+
+
+def run_study(plan: Plan, url: str, count: int, args: argparse.Namespace) -> None:
+    """Do what is open with `count` workers, then time all arms, then report."""
     queue = StudyQueue.create(plan, url)
+    queue.study.set_user_attr(NO_SPACE, None)
     if args.retry_failed:
         queue.enqueue(queue.failures())
     if left := queue.open_keys():
@@ -88,8 +107,10 @@ def main(args: argparse.Namespace) -> None:
         queue.enqueue_missing()  # before the workers would all do so
         progress = Progress(queue, command_line(args))
         run_workers(min(count, len(left)), plan.file.threads, progress, work, plan, url)
-    speeds = time_arms(plan, queue.rows())
-    print(write_report(Results.of(queue, speeds, command_line(args))))
+    if (message := queue.study.user_attrs.get(NO_SPACE)) is not None:
+        raise DiskFull(message)
+    time_arms(plan, queue.rows())
+    print(write_report(Results.of(queue, command_line(args))))
     print(plan.out / "report.html")
     if left := queue.open_keys():
         raise RunError(

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from radar.errors import InputError, RunError, stop
-from radar.files import check_writable
+from radar.files import check_writable, is_full
 
 VERBS = {
     "orders": ("experiments.orders", "table and picture of the decoding orders"),
@@ -37,6 +37,8 @@ VERBS = {
 }
 STUDIES = ("ablate", "report", "watch")
 FOLDERS = ("sample", "evaluate", "fronts", *STUDIES)  # verbs whose --out is a folder and not a file
+ONE_THREAD = ("orders", "gap", "markov", "methods", "masks", "report", "fronts", "watch")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read when numpy and torch are imported
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
 # Verbs that take key=value anywhere.
 WITH_OPTIONS = ("train", "tokenizer", "sample", "evaluate", "masks", "methods", "gap", "import", "bench", *STUDIES)
@@ -86,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made["orders"].add_argument("--steps", type=int, help="steps of the last rows (default: as radial)")
     made["orders"].add_argument("--out", default="runs/orders.png", help="PNG with all step maps")
-    made["masks"].add_argument("--order", default="radial")
+    made["masks"].add_argument("--order", default="radial", help="radial:metric=chebyshev (default radial)")
     made["masks"].add_argument("--variant", default="nested")
     made["masks"].add_argument("--grid", default="8x8")
     made["masks"].add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
@@ -106,11 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
     made["fronts"].add_argument("--baseline", help="arm that the others are compared with (default: the first)")
     made["fronts"].add_argument("--out", default="runs/fronts", help="folder for fronts.md and fronts.png")
     for verb in STUDIES:
-        made[verb].add_argument("study", help="YAML file, or the name of a ready-made study")
+        again = "; or the folder of a report, to write it again" if verb == "report" else ""
+        made[verb].add_argument("study", help=f"YAML file, or the name of a ready-made study{again}")
         made[verb].add_argument("--out", help="folder for the results (default runs/ablations/NAME)")
         made[verb].add_argument("--storage", help="database URL that several machines share (default: SQLite in --out)")
     made["ablate"].add_argument("--workers", type=int, help="processes (default: cores / threads of the study)")
     made["ablate"].add_argument("--retry-failed", action="store_true", help="run trials that failed once more")
+    made["report"].add_argument("--baseline", metavar="ARM", help="compare the others with this arm")
     made["watch"].add_argument("--once", action="store_true", help="print the table once")
     for verb in WITH_OPTIONS:
         made[verb].usage = f"{made[verb].format_usage().removeprefix('usage: ').strip()} [key=value ...]"
@@ -150,24 +154,38 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"{args.verb} does not take '{text}'")
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    if args.verb in ONE_THREAD:  # for small matrices several only wait for each other
+        os.environ |= {name: os.environ.get(name, "1") for name in THREADS}
     atexit.register(gc.freeze)  # else Python looks through all that torch has loaded once more, for seconds
     try:
         written = [] if args.verb == "watch" or getattr(args, "compare", None) else ["out", "save"]
-        for path in filter(None, (getattr(args, name, None) for name in written)):
-            check_writable(Path(path), args.verb in FOLDERS)
+        for name in written:
+            if (path := getattr(args, name, None)) is not None:
+                setattr(args, name, str(Path(path).expanduser()))
+                check_writable(Path(path).expanduser(), args.verb in FOLDERS)
         load(args.verb).main(args)
         sys.stdout.flush()
-    except RunError as error:
-        fail(str(error), 1)
-    except InputError as error:
-        fail(str(error), 2)
-    except MemoryError as error:
-        fail(f"out of memory: {str(error) or 'choose a smaller batch size'}", 1)
-    except RuntimeError as error:  # torch.OutOfMemoryError, by name, since torch is imported only where it is needed
-        if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator" not in str(error):
-            raise
-        fail(str(error).splitlines()[0], 1)
-    except OSError as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError):
             leave_if_unread()
-        fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        if (known := explain(error)) is None:
+            raise
+        fail(*known)
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Message and exit code of a failure that can be expected; None of any other."""
+    text = str(error)
+    if isinstance(error, RunError | InputError):
+        return text, 1 if isinstance(error, RunError) else 2
+    if is_full(error):
+        other = "the study's database" if "disk is full" in text else "a file"
+        return f"cannot write {getattr(error, 'filename', None) or other}: no space left", 2
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text or 'choose a smaller batch size'}", 1
+    # torch.OutOfMemoryError, by name, since torch is imported only where it is needed
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+        return text.splitlines()[0], 1
+    if isinstance(error, OSError):
+        return f"cannot use {error.filename}: {error.strerror}" if error.filename else text, 2
+    return None

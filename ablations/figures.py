@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
-from ablations.statistics import Correlation, gap_correlation, interval, pareto_front
-from ablations.tables import arm_means, by_arm, numbers
+from ablations.statistics import LEAST, Correlation, gap_correlation, interval, pareto_front
+from ablations.tables import arm_means, by_arm, column_of, numbers
 
 Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
@@ -35,12 +35,25 @@ def _legend(axis: Axes, entries: int) -> None:
         )
 
 
-def _half_width(group: Sequence[Row], key: str) -> float | list[list[float]] | None:
-    """Error bar of a cost: the range over the rounds of a timing, the interval over seeds of anything else."""
+def bar(group: Sequence[Row], key: str) -> list[list[float]] | None:
+    """Error bar below and above: the range over the rounds of a timing, the interval over seeds of anything else.
+
+    None for fewer seeds than an interval needs; cut where the figure cannot be.
+    """
     first = group[0]
     if f"{key}_min" in first:
         return [[first[key] - first[f"{key}_min"]], [first[f"{key}_max"] - first[key]]]
-    return interval(numbers(group, key)).half or None
+    center, half = interval(numbers(group, key))
+    if not half:
+        return None
+    column = column_of(key)
+    return [[min(half, center - column.low)], [min(half, column.high - center)]]
+
+
+def single_points(axis: Axes, x: float, values: Sequence[float], colour: str) -> None:
+    """Show single seeds where they are too few for an interval."""
+    if 1 < len(values) < LEAST:
+        axis.plot([x] * len(values), values, ".", color=colour, markersize=5, alpha=0.6)
 
 
 def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Figure:
@@ -49,17 +62,18 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     arms = {arm: group for arm, group in by_arm(rows).items() if numbers(group, key) and numbers(group, "fid")}
     points: dict[str, tuple[float, float]] = {}
     for number, (arm, group) in enumerate(arms.items()):
-        x, y = interval(numbers(group, key)).center, interval(numbers(group, "fid"))
+        x, y = interval(numbers(group, key)).center, interval(numbers(group, "fid")).center
         beside = sum(other == x for other, _ in points.values())
-        points[arm] = (x, y.center)
+        points[arm] = (x, y)
         axis.errorbar(
-            x * SIDE_STEP**beside, y.center, yerr=y.half, xerr=_half_width(group, key), label=arm, markersize=7,
+            x * SIDE_STEP**beside, y, yerr=bar(group, "fid"), xerr=bar(group, key), label=arm, markersize=7,
             capsize=3, fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
+        single_points(axis, x * SIDE_STEP**beside, numbers(group, "fid"), COLOURS[number % len(COLOURS)])
     front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))
     axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="Pareto front")
-    if "fid_floor" in rows[0]:
-        floor = f"{rows[0]['held_out']} held-out images (fewer read higher)"
+    if "fid_floor" in rows[0] and rows[0].get("floor_images", rows[0]["held_out"]) == rows[0]["samples"]:
+        floor = f"{rows[0]['samples']} held-out images, as many as samples"
         axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)
     axis.set_xscale("log")
     axis.set_xlim(0.8 * min(x for x, _ in points.values()), 1.4 * max(x for x, _ in points.values()))
@@ -101,11 +115,11 @@ def _draw_arms(axis: Axes, rows: Sequence[Row], gap: str, key: str) -> None:
     axis.set_xscale("symlog", linthresh=0.1)
     for number, (arm, group) in enumerate(by_arm(rows).items()):
         if arm in means:
-            y = interval(numbers(group, key))
             axis.errorbar(
-                means[arm][0], y.center, yerr=y.half, label=arm, markersize=7, capsize=3,
+                means[arm][0], means[arm][1], yerr=bar(group, key), label=arm, markersize=7, capsize=3,
                 fmt=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)],
             )  # fmt: skip
+            single_points(axis, means[arm][0], numbers(group, key), COLOURS[number % len(COLOURS)])
     low, high = axis.get_xlim()
     axis.set_xlim(left=max(-0.02, low))
     ticks = (1, 2, 5) if high > 5 * low else range(1, 10)

@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from ablations.figures import COLOURS, LINES, MARKS
+from ablations.figures import COLOURS, LINES, MARKS, bar, single_points
 from ablations.report import write_text
 from ablations.results import Row, facts, gap_notes
-from ablations.statistics import difference, interval
-from ablations.tables import TESTED, by_arm, compared, numbers, shown
+from ablations.statistics import interval
+from ablations.tables import TESTED, by_arm, column_of, numbers, shown, tested
 from experiments.pictures import save_figure
 from experiments.train import flatten
 from radar.errors import InputError
@@ -96,11 +96,14 @@ def draw_fronts(rows: Sequence[Row]) -> Figure:
         panel.remove()
     for axis, key in zip(panels.flat, keys, strict=False):
         for number, (arm, group) in enumerate(arms.items()):
-            values = {k: numbers(part, key) for k, part in by_steps(group).items()}
-            spans = {k: interval(found) for k, found in values.items() if found}
+            parts = {k: part for k, part in by_steps(group).items() if numbers(part, key)}
+            places = {k: k * WIDTH ** (number - len(arms) / 2) for k in parts}
+            bars = [bar(part, key) or [[nan], [nan]] for part in parts.values()]
+            for k, part in parts.items():
+                single_points(axis, places[k], numbers(part, key), COLOURS[number % len(COLOURS)])
             axis.errorbar(
-                [k * WIDTH ** (number - len(arms) / 2) for k in spans], [span.center for span in spans.values()],
-                yerr=[nan if span.half is None else span.half for span in spans.values()],
+                list(places.values()), [interval(numbers(part, key)).center for part in parts.values()],
+                yerr=[[below[0] for below, _ in bars], [above[0] for _, above in bars]],
                 label=arm, capsize=2, markersize=5, linewidth=1,
                 fmt=MARKS[number % len(MARKS)], linestyle=LINES[number // len(COLOURS) % len(LINES)],
                 color=COLOURS[number % len(COLOURS)],
@@ -133,14 +136,14 @@ def fronts_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> s
     ]
     parts += ["![figures against steps](fronts.png)", "\n".join(facts(rows))]
     parts.append(
-        "Mean ± half of the 95% interval (Student's t) over seeds; differences are paired by seed, p of a two-sided "
-        "t-test that is not corrected for the number of arms."
+        "Mean ± half of the 95% interval (Student's t) over seeds, fewer than three are listed; differences are "
+        "paired by seed: p of a two-sided t-test, and by Holm's procedure for the arms of one K."
     )
     for key, (_, digits) in PANELS.items():
         if numbers(rows, key):
             parts += [f"## {_title(key, rows)}", steps_table(rows, _mean_of(key, digits))]
         if key in TESTED and numbers(rows, key):
-            parts += [f"Against {baseline}, at equal K:", steps_table(rows, _difference_of(key, digits, baseline))]
+            parts += [f"Against {baseline}, at equal K:", steps_table(rows, _difference_of(key, baseline))]
     said = [f"- K = {k}: {note}" for k, group in by_steps(rows).items() for note in gap_notes(group)]
     parts += ["## Rank correlation with the independence gap, at equal K", "\n".join(said)] if said else []
     return "\n\n".join(parts) + "\n"
@@ -152,13 +155,14 @@ def _title(key: str, rows: Sequence[Row]) -> str:
 
 
 def _mean_of(key: str, digits: int) -> Callable[[str, Sequence[Row]], str]:
-    return lambda arm, rows: shown(numbers(by_arm(rows).get(arm, []), key), digits)
+    column = column_of(key)
+    return lambda arm, rows: shown(numbers(by_arm(rows).get(arm, []), key), digits, column.low, column.high)
 
 
-def _difference_of(key: str, digits: int, baseline: str) -> Callable[[str, Sequence[Row]], str]:
+def _difference_of(key: str, baseline: str) -> Callable[[str, Sequence[Row]], str]:
     def cell(arm: str, rows: Sequence[Row]) -> str:
-        arms = by_arm(rows)
-        return "" if arm == baseline else compared(difference(arms.get(arm, []), arms.get(baseline, []), key), digits)
+        gap = tested(rows, baseline).get(key, {}).get(arm)
+        return "" if gap is None else gap[1]
 
     return cell
 

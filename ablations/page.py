@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence
 
 from ablations.plan import trial_name
 from ablations.results import Results, notes
-from ablations.statistics import difference, interval
-from ablations.tables import by_arm, compared, numbers, present, shown, tested, titled
+from ablations.statistics import interval
+from ablations.tables import by_arm, cell, numbers, present, tested, titled
 from experiments.train import flatten
 
 Row = Mapping[str, Any]
@@ -69,7 +69,6 @@ def table_html(header: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[
 def results_table(results: Results) -> str:
     """One line per arm: mean with interval, and paired differences to the baseline."""
     arms, columns = by_arm(results.rows), present(results.rows)
-    base = arms.get(results.baseline or "")
     tests = tested(results.rows, results.baseline)
     header = ["arm", "seeds", *(f"{key} against {results.baseline}" for key in tests)]
     header += [titled(column, results.rows) for column in columns]
@@ -77,11 +76,11 @@ def results_table(results: Results) -> str:
     for arm, group in arms.items():
         cells: list[tuple[str, Any]] = [(arm, arm), (str(len(group)), len(group))]
         for key in tests:
-            gap = difference(group, base or [], key) if arm != results.baseline else None
-            cells.append((compared(gap), "" if gap is None else gap.mean))
+            gap, text = tests[key].get(arm, (None, ""))
+            cells.append((text, "" if gap is None else gap.mean))
         for column in columns:
-            values = numbers(group, column.key)
-            cells.append((shown(values, column.digits), interval(values).center if values else ""))
+            values = [] if column.listed else numbers(group, column.key)
+            cells.append((cell(group, column), interval(values).center if values else ""))
         lines.append(("baseline" if arm == results.baseline else "", cells))
     return table_html(header, lines)
 

@@ -16,17 +16,15 @@ from experiments.train import flatten
 from radar.checkpoints import build_generator
 from radar.config import (
     config_hash,
+    judged_options,
     merge_options,
-    parse_order,
     read_yaml,
-    result_options,
     to_config,
     to_dict,
     training_options,
 )
 from radar.errors import InputError
-from radar.optimised import field_hash
-from radar.options import Config, SampleConfig
+from radar.options import Config, SampleConfig, check_training
 
 Params = dict[str, Any]  # dotted option -> value
 
@@ -39,7 +37,7 @@ class Trial:
     seed: int
     config: Config
     params: Params
-    digest: str  # of all that decides the result
+    digest: str  # of all that decides the result, also of the orders themselves, whatever code made them
 
     @property
     def key(self) -> str:
@@ -131,11 +129,13 @@ class Plan:
         with naming(arm):
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
+            check_training(config.train)
             module = build_generator(config)[0]
-            origin, sampled = module.origin, sampled_field(config, module.model.grid)
-        run = self.out / "runs" / config_hash({**training_options(config), **origin})
+            sampled = module.order.sampled_digest(config.sample)
+        trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
-        digest = config_hash({**result_options(config), **origin, **sampled, **tune})
+        run = self.out / "runs" / config_hash(trained)
+        digest = config_hash({**judged_options(config), **trained, "sampled_order_hash": sampled, **tune})
         return Trial(arm, seed, replace(config, run=str(run)), params, digest)
 
     def find(self, key: str, params: Params) -> Trial:
@@ -168,12 +168,6 @@ def naming(arm: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
-
-
-def sampled_field(config: Config, grid: tuple[int, int]) -> dict[str, str]:
-    """Name the field of the order that is sampled in, if that is another than the trained one and has one."""
-    file = parse_order(config.sample.order).covariance if config.sample.order else None
-    return {} if file is None else {"sampled_field": field_hash(file, *grid)}
 
 
 def trial_name(arm: str, seed: int) -> str:
@@ -251,7 +245,7 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
 def _check_judged_alike(plan: Plan, trials: Sequence[Trial]) -> None:
     """Refuse arms whose figures could not stand in one table: of other images, or scored or timed in another way."""
     searched = [key for key in plan.ranges if key.startswith(("data.", "evaluate.")) and plan.searching]
-    judged = [flatten({"data": {**to_dict(t.config.data), "cache": "", "workers": 0}}) for t in trials]
+    judged = [flatten({"data": {**to_dict(t.config.data), "cache": "", "workers": 0, "augment": ""}}) for t in trials]
     judged = [one | flatten({"evaluate": to_dict(t.config.evaluate)}) for one, t in zip(judged, trials, strict=True)]
     if differ := searched + [key for key in judged[0] if any(one[key] != judged[0][key] for one in judged)]:
         raise InputError(f"{differ[0]} differs between the arms: all of a study are scored alike, on the same images")
@@ -282,6 +276,9 @@ def _check_names(plan: Plan) -> None:
             raise InputError(f"arms '{other}' and '{arm}' would share their files; name them apart")
     if plan.file.baseline is not None and plan.file.baseline not in plan.arms:
         raise InputError(f"baseline '{plan.file.baseline}' is not an arm; choose from: {', '.join(plan.arms)}")
+    for pair in plan.file.contrasts:
+        if len(pair) != 2 or not set(pair) <= set(plan.arms):
+            raise InputError(f"contrast {pair} is not possible: two arms expected, of: {', '.join(plan.arms)}")
 
 
 def check_ranges(plan: Plan, trial: Trial) -> None:

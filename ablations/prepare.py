@@ -64,7 +64,7 @@ def check_arms(plan: Plan) -> None:
                 continue
             tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
-            config = replace(config, order=order, sample=replace(config.sample, order=None))
+            config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
             GeneratorModule(config, tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size))
 
 

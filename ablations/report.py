@@ -15,8 +15,8 @@ from ablations.plan import plan_study, trial_name
 from ablations.results import Results, command_line, facts, notes
 from ablations.study import StudyQueue, storage_url
 from ablations.tables import by_arm, csv_table, latex_table, numbers, text_table
-from ablations.trial import stored_speeds
 from experiments.pictures import draw_steps, save_figure
+from radar.errors import InputError
 from radar.files import replacing
 
 FRONTS = (
@@ -27,7 +27,7 @@ FRONTS = (
 
 def write_report(results: Results) -> str:
     """Write all files of the report; return the table as text."""
-    write_text(results.out / "results.json", json.dumps({"command": results.command, "rows": results.rows}, indent=1))
+    write_text(results.out / "results.json", results.as_json())
     if not results.rows:
         return "no results"
     write_text(results.out / "results.csv", csv_table(results.rows))
@@ -91,8 +91,15 @@ def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run `radar report`."""
-    plan = plan_study(args.study, args.out, args.options)
-    queue = StudyQueue.open(plan, storage_url(args.storage, plan))
-    print(write_report(Results.of(queue, stored_speeds(plan), command_line(args))))
-    print(plan.out / "report.html")
+    """Run `radar report`: of a study, or again of the folder of a report."""
+    folder = Path(args.study)
+    if folder.is_dir():
+        if given := args.options + [f"--{name}" for name in ("out", "storage") if getattr(args, name) is not None]:
+            raise InputError(f"{given[0]} has no effect on the report in {folder}")
+        results = Results.read(folder, args.baseline)
+    else:
+        plan = plan_study(args.study, args.out, args.options)
+        queue = StudyQueue.open(plan, storage_url(args.storage, plan))
+        results = Results.of(queue, command_line(args), args.baseline)
+    print(write_report(results))
+    print(results.out / "report.html")

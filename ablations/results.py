@@ -1,20 +1,26 @@
 """What a report is made of, and what it says about how its figures are to be read."""
 
 import argparse
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.figures import GAPS, correlated
-from ablations.statistics import gap_correlation
+from ablations.statistics import contrast, difference, gap_correlation
 from ablations.study import StudyQueue
 from ablations.study_file import Range, parse_ranges
+from ablations.tables import TESTED, by_arm, compared
+from ablations.trial import stored_speeds
+from experiments.evaluate import cautions
 from radar.errors import InputError
+from radar.orders import sizes_text
 
 Row = dict[str, Any]
-SHARED = ("fid_feature", "reference", "samples", "hardware", "dtype", "train_precision", "commit", "torch", "lightning")
+SHARED = ("fid_feature", "feature_accuracy", "reference", "rfid_reference", "samples", "labels", "hardware", "dtype")
+SHARED += ("train_precision", "commit", "trained_at", "timed_at", "torch", "lightning")
 
 REMEDY = (
     "processors of different kinds train different ones: share data.cache between the machines, or begin a new --out"
@@ -36,13 +42,16 @@ class Results:
     importances: dict[str, dict[str, float]]
     command: str
     out: Path
+    contrasts: list[list[str]]
 
     @staticmethod
-    def of(queue: StudyQueue, speeds: dict[str, dict[str, float]], command: str) -> "Results":
-        """Collect what a study has done so far."""
+    def of(queue: StudyQueue, command: str, baseline: str | None = None) -> "Results":
+        """Collect what a study has done so far, with the speeds that were timed last; raises InputError."""
         plan = queue.plan
+        base = chosen_baseline(baseline, plan.arms, plan.baseline)
         place = {arm: number for number, arm in enumerate(plan.arms)}
         ordered = sorted(queue.rows(), key=lambda row: (place.get(row["arm"], 0), row["seed"]))  # as the file has them
+        speeds = stored_speeds(plan.out, base)
         rows = [{**row, **speeds.get(row["arm"], {})} for row in ordered]
         if len(networks := {row["fid_feature"] for row in rows}) > 1:
             raise InputError(
@@ -50,10 +59,47 @@ class Results:
                 f"({', '.join(sorted(networks))}); {REMEDY}"
             )
         return Results(
-            plan.name, rows, plan.baseline, plan.all_objectives,
+            plan.name, rows, base, plan.all_objectives,
             {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges), len(plan.slots),
-            len(queue.open_keys()), queue.failures(), queue.importances(), command, plan.out,
+            len(queue.open_keys()), queue.failures(), queue.importances(), command, plan.out, plan.file.contrasts,
         )  # fmt: skip
+
+    @staticmethod
+    def read(folder: Path, baseline: str | None = None) -> "Results":
+        """Read what a report was made of, to write it again; raises InputError."""
+        try:
+            found = json.loads((folder / "results.json").read_text())
+            rows = found["rows"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no report (results.json, written by radar ablate)") from error
+        arms = list(dict.fromkeys(row["arm"] for row in rows))
+        base = chosen_baseline(baseline, arms, found.get("baseline", arms[0] if arms else None))
+        speeds = stored_speeds(folder, base)
+        if speeds or base != found.get("baseline", base):  # what is there is against another arm
+            rows = [{key: value for key, value in row.items() if not key.startswith("speedup")} for row in rows]
+        tuned = {
+            key: Range(**{**values, "choices": tuple(values["choices"])})
+            for key, values in found.get("tuned", {}).items()
+        }
+        return Results(
+            found.get("name", folder.name), [{**row, **speeds.get(row["arm"], {})} for row in rows], base,
+            found.get("objectives", {}), tuned, found.get("planned", len(rows)), found.get("unfinished", 0),
+            found.get("failures", {}), found.get("importances", {}), found["command"], folder,
+            found.get("contrasts", []),
+        )  # fmt: skip
+
+    def as_json(self) -> str:
+        """Write all but the folder as JSON."""
+        kept = {key: value for key, value in vars(self).items() if key not in ("out", "tuned", "rows")}
+        tuned = {key: vars(values) for key, values in self.tuned.items()}
+        return json.dumps({**kept, "tuned": tuned, "rows": self.rows}, indent=1)
+
+
+def chosen_baseline(asked: str | None, arms: Iterable[str], default: str | None) -> str | None:
+    """Arm that the others are compared with; raises InputError if the one that is asked for is none."""
+    if asked is not None and asked not in arms:
+        raise InputError(f"baseline '{asked}' is not an arm; choose from: {', '.join(arms)}")
+    return asked or default
 
 
 def command_line(args: argparse.Namespace) -> str:
@@ -64,7 +110,46 @@ def command_line(args: argparse.Namespace) -> str:
 
 def facts(rows: Sequence[Row]) -> list[str]:
     """List where the figures come from, all values that occur."""
-    return [f"- {key.replace('_', ' ')}: {', '.join(sorted({str(row.get(key)) for row in rows}))}" for key in SHARED]
+    found = {key: sorted({_fact(row[key]) for row in rows if row.get(key) is not None}) for key in SHARED}
+    return [f"- {key.replace('_', ' ')}: {', '.join(values)}" for key, values in found.items() if values]
+
+
+def _fact(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def size_notes(rows: Sequence[Row]) -> list[str]:
+    """Warn where arms of equal K decode groups of other sizes: then not only their orders differ."""
+    said = []
+    for steps in sorted({row["steps"] for row in rows if row.get("group_sizes")}):
+        arms: dict[str, list[str]] = {}
+        for arm, group in by_arm(rows).items():
+            if group[0]["steps"] == steps and group[0].get("group_sizes"):
+                arms.setdefault(sizes_text(group[0]["group_sizes"]), []).append(arm)
+        if len(arms) > 1:
+            parts = "; ".join(f"{sizes} ({', '.join(names)})" for sizes, names in arms.items())
+            said.append(
+                f"WARNING: arms of {steps} steps differ in their group sizes, so that not the order alone is compared "
+                f"(order.sizes_of makes them equal): {parts}."
+            )
+    return said
+
+
+def contrast_notes(results: "Results") -> list[str]:
+    """Write the differences of pairs of arms, and of the first of them less each other."""
+    arms, said = by_arm(results.rows), []
+    pairs = [(one, other) for one, other in results.contrasts if one in arms and other in arms]
+    for key in TESTED:
+        first: tuple[str, str] | None = None
+        for pair in pairs:
+            a, b = pair
+            gap = difference(arms[a], arms[b], key)
+            said += [f"{key}, {a} less {b}: {compared(gap)}"] if gap else []
+            if first is not None:
+                both = contrast([(arms[first[0]], arms[first[1]]), (arms[a], arms[b])], key)
+                said += [f"{key}, ({first[0]} less {first[1]}) less ({a} less {b}): {compared(both)}"] if both else []
+            first = first or pair
+    return said
 
 
 def gap_notes(rows: Sequence[Row]) -> list[str]:
@@ -78,6 +163,11 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
                     "bootstrap over arms."
                 )
     return said
+
+
+def caution_notes(rows: Sequence[Row]) -> list[str]:
+    """What makes the rows hard to trust, each once."""
+    return list(dict.fromkeys(text for row in rows for text in cautions(row)))
 
 
 def tuning_notes(rows: Sequence[Row], tuned: Mapping[str, Range]) -> list[str]:
@@ -99,23 +189,31 @@ def notes(results: Results) -> list[str]:
     """Say how the figures are to be read, and what is missing."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
     compared = (
-        f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; one seed has no interval. Differences to "
-        "the baseline are paired by seed, with a two-sided t-test that is not corrected for the number of arms."
+        f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; fewer than three are listed. "
+        "Differences to the baseline are paired by seed: p of a two-sided t-test, and by Holm's procedure for the arms."
     )
     searched = "A search: the best of many trials looks better than it is; compare it by a grid with several seeds."
     said = [
         compared if results.baseline else searched,
-        f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of as many as "
-        f"there are held-out images ({first['held_out']}), to be compared with the real-versus-real floor. The feature "
-        f"network {first['fid_feature']} was trained on the reference set.",
+        f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of "
+        f"{first.get('floor_images', first['held_out'])}, as many as the held-out images of the floor below the table. "
+        f"The feature network {first['fid_feature']} was trained on the reference set"
+        + (
+            f", and knows {first['feature_accuracy']:.1%} of the held-out images."
+            if first.get("feature_accuracy")
+            else "."
+        ),
         "NLL is in nats per held-out image: exact where nothing is revised, teacher-forced on new cells for those "
         "that revise, in the layout that is sampled; none where sampling finds the order; learning curves are of the "
         "layout of training. Accuracy is that of the "
         "feature network's classifier.",
         "Speed: median of rounds that go through all arms in turn, after warming up, nothing else running, "
-        f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm; speed-up is against the "
-        "baseline. Training seconds are of processes that run side by side.",
+        f"tokens and decoding, batch {first['timing_batch']}, one checkpoint per arm, and the slowest and fastest "
+        "round; speed-up is the ratio of the two medians of one run, [range] that of the ratios of its rounds, against "
+        "the baseline. Training seconds are of processes that run side by side.",
     ]
+    said = size_notes(results.rows) + [f"WARNING: {text}." for text in caution_notes(results.rows)] + said
+    said += contrast_notes(results)
     said += tuning_notes(results.rows, results.tuned)
     said += gap_notes(results.rows)
     if results.unfinished:

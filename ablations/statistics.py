@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, rankdata, spearmanr, ttest_rel
+from scipy.stats import bootstrap, rankdata, spearmanr, ttest_1samp
 from scipy.stats import t as student
 
 Row = Mapping[str, Any]
@@ -15,41 +15,73 @@ Values = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
+ROUNDING = 1e-9  # relative; what differs by less is equal
+LEAST = 3  # values that an interval or a test is made of: two have one of twelve standard deviations
+
+
 class Interval(NamedTuple):
-    """Mean and half width of its confidence interval; the half width is None for a single value."""
+    """Mean and half width of its confidence interval; the half width is None for fewer than LEAST values."""
 
     center: float
     half: float | None
 
 
 class Difference(NamedTuple):
-    """Mean difference to the baseline over the seeds that both have, half of its interval, p of the paired t-test."""
+    """Mean difference over the seeds that both have, half of its interval, p of the paired t-test, all differences.
+
+    Half width and p are None for fewer than LEAST seeds, and p where all differences are equal.
+    """
 
     mean: float
     half: float | None
     p: float | None
-    pairs: int
+    values: tuple[float, ...]
 
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean with Student's 95% interval over seeds."""
-    if len(values) < 2:
+    if len(values) < LEAST:
         return Interval(mean(values), None)
     factor = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Interval(mean(values), factor * stdev(values) / sqrt(len(values)))
 
 
+def of_seeds(rows: Sequence[Row], key: str) -> dict[int, float]:
+    """One figure by seed, where a row has it."""
+    return {row["seed"]: row[key] for row in rows if row.get(key) is not None}
+
+
 def difference(rows: Sequence[Row], baseline: Sequence[Row], key: str) -> Difference | None:
     """Compare an arm's rows with the baseline's, seed by seed, two-sided; None without a common seed."""
-    base = {row["seed"]: row[key] for row in baseline if row.get(key) is not None}
-    pairs = [(row[key], base[row["seed"]]) for row in rows if row.get(key) is not None and row["seed"] in base]
-    if not pairs:
+    mine, base = of_seeds(rows, key), of_seeds(baseline, key)
+    return summary([mine[seed] - base[seed] for seed in mine if seed in base])
+
+
+def contrast(pairs: Sequence[tuple[Sequence[Row], Sequence[Row]]], key: str) -> Difference | None:
+    """Difference between two differences of arms, (a - b) - (c - d), over the seeds that all have."""
+    figures = [of_seeds(rows, key) for pair in pairs for rows in pair]
+    a, b, c, d = figures
+    seeds = [seed for seed in a if all(seed in found for found in figures)]
+    return summary([(a[seed] - b[seed]) - (c[seed] - d[seed]) for seed in seeds])
+
+
+def summary(gaps: Sequence[float]) -> Difference | None:
+    """Mean, interval and test against 0 of paired differences; None for none."""
+    if not gaps:
         return None
-    gaps = [mine - theirs for mine, theirs in pairs]
-    if len(pairs) < 2 or stdev(gaps) == 0:
-        return Difference(mean(gaps), None, None, len(pairs))
-    p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
-    return Difference(mean(gaps), interval(gaps).half, p, len(pairs))
+    half = interval(gaps).half
+    differ = half is not None and half > ROUNDING * max(map(abs, gaps))
+    p = float(ttest_1samp(gaps, 0).pvalue) if differ else None
+    return Difference(mean(gaps), half, p, tuple(gaps))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number, by Holm's step-down procedure."""
+    found, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        found[place] = largest
+    return found
 
 
 class Correlation(NamedTuple):

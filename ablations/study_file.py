@@ -2,7 +2,8 @@
 
 A study file holds `name`, `base` (a configuration), `config` (options for all arms), `arms` (name -> options),
 `factors` (option -> values, crossed with the arms), `seeds`, `objectives` (name -> minimize or maximize),
-`baseline` (an arm), `tune` (a search over sampling options on each trained checkpoint), `tokenizer_training` (options
+`baseline` (an arm), `contrasts` (pairs of arms whose differences are given, and those of the first pair to the
+others), `tune` (a search over sampling options on each trained checkpoint), `tokenizer_training` (options
 for tokenizers that are not trained yet), `estimator` (of fields that `order.covariance` names and that are not there
 yet), `threads` (per process), `heartbeat` (in seconds; three missed ones are a dead worker) - or, in place of arms and
 factors, `search` (sampler, trials, ranges, prune).
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.configs import offer
 from radar.config import option_type, read_yaml, structured
 from radar.dependence import ESTIMATORS
 from radar.errors import InputError
@@ -78,6 +80,7 @@ class StudyFile:
     seeds: list[int] = field(default_factory=lambda: [0])
     objectives: dict[str, Any] = field(default_factory=dict)  # by default, fewer steps and a lower fid
     baseline: str | None = None
+    contrasts: list[list[str]] = field(default_factory=list)  # pairs of arms: [a, b] is a less b
     search: Search | None = None
     tune: Tuning | None = None
     tokenizer_training: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +125,9 @@ def check_free(key: str) -> Any:
 def read_study(path: str) -> StudyFile:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
     ready = Path(__file__).parent / f"{path}.yaml"
-    values = read_yaml(ready if not Path(path).exists() and ready.exists() else path)
+    if not Path(path).is_file() and not ready.is_file():
+        raise InputError(f"there is no study '{path}'; {offer(Path(path), ready.parent)}")
+    values = read_yaml(path if Path(path).is_file() else ready)
     if isinstance(arms := values.get("arms"), dict):
         values["arms"] = {str(name): options for name, options in arms.items()}
     study = structured(StudyFile, values, path)

@@ -12,19 +12,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ablations.plan import Plan, Trial
 from ablations.study import Row, Score, Tuner
-from experiments.evaluate import evaluate, measure_speed, open_reference, save_row
+from experiments.evaluate import evaluate, measure_rounds, measure_speed, open_reference, save_row, speed_columns
 from experiments.pictures import pixel_scale, tile
-from experiments.sample import Samples, draw_samples, save_pictures
+from experiments.sample import Samples, draw_samples, save_pictures, scored_labels
 from experiments.train import LAST, flatten, learning_curve, train_generator
 from radar.checkpoints import Generator, load_generator, pick_device
+from radar.config import config_hash
 from radar.features import extract
 from radar.files import locked, replacing
 from radar.metrics import Reference, frechet_distance
 from radar.options import SampleConfig
-from radar.provenance import hardware
+from radar.provenance import git_commit, hardware, source_hash, versions
 from radar.seeding import Stream, derive
 
-Speeds = dict[str, dict[str, float]]  # arm -> images_per_s and the like
+Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
 
 
 def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tuner) -> Row:
@@ -41,7 +42,7 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     generator = replace(generator, config=replace(trial.config, sample=settings))
     row, samples = evaluate(generator, reference)
     if plan.searching and "images_per_s" in plan.objectives:
-        row |= measure_speed([generator])[0]
+        row |= measure_speed(generator)
     save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)
     log_tensorboard(run / "tensorboard" / trial.key, generator, row, samples)
     row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params, "curve": learning_curve(run)} | row
@@ -55,7 +56,7 @@ def scorer(plan: Plan, generator: Generator, reference: Reference) -> Score:
     def score(settings: SampleConfig) -> float:
         assert plan.file.tune is not None
         fresh = replace(settings, images=plan.file.tune.images, seed=derive(Stream.TUNE, settings.seed) % 2**32)
-        images = draw_samples(generator, fresh).images
+        images = draw_samples(generator, fresh, scored_labels(generator)).images
         return frechet_distance(reference.features, extract(reference.network, images))
 
     return score
@@ -80,34 +81,41 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def time_arms(plan: Plan, rows: Sequence[Row]) -> Speeds:
+def time_arms(plan: Plan, rows: Sequence[Row]) -> None:
     """Time one trial of every arm whose checkpoint is on this machine, in turns, with nothing else running.
 
-    Kept in timing.json until an arm or the hardware changes. The baseline goes first: speed-up is against it.
+    Kept in timing.json, seconds of every round, until an arm, its options, the code or the hardware changes.
     """
     digests = {row["arm"]: row["trial"] for row in reversed(rows)}
     first = {trial.arm: trial for trial in reversed(plan.trials) if digests.get(trial.arm) == trial.digest}
     arms = [arm for arm in plan.arms if arm in first and (Path(first[arm].config.run) / LAST).exists()]
-    arms.sort(key=lambda arm: arm != plan.baseline)
     if not arms:
-        return {}
+        return
     torch.set_num_threads(plan.file.threads)
-    wanted = {arm: first[arm].digest for arm in arms}
-    wanted["hardware"] = hardware(pick_device(first[arms[0]].config.train.device))
+    settings = {row["arm"]: row["options"]["sample"] for row in reversed(rows)}
+    wanted = {arm: config_hash({"trial": first[arm].digest, "sample": settings[arm]}) for arm in arms}
+    wanted |= {
+        "hardware": hardware(pick_device(first[arms[0]].config.train.device)),
+        "code": source_hash(),
+        **versions(),
+    }
     with locked(plan.out / "timing.lock"):
-        if (kept := read_json(plan.out / "timing.json")) is None or kept["trials"] != wanted:
-            settings = {row["arm"]: row["options"]["sample"] for row in reversed(rows)}
-            speeds = measure_speed([timed_generator(first[arm], SampleConfig(**settings[arm])) for arm in arms])
-            if arms[0] != plan.baseline:  # it was trained on another machine
-                speeds = [{key: value for key, value in speed.items() if key != "speedup"} for speed in speeds]
-            with replacing(plan.out / "timing.json") as temporary:
-                temporary.write_text(json.dumps({"trials": wanted, "arms": dict(zip(arms, speeds, strict=True))}))
-    return stored_speeds(plan)
+        if (kept := read_json(plan.out / "timing.json")) is not None and kept["trials"] == wanted:
+            return
+        rounds = measure_rounds([timed_generator(first[arm], SampleConfig(**settings[arm])) for arm in arms])
+        found = {"trials": wanted, "commit": git_commit(), "batch": first[arms[0]].config.evaluate.timing_batch}
+        with replacing(plan.out / "timing.json") as temporary:
+            temporary.write_text(json.dumps(found | {"seconds": dict(zip(arms, rounds, strict=True))}))
 
 
-def stored_speeds(plan: Plan) -> Speeds:
-    """What was timed last, if anything."""
-    return dict((read_json(plan.out / "timing.json") or {"arms": {}})["arms"])
+def stored_speeds(folder: Path, baseline: str | None) -> Speeds:
+    """Images per second of every arm as timed last, if at all, and the speed-up against a baseline among them."""
+    if (found := read_json(folder / "timing.json")) is None or "seconds" not in found:
+        return {}
+    seconds = found["seconds"]
+    base = seconds.get(baseline) if len(seconds) > 1 else None
+    timed = {arm: speed_columns(times, found["batch"], base) for arm, times in seconds.items()}
+    return {arm: {**columns, "timed_at": found["commit"]} for arm, columns in timed.items()}
 
 
 def timed_generator(trial: Trial, settings: SampleConfig) -> Generator:

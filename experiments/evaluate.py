@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.sample import Samples, balanced_labels, draw_samples
+from experiments.sample import Samples, balanced_labels, class_counts, draw_samples, scored_labels
+from radar import clock
 from radar.attention import BACKENDS
 from radar.checkpoints import Generator, load_generator
 from radar.config import config_hash, result_options
@@ -23,18 +25,21 @@ from radar.cost import sampling_cost
 from radar.dependence import token_field
 from radar.errors import InputError
 from radar.features import extract, load_features
-from radar.files import replacing
+from radar.files import check_writable, replacing
 from radar.graphs import warm_up_calls
 from radar.independence import exponential_covariance, independence_gap
-from radar.metrics import Reference, build_reference, check_metrics, frechet_distance, score
+from radar.labels import label_gap
+from radar.metrics import Reference, build_reference, frechet_distance, score
 from radar.modules import GeneratorModule
 from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling import ready_to_sample, sample_tokens
-from radar.tokens import OrderedBatches, cached_tokens
+from radar.tokens import Batch, OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
+ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
+MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
 OPENED: dict[tuple[object, ...], Reference] = {}  # the last reference: all arms of a study are judged by one
 
 
@@ -49,8 +54,8 @@ def measure_nll(generator: Generator) -> float | None:
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
     with torch.inference_mode():
-        for _, tokens, labels in OrderedBatches(split.gather, len(split), generator.config.train.batch_size):
-            total += float(generator.module.nll(tokens.to(device), labels.to(device), settings).sum())
+        for _, tokens, labels, index in OrderedBatches(split.gather, len(split), generator.config.train.batch_size):
+            total += float(generator.module.nll(tokens.to(device), labels.to(device), settings, index).sum())
     return total / len(split)
 
 
@@ -64,22 +69,23 @@ def reconstruction_distance(generator: Generator, reference: Reference) -> float
     return frechet_distance(reference.held_out_features, extract(reference.network, torch.cat(parts)))
 
 
-def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, float]:
+def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, Any]:
     """Compute the configured metrics, and rfid where the tokenizer is learned."""
-    columns = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
+    columns: dict[str, Any] = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
     if generator.tokenizer.learned:
         columns["rfid"] = reconstruction_distance(generator, reference)
+        columns["rfid_reference"] = reference.held_out_title
     return columns
 
 
 def synchronised(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of one call, with the device's queue empty before and after."""
+    """Seconds of one call, with the device's queue empty before and after; those of a stopped process do not count."""
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
-    began = time.perf_counter()
+    began = clock.seconds()
     work()
     synchronise()
-    return time.perf_counter() - began
+    return clock.seconds() - began
 
 
 @contextmanager
@@ -95,42 +101,55 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
     """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
     module, settings = generator.module, generator.config.sample
     numbers = range(generator.config.evaluate.timing_batch)
-    labels = balanced_labels(numbers, module.model.classes).to(module.device)
-    turns, sequence = module.turns(settings), module.sampled_sequence(settings)
+    labels = balanced_labels(generator)(numbers).to(module.device)
+    turns, shared = module.turns(settings), module.sampled_sequence(settings, numbers)
 
     def work() -> object:
+        sequence = module.sampled_sequence(settings, numbers) if settings.order_per_image else shared
         tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
         return generator.tokenizer.decode(tokens, generator.grid)
 
     return work
 
 
-def measure_speed(generators: list[Generator]) -> list[dict[str, float]]:
-    """Images per second of each generator: rounds that go through all of them in turn, but for those of warming up.
+def measure_rounds(generators: list[Generator]) -> list[list[float]]:
+    """Seconds of one batch of each generator in every round that goes through all of them in turn, after warming up.
 
-    Run with nothing else on the machine. `speedup`, of two or more, is the median over the rounds of the ratio to the
-    first generator.
+    Run with nothing else on the machine.
     """
     works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
-    repeats, batch = generators[0].config.evaluate.timing_repeats, generators[0].config.evaluate.timing_batch
     with all_ready_to_sample([generator.module for generator in generators]):
         dropped = max(map(warm_up_calls, devices))
         rounds = [
             [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
-            for _ in range(dropped + repeats)
+            for _ in range(dropped + generators[0].config.evaluate.timing_repeats)
         ][dropped:]
-    columns = []
-    for arm in range(len(works)):
-        seconds = [times[arm] for times in rounds]
-        column = {
-            "images_per_s": batch / median(seconds),
-            "images_per_s_min": batch / max(seconds),
-            "images_per_s_max": batch / min(seconds),
-        }
-        ratio = {"speedup": median(times[0] / times[arm] for times in rounds)} if len(works) > 1 else {}
-        columns.append(column | ratio)
-    return columns
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def speed_columns(seconds: Sequence[float], batch: int, base: Sequence[float] | None = None) -> dict[str, float]:
+    """Images per second by the median round, and the slowest and the fastest; against `base`, of the same rounds.
+
+    The speed-up is the ratio of the two medians, so that it is that of the two images per second; its range is that of
+    the ratios of the rounds.
+    """
+    found = {
+        "images_per_s": batch / median(seconds),
+        "images_per_s_min": batch / max(seconds),
+        "images_per_s_max": batch / min(seconds),
+    }
+    if base is None:
+        return found
+    ratios = [theirs / own for own, theirs in zip(seconds, base, strict=True)]
+    return found | {
+        "speedup": median(base) / median(seconds), "speedup_min": min(ratios), "speedup_max": max(ratios)
+    }  # fmt: skip
+
+
+def measure_speed(generator: Generator) -> dict[str, float]:
+    """Time one generator; run with nothing else on the machine."""
+    return speed_columns(measure_rounds([generator])[0], generator.config.evaluate.timing_batch)
 
 
 def training_flops(module: GeneratorModule, draws: int = 16) -> float:
@@ -139,7 +158,7 @@ def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     Matrix products only; attention counts as dense, as SDPA computes it, also where FlexAttention would skip blocks;
     what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for the sampled.
     """
-    tokens = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
+    tokens = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
     # The counter knows attention only by its matrix products, which the MATH backend shows, and sees no compiled code.
     backend, module.backend = module.backend, BACKENDS["sdpa"]
@@ -147,17 +166,22 @@ def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         draws = 1 if module.layout(module).share == 1 else draws
         for number in range(draws):
-            module.training_step((number, tokens, labels), number).backward()
+            module.training_step(Batch(number, tokens, labels, labels), number).backward()
     module.backend, module.model.compiled = backend, compiled
     module.zero_grad()
     return float(counter.get_total_flops()) / draws
 
 
-def gap_columns(step: Tensor, grid: tuple[int, int], settings: SampleConfig) -> dict[str, Any]:
+def mean_gaps(module: GeneratorModule, settings: SampleConfig, covariance: Tensor) -> Tensor:
+    """Independence gap (K,) in nats of every step; where images have orders of their own, the mean of the first."""
+    return independence_gap(module.order.of_images(settings, torch.arange(ORDERS_SHOWN)), covariance)
+
+
+def gap_columns(module: GeneratorModule, settings: SampleConfig) -> dict[str, Any]:
     """Independence gap in nats: total, mean over the steps, and each step's; none where sampling finds the order."""
     if settings.choice_temperature is not None:
         return {"gap": None, "gap_per_step": None, "gaps": None}
-    gaps = independence_gap(step, exponential_covariance(*grid))
+    gaps = mean_gaps(module, settings, exponential_covariance(*module.model.grid))
     return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
 
 
@@ -169,13 +193,19 @@ def field_gap(generator: Generator) -> dict[str, float | None]:
     data, tokenizer = generator.data, generator.tokenizer
     split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
     field = token_field(split, tokenizer, generator.grid)
-    return {"gap_data": float(independence_gap(generator.module.sampled_step(settings), field).sum())}
+    return {"gap_data": float(mean_gaps(generator.module, settings, field).sum())}
+
+
+def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]] | None:
+    """Step of each cell (h, w); None where images have orders of their own, or sampling finds them."""
+    step = module.sampled_step(settings)
+    own = settings.choice_temperature is not None or settings.order_per_image or step.ndim > 1
+    return None if own else step.view(module.model.grid).tolist()
 
 
 def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     """Name what was compared, at what size: columns that need no trained weights."""
-    step, grid = module.sampled_step(config.sample), module.model.grid
-    sizes, t = step_sizes(step), config.train
+    sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
     images = t.steps * t.batch_size * t.accumulate
     turns, rows = module.turns(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
@@ -183,15 +213,19 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         "variant": config.attention,
         "seed": config.seed,
         "steps": len(sizes),
+        "group_sizes": sizes,
         "largest_group": max(sizes),
-        **gap_columns(step, grid, config.sample),
+        "order_hash": module.order.digest,
+        "sampled_order_hash": module.order.sampled_digest(config.sample),
+        "order_per_image": config.sample.order_per_image,
+        **gap_columns(module, config.sample),
         "params": parameter_count(module.model),
         "slots": len(module.slots),
         "sampled_slots": sum(len(turn.slots) for turn in turns),
         "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, turns, rows).flops / 1e9,
         "train_tflops": training_flops(module) * images / 1e12,
         "images_seen": images,
-        "step_map": step.view(grid).tolist() if config.sample.choice_temperature is None else None,
+        "step_map": step_map(module, config.sample),
         "guidance": config.sample.guidance,
         "guidance_schedule": config.sample.guidance_schedule,
         "temperature": config.sample.temperature,
@@ -206,6 +240,8 @@ def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
     config = generator.config
     return {
         "fid_feature": reference.network.title,
+        "feature_accuracy": reference.accuracy,
+        "classes": len(generator.data.classes),
         "reference": reference.title,
         "held_out": len(reference.held_out),
         "samples": config.evaluate.images,
@@ -227,8 +263,10 @@ def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any]
     """Score a generator without timing it: its row and the samples."""
     config = generator.config
     began = time.perf_counter()
-    samples = draw_samples(generator, replace(config.sample, images=config.evaluate.images))
+    settings, counts = replace(config.sample, images=config.evaluate.images), class_counts(generator)
+    samples = draw_samples(generator, settings, scored_labels(generator))
     row = describe(config, generator.module)
+    row |= {"labels": config.evaluate.labels, "label_gap": label_gap(samples.labels, counts)}
     row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
     row |= measure_quality(generator, samples, reference)
@@ -239,13 +277,31 @@ def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any]
 def open_reference(generator: Generator) -> Reference:
     """Open the feature network and the real images that a generator is judged by."""
     config = generator.config
-    check_metrics(config.evaluate.metrics)
     key = (repr(config.data), generator.data.identity, config.evaluate.features, generator.module.device)
     if key not in OPENED:
         OPENED.clear()
         network = load_features(config.evaluate.features, generator.data, config.data.cache)
         OPENED[key] = build_reference(generator.data, network.to(generator.module.device))
     return OPENED[key]
+
+
+def cautions(row: Mapping[str, Any]) -> list[str]:
+    """Say what makes the figures of a row hard to trust: the labels of the samples, the judge, too few images."""
+    said, accuracy = [], row.get("feature_accuracy")
+    if (gap := row.get("label_gap", 0.0)) > MOST_LABEL_GAP:
+        said.append(
+            f"the samples' classes differ from those of the reference by up to {gap:.0f} points, which fid counts "
+            "as an error; evaluate.labels=as_data draws them in its shares"
+        )
+    if accuracy is not None and accuracy < LEAST_ACCURACY:
+        said.append(f"the feature network {row['fid_feature']} knows only {accuracy:.0%} of the held-out images")
+    if row["held_out"] < LEAST_HELD_OUT:
+        said.append(
+            f"only {row['held_out']} images are held out: NLL, the floor and the judge's accuracy are uncertain"
+        )
+    if row.get("classes") == 1:
+        said.append("there is one class: the feature network has learned nothing from labels")
+    return said
 
 
 def save_row(row: dict[str, Any], path: Path) -> None:
@@ -259,14 +315,17 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
-    generator = load_generator(args.checkpoint, args.options)
+    generator, folder = load_generator(args.checkpoint, args.options), Path(args.out or Path(args.checkpoint).parent)
+    check_writable(folder, folder=True)
     reference = open_reference(generator)
     row, _ = evaluate(generator, reference)
-    row |= measure_speed([generator])[0]
-    path = Path(args.out or Path(args.checkpoint).parent) / "evaluation.json"
+    row |= measure_speed(generator)
+    path = folder / "evaluation.json"
     save_row(row, path)
+    for warning in cautions(row):
+        print(f"radar: {warning}", file=sys.stderr)
     for key, value in row.items():
-        if key in ("step_map", "options", "gaps"):
+        if key in ("step_map", "options", "gaps", "group_sizes"):
             continue
         title = f"{key}[{reference.network.label}]" if key in ("fid", "kid", "rfid", "fid_floor") else key
         print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")

@@ -4,6 +4,7 @@ In a field of a kernel, or in one estimated from the tokens of a configuration's
 """
 
 import argparse
+import re
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -24,8 +25,8 @@ from radar.errors import InputError
 from radar.files import replacing
 from radar.independence import costly_pairs, independence_gap, kernel_covariance
 from radar.optimised import optimise
-from radar.options import Config, OrderConfig
-from radar.orders import decode_steps, group_sizes
+from radar.options import Config
+from radar.orders import decode_steps, group_sizes, sizes_text, step_sizes
 from radar.tokens import cached_tokens
 from radar.variants import choose
 
@@ -93,12 +94,13 @@ def describe_field(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], s
 def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
     """Steps of the orders asked for; or else of some that differ much, and of one that is made for this field."""
     if args.orders:
-        base = None if args.steps is None else OrderConfig(steps=args.steps, schedule="cosine")
-        orders = {text: parse_order(text) for text in args.orders.split(",")}
-        if base is not None and all(order.steps for order in orders.values()):
+        orders = {text: parse_order(text) for text in re.split(r",(?![^\[]*\])", args.orders)}  # not inside of lists
+        natural = [text for text, order in orders.items() if not (order.steps or order.sizes or order.sizes_of)]
+        if args.steps is not None and not natural:
             raise InputError(f"--steps {args.steps} has no effect: all orders give their own")
-        orders = {text: order if order.steps else parse_order(text, base) for text, order in orders.items()}
-        return {text: decode_steps(order, *grid) for text, order in orders.items()}
+        cut = {} if args.steps is None else {text: f"{text}:steps={args.steps}:schedule=cosine" for text in natural}
+        titles = [cut.get(text, text) for text in orders]
+        return {title: decode_steps(parse_order(title), *grid) for title in titles}
     count = STEPS if args.steps is None else args.steps
     texts = ["radial", *(f"{name}:steps={count}:schedule=cosine" for name in SHOWN)]
     steps = {text: decode_steps(parse_order(text), *grid) for text in texts}
@@ -139,5 +141,6 @@ def main(args: argparse.Namespace) -> None:
         ]
         total, mean, most = float(gap.sum()), float(gap.mean()), float(gap.max())
         print(f"{text:36} {len(gap):4} {total:9.3f} {mean:9.4f} {most:9.3f}  {', '.join(pairs)}")
+        print(f"{'':36} sizes: {sizes_text(step_sizes(step))}")
     draw_gaps(gaps, title, Path(args.out))
     print(args.out)

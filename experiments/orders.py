@@ -8,6 +8,7 @@ from radar.errors import InputError
 from radar.independence import exponential_covariance, independence_gap
 from radar.options import OrderConfig
 from radar.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
+from radar.variants import takes
 
 LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix
 
@@ -25,7 +26,7 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 def listed_orders(h: int, w: int, steps: int | None) -> list[tuple[str, OrderConfig]]:
     """List every order with its defaults, radial in every metric, and the scattered ones in as many steps as radial."""
-    rows = [(name, OrderConfig(name=name)) for name in ORDERS]
+    rows = [(name, OrderConfig(name=name)) for name in ORDERS if not takes(name, ORDERS, "path")]
     rows += [(f"radial {metric}", OrderConfig(name="radial", metric=metric)) for metric in list(DISTANCES)[1:]]
     radial = int(decode_steps(OrderConfig(name="radial"), h, w).max()) + 1
     grouped = radial if steps is None else steps

@@ -11,13 +11,14 @@ from radar.config import load_config
 from radar.data import load_data
 from radar.errors import InputError
 from radar.modules import TokenizerModule
-from radar.options import Config
+from radar.options import Config, check_training
 from radar.tokenizers import Convolutional, build_tokenizer
 from radar.tokens import image_batches
 
 
 def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
+    check_training(config.train)
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):

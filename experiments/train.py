@@ -4,24 +4,35 @@ import argparse
 import csv
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
 
 from experiments.configs import find_config
 from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
-from radar.checkpoints import adopt, begin_with, build_generator, check_origin, pick_device, read_checkpoint
+from radar.checkpoints import (
+    adopt,
+    begin_with,
+    build_generator,
+    check_origin,
+    pick_device,
+    read_checkpoint,
+    restore_weights,
+    tell_if_changed,
+)
 from radar.config import load_config, result_options, to_config, to_dict, training_options
 from radar.errors import InputError
-from radar.files import replacing
-from radar.modules import TrainedModule
-from radar.options import Config
-from radar.tokens import BatchDataModule, cached_tokens, token_batches
+from radar.files import held, replacing
+from radar.modules import DecodingOrder, TrainedModule
+from radar.options import Config, check_training
+from radar.tokens import Batch, BatchDataModule, cached_tokens, token_batches
 
 LAST = "last.ckpt"
 NOISE = (".*GPU available.*", ".*does not have many workers.*", ".*not resumable.*", ".*Checkpoint directory.*")
@@ -41,6 +52,11 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def loggers(run: Path) -> list[Logger]:
+    """TensorBoard, and CSV files from which curves are read."""
+    return [TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv", flush_logs_every_n_steps=1)]
+
+
 def build_trainer(config: Config, title: str, average: bool = True, more: Sequence[Callback] = ()) -> Trainer:
     """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume, and `more` callbacks."""
     t, run = config.train, Path(config.run)
@@ -58,11 +74,11 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
         max_steps=t.steps,
         max_epochs=-1,
         accumulate_grad_batches=t.accumulate,
-        val_check_interval=min(t.val_every, t.steps) * t.accumulate,
+        val_check_interval=t.validation_steps * t.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=t.log_every,
-        logger=[TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv", flush_logs_every_n_steps=1)],
+        logger=loggers(run),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
@@ -80,23 +96,45 @@ def fit(
 ) -> Path:
     """Train to `train.steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
 
-    Raises InputError if the run folder belongs to another configuration.
+    Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
-    last = Path(config.run) / LAST
-    done = 0
-    if last.exists():
-        checkpoint = read_checkpoint(last)
-        check_same(config, checkpoint["radar"]["config"], last)
-        check_origin(module, checkpoint, last)
-        done = int(checkpoint["global_step"])
-        del checkpoint  # the Trainer reads it again
-    if done < config.train.steps:
-        quiet_lightning()
-        trainer = build_trainer(config, title, average, more)
-        write_config(config)
-        trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
-        trainer.save_checkpoint(last)
+    last, done = Path(config.run) / LAST, 0
+    with held(last.with_name("training.lock"), f"run={config.run}"):
+        if last.exists():
+            checkpoint = read_checkpoint(last)
+            check_same(config, checkpoint["radar"]["config"], last)
+            check_origin(module, checkpoint, last)
+            done = int(checkpoint["global_step"])
+            if done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
+                make_up_validation(config, module, batches, checkpoint, last)
+            del checkpoint  # the Trainer reads it again
+        if done < config.train.steps:
+            quiet_lightning()
+            trainer = build_trainer(config, title, average, more)
+            write_config(config)
+            trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
+            trainer.save_checkpoint(last)
     return last
+
+
+def make_up_validation(
+    config: Config, module: TrainedModule, batches: BatchDataModule, checkpoint: dict[str, Any], path: Path
+) -> None:
+    """Validate what a checkpoint holds, where a stop came between it and its validation: a curve keeps its points."""
+    device = pick_device(config.train.device)
+    restore_weights(module, checkpoint, path)
+    module.to(device)
+    low = config.train.precision == "bf16-mixed"
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        module.on_validation_epoch_start()
+        for number, batch in enumerate(batches.val_dataloader()):
+            on_device = [part.to(device) if isinstance(part, Tensor) else part for part in batch]
+            module.validation_step(Batch(*on_device), number)
+    for logger in loggers(path.parent):
+        logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
+        logger.save()
+        logger.finalize("success")
+    module.train()
 
 
 def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
@@ -143,9 +181,13 @@ def write_config(config: Config) -> None:
 
 def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
     """Train a generator, with `more` callbacks; return its checkpoint."""
+    check_training(config.train)
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
-    module, data, tokenizer = build_generator(config)
+    stored = order_to_go_on(config)
+    module, data, tokenizer = build_generator(config, stored)
+    if stored is not None:
+        check_order(module.order, Path(config.run) / LAST)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     if config.init is not None and not (Path(config.run) / LAST).exists():
@@ -153,13 +195,39 @@ def train_generator(config: Config, title: str = "train", more: Sequence[Callbac
     return fit(config, module, token_batches(config, splits), title, more=more)
 
 
-def learning_curve(run: Path) -> list[tuple[int, float]]:
-    """Validation NLL by optimizer step, from all parts of an interrupted training."""
-    found: dict[int, float] = {}
+def order_to_go_on(config: Config) -> Tensor | None:
+    """Order of the checkpoint that a training goes on from, if there is one; raises InputError for another run's."""
+    last = Path(config.run) / LAST
+    if not last.exists():
+        return None
+    found = read_checkpoint(last)["radar"]
+    check_same(config, found["config"], last)
+    return found.get("order")
+
+
+def check_order(order: DecodingOrder, path: Path) -> None:
+    """Refuse to go on where a file gives another order now; say so in one line where the code does."""
+    files = [file for file in (order.config.order.path, order.config.order.covariance) if file is not None]
+    if files and not order.is_current():
+        raise InputError(f"{path} was trained in another order than {files[0]} gives now; choose another run=")
+    tell_if_changed(order, path)
+
+
+def logged(run: Path) -> Iterator[dict[str, str]]:
+    """Lines of the logs of all parts of a training, the oldest first."""
     for path in sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
         with path.open() as file:
-            found |= {int(line["step"]): float(line["val/nll"]) for line in csv.DictReader(file) if line.get("val/nll")}
-    return sorted(found.items())
+            yield from csv.DictReader(file)
+
+
+def validated_steps(run: Path) -> set[int]:
+    """Optimizer steps at which a training was validated."""
+    return {int(line["step"]) for line in logged(run) if any(v for k, v in line.items() if k.startswith("val/"))}
+
+
+def learning_curve(run: Path) -> list[tuple[int, float]]:
+    """Validation NLL by optimizer step, from all parts of an interrupted training."""
+    return sorted({int(line["step"]): float(line["val/nll"]) for line in logged(run) if line.get("val/nll")}.items())
 
 
 def main(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
+from radar import clock
 from radar.files import replacing
 
 
@@ -102,19 +103,22 @@ class WeightAverage(Callback):
 
 
 class TrainingClock(Callback):
-    """Seconds spent in training and validation, added up over restarts; work that a kill undid is not counted."""
+    """Seconds spent in training and validation, added up over restarts.
+
+    What a kill undid is not counted, nor the time in which the process was stopped.
+    """
 
     def __init__(self) -> None:
         self.spent = 0.0
-        self.began = time.monotonic()
+        self.began = clock.seconds()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
-        self.began = time.monotonic()
+        self.began = clock.seconds()
 
     def state_dict(self) -> dict[str, Any]:
         """Save the seconds so far."""
-        return {"seconds": self.spent + time.monotonic() - self.began}
+        return {"seconds": self.spent + clock.seconds() - self.began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""

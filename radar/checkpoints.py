@@ -1,11 +1,12 @@
 """Reading checkpoints back: configuration, averaged weights, and what must match."""
 
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from radar.blocks import model_shape
 from radar.callbacks import TrainingClock, WeightAverage
@@ -13,18 +14,18 @@ from radar.config import to_config
 from radar.data import ImageData, load_data
 from radar.errors import InputError
 from radar.features import FEATURES
+from radar.guidance import guidance
+from radar.labels import LABELS
 from radar.metrics import check_metrics
-from radar.modules import GeneratorModule, TokenizerModule, TrainedModule
-from radar.optimised import field_hash
+from radar.modules import DecodingOrder, GeneratorModule, TokenizerModule, TrainedModule
 from radar.options import Config, ModelConfig, TokenizerConfig
-from radar.sampling import GUIDANCE_SCHEDULES
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.variants import choose
 
 # Options of a checkpoint that may be set anew.
 FREE = (
-    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "train.device=",
-    "model.compile=",
+    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "order.covariance=",
+    "order.path=", "train.device=", "model.compile=",
 )  # fmt: skip
 
 
@@ -58,19 +59,29 @@ def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Build a tokenizer, with the weights of `checkpoint` if it is a learned one; raises InputError."""
+    """Build a tokenizer, with the weights of `checkpoint` if it is a learned one.
+
+    Options that are not given are those of the checkpoint; raises InputError where given ones are others.
+    """
     tokenizer = build_tokenizer(config)
     if not isinstance(tokenizer, Learned):
         return tokenizer.eval()
+    how = "train it first by `radar tokenizer CONFIG`, CONFIG being a YAML file or a ready-made name, or `radar import`"
     if config.checkpoint is None:
         raise InputError(
-            f"tokenizer '{config.name}' must be trained or imported first: run `radar tokenizer` or `radar import`, "
-            "then set tokenizer.checkpoint"
+            f"tokenizer '{config.name}' must be trained or imported: {how} one, then set tokenizer.checkpoint"
         )
+    if not Path(config.checkpoint).exists():
+        raise InputError(f"tokenizer.checkpoint={config.checkpoint} does not exist: {how} it")
     checkpoint = read_checkpoint(config.checkpoint)
     trained = to_config(checkpoint["radar"]["config"])
-    if replace(trained.tokenizer, checkpoint=None) != replace(config, checkpoint=None):
-        raise InputError(f"checkpoint {config.checkpoint} holds another tokenizer: {trained.tokenizer}")
+    for name, given in vars(replace(config, checkpoint=None)).items():
+        if given is not None and given != (found := getattr(trained.tokenizer, name)):
+            raise InputError(
+                f"checkpoint {config.checkpoint} holds another tokenizer: {name} is {found}, tokenizer.{name}={given}"
+            )
+    tokenizer = build_tokenizer(trained.tokenizer)
+    assert isinstance(tokenizer, Learned)
     module = TokenizerModule(trained, tokenizer)
     restore_weights(module, checkpoint, config.checkpoint)
     return tokenizer.eval().requires_grad_(False)
@@ -93,18 +104,20 @@ class Generator:
         return self.module.model.grid
 
 
-def build_generator(config: Config) -> tuple[GeneratorModule, ImageData, Tokenizer]:
-    """Build all parts of a run, untrained; raises InputError if they do not fit together."""
+def build_generator(config: Config, step: Tensor | None = None) -> tuple[GeneratorModule, ImageData, Tokenizer]:
+    """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
+
+    Raises InputError if they do not fit together.
+    """
     check_metrics(config.evaluate.metrics)
     choose("feature network", config.evaluate.features, FEATURES)
-    choose("guidance schedule", config.sample.guidance_schedule, GUIDANCE_SCHEDULES)
+    choose("labels", config.evaluate.labels, LABELS)
+    guidance(config.sample.guidance_schedule, config.sample.guidance_power)
     data = load_data(config.data)
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
-    if config.order.covariance is not None:  # another field behind the same path would be another order
-        origin["field"] = field_hash(config.order.covariance, *grid)
-    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin), data, tokenizer
+    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin, step), data, tokenizer
 
 
 def adopt(config: Config) -> Config:
@@ -124,17 +137,14 @@ def adopt(config: Config) -> Config:
 def begin_with(module: GeneratorModule, path: str | Path) -> None:
     """Load the weights to begin a training with; raises InputError if model, tokens or images are others."""
     checkpoint = read_checkpoint(path)
-    check_origin(module, checkpoint, path, ("tokenizer", "images"))  # and not the order's field
+    check_origin(module, checkpoint, path)
     restore_weights(module, checkpoint, path)
     module.train()
 
 
-def check_origin(
-    module: TrainedModule, checkpoint: dict[str, Any], path: str | Path, parts: Sequence[str] | None = None
-) -> None:
-    """Refuse a generator that was trained on other tokens than these images give here, or for another field."""
-    for what in module.origin if parts is None else parts:
-        mine = module.origin.get(what)
+def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse a generator that was trained on other tokens than these images give here."""
+    for what, mine in module.origin.items():
         if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
             raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
 
@@ -148,6 +158,25 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"train.device={name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
+def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any] | None = None) -> None:
+    """Print one line where the options give another order now than the checkpoint holds; its own is used.
+
+    Another line where they give other orders to single images, as far as what a checkpoint says of itself shows it.
+    """
+    name, own = order.config.order.name, (found or {}).get("sampled_order")
+    try:
+        if not order.is_current():
+            said = f"{path} was trained in another order '{name}' than this version and these files give; "
+            said += "its own is used"
+        elif found is not None and own and own != order.sampled_digest(to_config(found["config"]).sample):
+            said = f"{path} was trained by a version that draws other orders for single images than this one does"
+        else:
+            return
+    except InputError:  # a file that it was made from is gone; it is not needed any more
+        return
+    print(f"radar: {said}", file=sys.stderr)
+
+
 def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
     """Open a checkpoint, with `key=value` overrides of how it is sampled and scored and where things lie.
 
@@ -158,7 +187,8 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
         if not text.startswith(FREE):
             raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(FREE)}")
     config = to_config(checkpoint["radar"]["config"], overrides or [])
-    module, data, tokenizer = build_generator(config)
+    module, data, tokenizer = build_generator(config, checkpoint["radar"].get("order"))
+    tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
     check_origin(module, checkpoint, path)
     device = pick_device(config.train.device)

@@ -102,19 +102,26 @@ def _update(merged: Any, key: str, value: Any) -> None:
 
 
 def parse_order(text: str, base: OrderConfig | None = None) -> OrderConfig:
-    """Read `halton:steps=13:schedule=cosine`, with steps and schedule of `base` where it gives none.
+    """Read `halton:steps=13:schedule=cosine`, with the group sizes of `base` where it gives none.
 
     Raises InputError for an unknown option or a wrong type.
     """
-    return dataclasses.replace(_parse_order(text, *((None, None) if base is None else (base.steps, base.schedule))))
+    order = dataclasses.replace(_parse_order(text))
+    if base is None or order.sizes or order.sizes_of:
+        return order
+    if order.steps is None and order.schedule is None:
+        order = dataclasses.replace(order, sizes=base.sizes, sizes_of=base.sizes_of)
+    elif base.sizes or base.sizes_of:
+        return order
+    steps = base.steps if order.steps is None else order.steps
+    return dataclasses.replace(order, steps=steps, schedule=order.schedule or base.schedule)
 
 
 @functools.cache  # a batch asks again for what took the last one 40 ms
-def _parse_order(text: str, steps: int | None, schedule: str | None) -> OrderConfig:
+def _parse_order(text: str) -> OrderConfig:
     name, *details = text.split(":")
-    values = {"order": {"name": name, "steps": steps, "schedule": schedule}}
     try:
-        return to_config(values, [f"order.{detail}" for detail in details]).order
+        return to_config({"order": {"name": name}}, [f"order.{detail}" for detail in details]).order
     except InputError as error:
         raise InputError(f"order '{text}': {error}") from error
 
@@ -125,24 +132,24 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def result_options(config: Config) -> dict[str, Any]:
-    """Options that can change a result: all but where files lie and how many processes load them.
-
-    Without `init` and `sample.order` where they are not given, so that results from before there were these options
-    keep their names.
-    """
-    options = to_dict(dataclasses.replace(config, run="", data=dataclasses.replace(config.data, cache="", workers=0)))
-    for group, key in ((options, "init"), (options["sample"], "order")):
-        if group[key] is None:
-            del group[key]
-    return options
+    """Options that can change a result: all but where files lie and how many processes load them."""
+    options = to_dict(config)
+    return options | {"run": "", "data": {**options["data"], "cache": "", "workers": 0}}
 
 
 def training_options(config: Config) -> dict[str, Any]:
-    """Options that can change the trained weights; images and tokenizer are known by what they hold, not by path."""
+    """Options that can change the trained weights; images, tokenizer and order files are known by what they hold."""
     options = {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
     options["data"] = {**options["data"], "root": None}
     options["tokenizer"] = {**options["tokenizer"], "checkpoint": None}
+    options["order"] = {**options["order"], "covariance": None, "path": None}
     return options
+
+
+def judged_options(config: Config) -> dict[str, Any]:
+    """Options of how a trained generator is sampled and scored; an order of sampling is known by what it is."""
+    options = result_options(config)
+    return {"sample": {**options["sample"], "order": None}, "evaluate": options["evaluate"]}
 
 
 def config_hash(values: Mapping[str, Any]) -> str:

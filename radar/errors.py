@@ -9,6 +9,10 @@ class InputError(ValueError):
     """What the user gave cannot be used: says what is wrong, the value and the valid choices (exit code 2)."""
 
 
+class DiskFull(InputError):  # noqa: N818 - named after the event
+    """There is no space left for a file; nothing of it is left, and the same command goes on when there is."""
+
+
 class RunError(RuntimeError):
     """Work that was started could not be finished (exit code 1)."""
 

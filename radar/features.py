@@ -49,6 +49,11 @@ class FeatureNetwork(nn.Module):
         """Predict labels (B,), where the network is a classifier of this data set; otherwise None."""
         return None
 
+    def accuracy(self, images: Tensor, labels: Tensor) -> float | None:
+        """Share of images (B, 3, H, W) that it gives their labels (B,); None where it is no classifier."""
+        found = self.classify(images)
+        return None if found is None else float((found == labels).double().mean())
+
     @property
     def title(self) -> str:
         """Name with hash: digits-cnn:1a2b3c4d."""
@@ -163,12 +168,15 @@ def load_features(name: str, data: ImageData, cache: str) -> FeatureNetwork:
 def extract(network: FeatureNetwork, images: Tensor, batch: int = 256) -> Tensor:
     """Features (M, F) float64 of images (M, 3, H, W) uint8."""
     device = next(network.buffers(), next(network.parameters(), images)).device
-    return torch.cat([network(part.to(device)).double().cpu() for part in images.split(batch)])
+    parts = [part if len(part) > 1 else part.repeat(2, 1, 1, 1) for part in images.split(batch)]  # see in_company
+    return torch.cat([network(part.to(device)).double().cpu() for part in parts])[: len(images)]
 
 
 def split_images(split: Any, most: int | None = None) -> tuple[Tensor, Tensor]:
     """Load images and labels of a split, all or `most` evenly spread."""
-    indices: Sequence[int] = range(len(split))
-    if most is not None and most < len(split):
-        indices = np.linspace(0, len(split) - 1, most).round().astype(int).tolist()
-    return load_images(split, indices)
+    return load_images(split, spread(len(split), len(split) if most is None else most))
+
+
+def spread(count: int, most: int) -> Sequence[int]:
+    """All numbers below `count`, or `most` of them, evenly spread."""
+    return range(count) if most >= count else np.linspace(0, count - 1, most).round().astype(int).tolist()

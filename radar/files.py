@@ -1,15 +1,21 @@
 """Files that are whole or absent: written under a temporary name beside the target, flushed, then renamed."""
 
+import errno
 import fcntl
 import os
 import shutil
-import socket
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from radar.errors import InputError
+from radar.errors import DiskFull, InputError
+
+OF_TORCH = ("PytorchStreamWriter", "inline_container", "iostream error")  # how torch.save says it
+PATIENCE = 10.0  # seconds for a lock to become free
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, in a quota, or in the size of a file
 
 
 def check_writable(path: Path, folder: bool) -> None:
@@ -23,34 +29,62 @@ def check_writable(path: Path, folder: bool) -> None:
         raise InputError(f"{path} cannot be written: no permission for {there}")
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what it comes from, says that a disk has no space left."""
+    if error is None or isinstance(error, DiskFull):
+        return error is not None
+    full = isinstance(error, OSError) and error.errno in FULL
+    full |= isinstance(error, RuntimeError) and any(sign in str(error) for sign in OF_TORCH)
+    return full or "disk is full" in str(error) or is_full(error.__cause__)  # how SQLite says it
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Say in one line that there is no space left for `path`; raises DiskFull."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error) and not isinstance(error, DiskFull):
+            raise DiskFull(f"cannot write {path}: no space left") from error
+        raise
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file name beside `path`; on success it replaces `path`, on any exception it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{path.suffix}")
+    """Give a temporary file name beside `path`; on success it replaces `path`, on any exception it is removed.
+
+    Raises DiskFull where there is no space left.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")  # hosts may share names and numbers
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success it becomes `path` unless another process was faster."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
+    """Give a temporary folder beside `path`; on success it becomes `path` unless another process was faster.
+
+    Raises DiskFull where there is no space left.
+    """
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            temporary.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -59,4 +93,24 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock among the processes of this machine; raises InputError where `what` is in use.
+
+    Waits a little: what loads batches for a process that was killed holds it until it notices.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise InputError(f"{what} is in use by another process; wait for it, or choose another") from error
+                time.sleep(0.2)
         yield

@@ -44,9 +44,11 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     """Gap per step in nats, (K,) float64: 0.5 * (sum log diag S - logdet S) with S the group's Schur complement.
 
     Args:
-        step: (N,) the step of each cell.
+        step: (N,) the step of each cell; of several orders, (M, N), it is the mean.
         covariance: (N, N) of the field, positive definite.
     """
+    if step.ndim > 1:
+        return torch.stack([independence_gap(one, covariance) for one in step]).mean(0)
     # The Schur complement of a group given all earlier ones is L L^T of the group's diagonal block of the Cholesky
     # factor, if the cells stand in decoding order: one factorisation serves all steps.
     sequence = step.argsort(stable=True)
@@ -68,7 +70,11 @@ class Pair(NamedTuple):
 
 
 def costly_pairs(step: Tensor, covariance: Tensor, count: int) -> list[Pair]:
-    """List the `count` pairs of cells that an order decodes together although they tell most about each other."""
+    """List the `count` pairs of cells that an order decodes together although they tell most about each other.
+
+    Of several orders (M, N) those of the first.
+    """
+    step = step if step.ndim == 1 else step[0]
     sequence = step.argsort(stable=True)
     factor = torch.linalg.cholesky(covariance.double()[sequence][:, sequence])
     same = step[sequence][:, None] == step[sequence][None]

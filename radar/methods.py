@@ -9,37 +9,17 @@ To add one: a function, and a line in METHODS.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from radar.errors import InputError
+from radar.options import Config, OrderConfig, ReviseConfig
 
 Options = dict[str, dict[str, Any] | str]
-ORDER_OPTIONS = (
-    "steps",
-    "schedule",
-    "metric",
-    "rounding",
-    "center",
-    "centers",
-    "regions",
-    "length",
-    "covariance",
-    "nearness",
-    "seed",
-)
 
 
 def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any]) -> Options:
-    """Set what methods differ in: what one leaves out is off."""
-    return {
-        "order": dict.fromkeys(ORDER_OPTIONS) | order,
-        "attention": attention,
-        "revise": {"rings": None, "every": None},
-        "model": {"query_share": 0.0} | groups.get("model", {}),
-        "train": {"redraw": "none", "layout": "auto", "layout_steps": 3} | groups.get("train", {}),
-        "sample": {"steps": None, "schedule": None, "choice_temperature": None, "correction": 0.0}
-        | groups.get("sample", {}),
-    }
+    return {"order": order, "attention": attention, **groups}
 
 
 def llamagen() -> Options:
@@ -55,20 +35,25 @@ def rar() -> Options:
     """RAR (arXiv 2411.00776): trained on random permutations, annealed to raster; sampled in raster, 256 passes.
 
     Its target-aware position embedding is the shared embedding of the cell to predict. Differs here: one such embedding
-    per cell, where RAR has one per cell and use; no adaLN.
+    per cell, where RAR has one per cell and use; no adaLN. Its guidance rises as a power of a cosine, here with the
+    power of size L (2.5; B 2.75, XL 1.5, XXL 1.2).
     """
-    return _method({"name": "raster"}, "causal", train={"redraw": "annealed"})
+    return _method(
+        {"name": "raster"},
+        "causal",
+        train={"redraw": "annealed"},
+        sample={"guidance_schedule": "power_cosine", "guidance_power": 2.5},
+    )
 
 
 def randar() -> Options:
     """RandAR (arXiv 2412.01827): random orders, a position instruction before every token; 88 passes, cosine sizes.
 
-    Trained cell by cell, so that any number of steps can be sampled: `sample.steps`. Differs here: all images are
-    sampled in one random order (order.seed), not each in its own.
+    Trained cell by cell, so that any number of steps can be sampled: `sample.steps`. Each image is sampled in an order
+    of its own. Guidance grows with the cells known before a pass.
     """
-    return _method(
-        {"name": "random"}, "instructed", train={"redraw": "permuted"}, sample={"steps": 88, "schedule": "cosine"}
-    )
+    sample = {"steps": 88, "schedule": "cosine", "order_per_image": True, "guidance_schedule": "known_before"}
+    return _method({"name": "random"}, "instructed", train={"redraw": "permuted"}, sample=sample)
 
 
 def par_4x() -> Options:
@@ -97,14 +82,15 @@ def arpg() -> Options:
     """ARPG (arXiv 2503.10568): half of the layers encode the content, half run on queries over its keys and values.
 
     Random orders, trained cell by cell; 64 passes with arccos sizes (`sample.schedule=cosine` is its other schedule,
-    32 and 16 its other numbers of passes). Differs here: QK-norm.
+    32 and 16 its other numbers of passes), one for all images of a batch. Guidance grows with the cells known after a
+    pass. Differs here: QK-norm; one order for all batches too.
     """
     return _method(
         {"name": "random"},
         "plain",
         model={"query_share": 0.5},
         train={"redraw": "permuted"},
-        sample={"steps": 64, "schedule": "arccos"},
+        sample={"steps": 64, "schedule": "arccos", "guidance_schedule": "known_after"},
     )
 
 
@@ -112,10 +98,12 @@ def lpd() -> Options:
     """LPD (arXiv 2507.01957): groups near to the context and far from each other; 20 passes, or `order.steps=32`.
 
     Trained on random permutations. Its group sizes are within one cell of the cosine schedule's. 24x24: 30 passes, in
-    proportion to the side [ours]. Differs here: trained on the group sizes that are sampled, where LPD draws them at
-    random, so that one model serves any number of steps; one order for all images.
+    proportion to the side [ours]. Each image is sampled in an order of its own; guidance grows from token to token.
+    Differs here: trained on the group sizes that are sampled, where LPD draws them at random, so that one model serves
+    any number of steps.
     """
-    return _method({"name": "lpd"}, "plain", train={"redraw": "permuted"})
+    sample = {"order_per_image": True, "guidance_schedule": "per_token"}
+    return _method({"name": "lpd"}, "plain", train={"redraw": "permuted"}, sample=sample)
 
 
 def maskgit() -> Options:
@@ -134,11 +122,15 @@ def maskgit() -> Options:
 
 
 def halton_maskgit() -> Options:
-    """Halton-MaskGIT (arXiv 2503.17076): MaskGIT that decodes in the order of the Halton sequence; 12 passes here."""
+    """Halton-MaskGIT (arXiv 2503.17076): MaskGIT that decodes in the order of the Halton sequence; 12 passes here.
+
+    The list of cells begins at a random place for each image, as with its option `randomize`.
+    """
     return _method(
         {"name": "halton", "steps": 12, "schedule": "cosine"},
         "bidirectional",
         train={"redraw": "permuted", "layout": "sampled", "layout_steps": 2},
+        sample={"order_per_image": True},
     )
 
 
@@ -165,8 +157,25 @@ METHODS: dict[str, Callable[[], Options]] = {
 }
 
 
+@cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    """Defaults of all options of an order, and of all others that any method sets."""
+    named = {"order": set(vars(OrderConfig())), "revise": set(vars(ReviseConfig()))}
+    for method in METHODS.values():
+        for group, options in method().items():
+            if isinstance(options, dict):
+                named.setdefault(group, set()).update(options)
+    config = Config()
+    return {group: {key: getattr(getattr(config, group), key) for key in sorted(keys)} for group, keys in named.items()}
+
+
 def method_options(name: str) -> Options:
-    """Options of a method; raises InputError for an unknown one."""
+    """Options of a method, with the defaults of what others set and it does not; raises InputError for an unknown one.
+
+    So what was set before, by another method or by a configuration, does not stay.
+    """
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method '{name}'; choose from: {', '.join(METHODS)}")
-    return METHODS[name]()
+    own = METHODS[name]()
+    reset = {group: {**defaults, **own.get(group, {})} for group, defaults in _defaults().items()}  # type: ignore[dict-item]
+    return {**own, **reset}

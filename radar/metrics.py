@@ -7,7 +7,7 @@ Legend: B samples, M real images, F features.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from radar.data import ImageData
+from radar.data import AugmentedImages, ImageData
 from radar.errors import InputError
-from radar.features import FeatureNetwork, extract, split_images
+from radar.features import FeatureNetwork, extract, split_images, spread
 from radar.variants import choose
 
 
@@ -35,7 +35,12 @@ class Identity(nn.Module):
 
 @dataclass(frozen=True)
 class Reference:
-    """The real side: train images as reference set, held-out images for the real-versus-real floor."""
+    """The real side: train images as reference set, held-out images for the real-versus-real floor.
+
+    Attributes:
+        trained: hashes of the training images, in all variants that augmentation gives them.
+        accuracy: share of the held-out images that the feature network's classifier knows; None without one.
+    """
 
     data: ImageData
     network: FeatureNetwork
@@ -43,19 +48,38 @@ class Reference:
     features: Tensor
     held_out: Tensor
     held_out_features: Tensor
+    trained: frozenset[bytes]
+    accuracy: float | None
 
     @property
     def title(self) -> str:
         """Name the reference set."""
         return f"{self.data.name}-train ({len(self.images)})"
 
+    @property
+    def held_out_title(self) -> str:
+        """Name the reference set of rfid."""
+        return f"{self.data.name}-held-out ({len(self.held_out)})"
+
 
 def build_reference(data: ImageData, network: FeatureNetwork, most: int = 50_000) -> Reference:
     """Extract the features of the real images once; raises InputError for fewer than 5 images in a split."""
     if len(data.held_out) < 5 or len(data.train) < 5:
         raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
-    train, held_out = split_images(data.train, most)[0], split_images(data.held_out, most)[0]
-    return Reference(data, network, train, extract(network, train), held_out, extract(network, held_out))
+    train, (held_out, labels) = split_images(data.train, most)[0], split_images(data.held_out, most)
+    features = extract(network, held_out)
+    accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train, most))
+    return Reference(data, network, train, extract(network, train), held_out, features, trained, accuracy)
+
+
+def _trained(data: ImageData, train: Tensor, most: int) -> Iterator[bytes]:
+    variants = AugmentedImages(data)
+    if variants.augment.variants == 1:
+        yield from _keys(train)
+        return
+    for index in spread(len(data.train), most):
+        images = [variants[index * variants.augment.variants + v][0] for v in range(variants.augment.variants)]
+        yield from _keys(torch.stack(images))
 
 
 @dataclass(frozen=True)
@@ -108,12 +132,15 @@ def thinned(points: Tensor, most: int = 10_000) -> Tensor:
 
 
 def fid(evaluation: Evaluation) -> dict[str, float]:
-    """Frechet distance to the reference set; also of as many samples as the floor has images, to compare with it."""
+    """Frechet distance to the reference set; also that of held-out images, and of as many samples, to compare them."""
     real, fake, floor = evaluation.reference.features, evaluation.features, evaluation.reference.held_out_features
-    columns = {"fid": frechet_distance(real, fake)}
-    if len(fake) >= len(floor):
-        columns["fid_matched"] = frechet_distance(real, fake[: len(floor)])
-    return columns
+    count = min(len(fake), len(floor))
+    return {
+        "fid": frechet_distance(real, fake),
+        "fid_matched": frechet_distance(real, fake[:count]),
+        "fid_floor": frechet_distance(real, thinned(floor, count)),
+        "floor_images": count,
+    }
 
 
 def kid(evaluation: Evaluation) -> dict[str, float]:
@@ -132,8 +159,8 @@ def precision_recall(evaluation: Evaluation) -> dict[str, float]:
 
 def accuracy(evaluation: Evaluation) -> dict[str, float]:
     """Share of samples that the data set's classifier gives their own label; empty without a classifier."""
-    labels = evaluation.reference.network.classify(evaluation.images)
-    return {} if labels is None else {"accuracy": float((labels == evaluation.labels).double().mean())}
+    share = evaluation.reference.network.accuracy(evaluation.images, evaluation.labels)
+    return {} if share is None else {"accuracy": share}
 
 
 def _keys(images: Tensor) -> list[bytes]:
@@ -141,8 +168,8 @@ def _keys(images: Tensor) -> list[bytes]:
 
 
 def duplicates(evaluation: Evaluation) -> dict[str, float]:
-    """Shares of samples that equal another sample, and that equal a training image, pixel by pixel."""
-    samples, train = _keys(evaluation.images), set(_keys(evaluation.reference.images))
+    """Shares of samples that equal another sample, and that equal a training image or a variant, pixel by pixel."""
+    samples, train = _keys(evaluation.images), evaluation.reference.trained
     return {
         "duplicates": 1 - len(set(samples)) / len(samples),
         "memorised": sum(key in train for key in samples) / len(samples),
@@ -172,10 +199,9 @@ def check_metrics(names: Sequence[str]) -> None:
 
 
 def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
-    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,), and the real-versus-real floor."""
+    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,)."""
     evaluation = Evaluation(images, labels, extract(reference.network, images), reference)
     columns: dict[str, float] = {}
     for name in names:
         columns |= choose("metric", name, METRICS)(evaluation)
-    columns["fid_floor"] = frechet_distance(reference.features, reference.held_out_features)
     return columns

@@ -7,8 +7,7 @@ Legend: N cells, K steps, n cells of two neighbouring steps.
 """
 
 from collections.abc import Sequence
-from functools import cache
-from hashlib import sha256
+from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -47,19 +46,21 @@ def optimised(
         raise InputError(f"order.nearness={nearness} is not possible: it must be at least 0 and finite")
     if covariance and length is not None:
         raise InputError(f"order.length={length:g} has no effect: the field is that of order.covariance={covariance}")
-    return _optimised(h, w, tuple(sizes), free, LENGTH if length is None else length, nearness, covariance)
+    length = LENGTH if length is None else length
+    field = read_field(covariance, h, w) if covariance else exponential_covariance(h, w, length).numpy()
+    return _optimised(field.tobytes(), tuple(sizes), free, nearness)
 
 
-@cache
-def _optimised(h: int, w: int, sizes: tuple[int, ...], free: bool, length: float, nearness: float, file: str) -> Matrix:
-    field = read_field(file, h, w) if file else exponential_covariance(h, w, length).numpy()
-    return optimise(field, sizes, free, nearness).astype(np.float64)[None]
+@lru_cache(maxsize=256)  # of what the field holds, and not of its file
+def _optimised(field: bytes, sizes: tuple[int, ...], free: bool, nearness: float) -> Matrix:
+    cells = sum(sizes)
+    return optimise(np.frombuffer(field).reshape(cells, cells), sizes, free, nearness).astype(np.float64)[None]
 
 
 def read_field(file: str, h: int, w: int) -> Matrix:
     """Read the covariance (N, N) that `radar gap --save` wrote; raises InputError for another file or grid."""
     try:
-        field: Matrix = np.load(Path(file))["covariance"]
+        field: Matrix = np.load(Path(file))["covariance"].astype(np.float64)
         np.linalg.cholesky(field)
         if not np.isfinite(field).all():
             raise ValueError("not finite")
@@ -68,11 +69,6 @@ def read_field(file: str, h: int, w: int) -> Matrix:
     if field.shape != (h * w, h * w):
         raise InputError(f"order.covariance={file} is of {len(field)} cells, not of a {h}x{w} grid")
     return field
-
-
-def field_hash(file: str, h: int, w: int) -> str:
-    """Name what a field file holds by 12 hex digits."""
-    return sha256(read_field(file, h, w).tobytes()).hexdigest()[:12]
 
 
 def optimise(covariance: Matrix, sizes: Sequence[int], free: bool = False, nearness: float = 0.0) -> Cells:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from radar.errors import InputError
@@ -24,6 +25,8 @@ class OrderConfig:
     name: str = "radial"
     steps: int | None = None  # exactly this many groups
     schedule: str | None = None  # group sizes: constant, linear, cosine, arccos
+    sizes: list[int] | None = None  # group sizes, one by one, in place of steps and schedule
+    sizes_of: str | None = None  # the natural group sizes of another order: name[:option=value...]
     metric: str | None = None  # euclidean, chebyshev, manhattan
     rounding: str | None = None  # ceil, round, floor
     center: list[int] | None = None  # [row, column] of the start cell (radial)
@@ -32,7 +35,8 @@ class OrderConfig:
     length: float | None = None  # of the field that the order is made for, in cells (optimised)
     covariance: str | None = None  # file of the field instead, written by `radar gap --save` (optimised)
     nearness: float | None = None  # weight of being near to the context (optimised)
-    seed: int | None = None  # which random order, or how ties are broken (lpd)
+    seed: int | None = None  # which random order, where the list is cut (halton), or how ties are broken (lpd)
+    path: str | None = None  # .npy file of steps, (N,) or one order per image, (M, N) (file)
 
 
 @dataclass
@@ -45,6 +49,8 @@ class DataConfig:
     images: int | None = None  # shapes: number of training images
     held_out: float | None = None  # digits, folder: share of each class that is never trained on
     skip_unreadable: bool | None = None  # folder: leave out unreadable images instead of stopping
+    background: str | None = None  # folder: white (default) or black, under transparent pixels
+    augment: str = "none"  # variants of training images: none, flip, tencrop (radar/data/augment.py)
     seed: int | None = None  # shapes: the stream; digits, folder: the split
     cache: str = "runs/cache"  # where encoded tokens and feature networks are kept
     workers: int = 0  # processes that load training batches
@@ -97,7 +103,7 @@ class TrainConfig:
     batch_size: int = 64
     accumulate: int = 1
     lr: float = 2e-3
-    warmup: int = 50  # steps of linear warm-up, then cosine to zero
+    warmup: int | None = None  # steps of linear warm-up, then cosine to zero; by default 50, at most a tenth of all
     weight_decay: float = 0.05
     clip: float = 1.0  # largest gradient norm
     ema: float = 0.995  # decay of the generator's weight average; 0 turns it off
@@ -110,8 +116,18 @@ class TrainConfig:
     precision: str = "32-true"
     device: str = "auto"
     log_every: int = 20
-    val_every: int = 500
+    val_every: int | None = None  # by default a tenth of the steps
     checkpoint_every: int = 200
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up."""
+        return min(50, self.steps // 10) if self.warmup is None else self.warmup
+
+    @property
+    def validation_steps(self) -> int:
+        """Optimizer steps between two validations."""
+        return min(self.steps, max(1, self.steps // 10) if self.val_every is None else self.val_every)
 
 
 @dataclass
@@ -121,12 +137,14 @@ class SampleConfig:
     images: int = 100
     batch_size: int = 256
     guidance: float = 1.0  # s in u + s * (c - u)
-    guidance_schedule: str = "constant"  # or linear: grows from 1 + (s - 1) / K at the first step to s at the last
+    guidance_schedule: str = "constant"  # or linear, known_before, known_after, per_token, power_cosine: how s runs
+    guidance_power: float | None = None  # p of the schedule power_cosine, by default 1
     temperature: float = 1.0
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
     order: str | None = None  # another order, in sampling only: name[:option=value...]; needs train.redraw
+    order_per_image: bool = False  # draw the order anew for each image, by (sample.seed, image); needs train.redraw
     steps: int | None = None  # cut the decoding sequence into so many groups, in sampling only; by default as trained
     schedule: str | None = None  # their sizes (see order.schedule), in sampling only
     choice_temperature: float | None = None  # write the most confident cells first, with so much Gumbel noise (MaskGIT)
@@ -141,6 +159,7 @@ class EvaluateConfig:
     """What is measured (radar/metrics.py)."""
 
     images: int = 1000  # samples that are scored
+    labels: str = "balanced"  # classes of the samples: balanced, or as_data: in the shares of the training images
     features: str = "cnn"  # feature network: cnn (own classifier of the data set) or inception (extra `fid`)
     metrics: list[str] = field(
         default_factory=lambda: ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
@@ -168,6 +187,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what no single field shows; raises InputError."""
+        _expand_paths(self)
         t, s, m, e = self.train, self.sample, self.model, self.evaluate
         for name, value in {
             "train.steps": t.steps,
@@ -175,7 +195,7 @@ class Config:
             "train.accumulate": t.accumulate,
             "train.layout_steps": t.layout_steps,
             "train.log_every": t.log_every,
-            "train.val_every": t.val_every,
+            "train.val_every": 1 if t.val_every is None else t.val_every,
             "train.checkpoint_every": t.checkpoint_every,
             "sample.images": s.images,
             "sample.steps": 1 if s.steps is None else s.steps,
@@ -203,10 +223,13 @@ class Config:
         for name, value in {
             "data.seed": self.data.seed or 0,
             "data.workers": self.data.workers,
-            "train.warmup": t.warmup,
+            "train.warmup": t.warmup or 0,
         }.items():
             _require(value >= 0, name, value, "at least 0")
-        for name, number in _floats(self):
+        for name, count in _numbers(self, int):
+            _require(abs(count) < 2**32, name, count, "at most 4294967295")
+        _require(bool(self.run), "run", repr(self.run), "the name of a folder")
+        for name, number in _numbers(self, float):
             _require(math.isfinite(number), name, number, "a finite number")
         _require(t.weight_decay >= 0, "train.weight_decay", t.weight_decay, "at least 0")
         _require(self.data.size is None or self.data.size >= 1, "data.size", self.data.size, "at least 1")
@@ -217,6 +240,8 @@ class Config:
         _require(t.lr > 0, "train.lr", t.lr, "above 0")
         _require(t.clip > 0, "train.clip", t.clip, "above 0")
         _require(s.temperature >= 1e-4, "sample.temperature", s.temperature, "at least 0.0001")  # finite in float32
+        power = 1.0 if s.guidance_power is None else s.guidance_power
+        _require(power > 0, "sample.guidance_power", power, "above 0")
         _require(abs(s.guidance) <= 1000, "sample.guidance", s.guidance, "-1000..1000")
         _require(0 < s.top_p <= 1, "sample.top_p", s.top_p, "above 0 and at most 1")
         choice = 0.0 if s.choice_temperature is None else s.choice_temperature
@@ -225,13 +250,33 @@ class Config:
         _require(e.images >= 5, "evaluate.images", e.images, "at least 5")
 
 
-def _floats(group: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(group: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield all numbers of a kind below a dataclass, with their dotted names, also those in lists."""
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if dataclasses.is_dataclass(value):
-            yield from _floats(value, f"{prefix}{item.name}.")
-        elif isinstance(value, float):
-            yield prefix + item.name, value
+            yield from ((f"{item.name}.{name}", number) for name, number in _numbers(value, kind))
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is kind:
+                yield item.name, number
+
+
+def check_training(train: TrainConfig) -> None:
+    """Check what only a training that begins must fulfil, so that older checkpoints open; raises InputError."""
+    _require(train.warmup_steps <= train.steps, "train.warmup", train.warmup, f"at most train.steps={train.steps}")
+
+
+PATHS = {"data": ("root", "cache"), "tokenizer": ("checkpoint",), "order": ("covariance", "path")}
+
+
+def _expand_paths(config: Config) -> None:
+    """Let ~ stand for the home folder in every path, once and for all that read it."""
+    holders: list[tuple[Any, tuple[str, ...]]] = [(config, ("init", "run"))]
+    holders += [(getattr(config, group), names) for group, names in PATHS.items()]
+    for holder, names in holders:
+        for name in names:
+            if (path := getattr(holder, name)) and path.startswith("~"):
+                setattr(holder, name, str(Path(path).expanduser()))
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

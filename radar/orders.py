@@ -1,10 +1,10 @@
 """Decoding orders: plain functions from a grid to a ranking of its cells, and the step vector made of it.
 
-Legend: N = h*w cells in row-major order, K steps, R keys.
+Legend: N = h*w cells in row-major order, K steps, R keys, M images.
 
-An order function returns `keys: (R, N)`. Cells with an equal first key are decoded in one step (this is the
-*natural* grouping); the further keys, then the cell number, only break ties when the ranking is cut into another
-number of groups. To add an order, write one function and add one line to ORDERS.
+An order function returns `keys: (R, N)`, or one such ranking per image, (M, R, N). Cells with an equal first key are
+decoded in one step (this is the *natural* grouping); the further keys, then the cell number, only break ties when the
+ranking is cut into another number of groups. To add an order, write one function and add one line to ORDERS.
 Definitions: RadAR (arXiv 2512.24639) gives concentric rings from a start token [paper]; metric, rounding, start
 cell and everything about regrouping are ours [ours].
 """
@@ -12,6 +12,8 @@ cell and everything about regrouping are ours [ours].
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -19,9 +21,12 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
+from radar.config import parse_order
 from radar.errors import InputError
+from radar.lpd import lpd
 from radar.optimised import optimised
 from radar.options import OrderConfig
+from radar.order_file import file_order
 from radar.variants import call, choose, takes
 
 Keys = NDArray[np.float64]
@@ -85,14 +90,24 @@ def random(h: int, w: int, seed: int = 0) -> Keys:
     return np.random.default_rng(seed).permutation(h * w).astype(np.float64)[None]
 
 
-def halton(h: int, w: int) -> Keys:
-    """Cells in the order of their first visit by the Halton sequence, bases 2 and 3 (arXiv 2503.17076): spread out."""
+def halton(h: int, w: int, seed: int | None = None) -> Keys:
+    """Cells in the order of their first visit by the Halton sequence, bases 2 and 3 (arXiv 2503.17076): spread out.
+
+    With a seed the list begins at a random place and ends before it, as its authors do for each image.
+    """
+    order = _halton(h, w)
+    start = 0 if seed is None else int(np.random.default_rng(seed).integers(h * w))
+    return np.argsort(np.roll(order, -start)).astype(np.float64)[None]
+
+
+@cache
+def _halton(h: int, w: int) -> NDArray[np.int64]:
     order: dict[int, None] = {}
     points = qmc.Halton(d=2, scramble=False)
     while len(order) < h * w:
         row, col = (points.random(4 * h * w) * (h, w)).astype(np.int64).T
         order.update(dict.fromkeys((row * w + col).tolist()))
-    return np.argsort(list(order)).astype(np.float64)[None]
+    return np.array(list(order))
 
 
 def regions(h: int, w: int, regions: int = 4) -> Keys:
@@ -110,31 +125,6 @@ def regions(h: int, w: int, regions: int = 4) -> Keys:
     for number in np.unique(region):
         place[region == number] = np.arange((region == number).sum())
     return np.where(place == 0, region, regions + place).astype(np.float64)[None]
-
-
-def lpd(h: int, w: int, sizes: Sequence[int], seed: int = 0) -> Keys:
-    """LPD (arXiv 2507.01957): near to what is known, far from each other, for groups of the given sizes.
-
-    Cells whose proximity (the sum of 1 / distance over known cells among the 8 around) reaches 1 are taken in its
-    order, ties by `seed`, unless they touch one already in the group; what is missing then is taken farthest from it.
-    """
-    rng, cells = np.random.default_rng(seed), np.stack(_grid(h, w), 1)
-    step, near = np.full(h * w, -1, dtype=np.int64), np.zeros(h * w)
-    for k, size in enumerate(sizes):
-        group = np.empty(0, dtype=np.int64)
-        free = rng.permutation(np.flatnonzero(step < 0))
-        for cell in free[np.argsort(-near[free], kind="stable")]:
-            apart = np.abs(cells[group] - cells[cell]).max(1, initial=0) > 1
-            if len(group) < size and near[cell] >= 1 and apart.all():
-                group = np.append(group, cell)
-        while len(group) < size:
-            rest = free[~np.isin(free, group)]
-            gaps = np.hypot(*(cells[rest][:, None] - cells[group]).transpose(2, 0, 1)).min(1, initial=np.inf)
-            group = np.append(group, rest[gaps.argmax()])
-        step[group] = k
-        distance = np.hypot(*(cells[:, None] - cells[group]).transpose(2, 0, 1))
-        near += np.where((distance > 0) & (distance < 1.5), 1 / np.maximum(distance, 1), 0).sum(1)
-    return step.astype(np.float64)[None]
 
 
 DISTANCES: dict[str, Callable[[Keys, Keys], Keys]] = {
@@ -220,42 +210,72 @@ def group_sizes(cells: int, steps: int, schedule: str = "constant") -> list[int]
 
 
 BY_SIZES = 20 / 16  # steps per cell of the side
+GROUPING = ("steps", "schedule", "sizes", "sizes_of")  # options that cut a ranking into groups
 
 
 def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     """Build the step vector (N,) int64 of an order on an h x w grid: the step at which each cell is decoded.
 
-    Values are exactly 0..K-1. Without `steps` and `schedule` the natural grouping is kept; otherwise the same ranking
-    is cut into exactly `steps` groups (default: as many as natural) of the scheduled sizes (default: constant). An
-    order that is made for group sizes gets those (default: cosine, and LPD's 20 steps for 16x16, else in proportion to
-    the side).
-    Raises InputError for an unknown order or option, or if K groups are not possible.
+    Values are exactly 0..K-1. An order of one ranking per image gives (M, N), all with equal group sizes.
+    Without `steps`, `schedule`, `sizes` and `sizes_of` the natural grouping is kept, as with `steps` where there are
+    that many groups; otherwise the same ranking is cut into groups of the sizes that these ask for. An order that is
+    made for group sizes gets those (default: cosine, and LPD's 20 steps for 16x16, else in proportion to the side).
+    Raises InputError for an unknown order or option, or if such groups are not possible.
     """
-    options: dict[str, object] = {"center": order.center, "centers": order.centers, "metric": order.metric}
-    options |= {"rounding": order.rounding, "seed": order.seed, "regions": order.regions, "length": order.length}
-    options |= {"nearness": order.nearness, "covariance": order.covariance}
+    given = given_sizes(order, h, w)
+    options = {key: value for key, value in vars(order).items() if key not in ("name", *GROUPING)}
     if takes(order.name, ORDERS, "sizes"):
         count = min(h * w, round(BY_SIZES * math.sqrt(h * w))) if order.steps is None else order.steps
-        options["sizes"] = group_sizes(h * w, count, order.schedule or "cosine")
+        options["sizes"] = given or group_sizes(h * w, count, order.schedule or "cosine")
         if takes(order.name, ORDERS, "free"):
-            options["free"] = order.schedule is None
-        order = replace(order, schedule=None)
+            options["free"] = given is None and order.schedule is None
+        order, given = replace(order, schedule=None, steps=None), None
     keys = call("order", order.name, ORDERS, h, w, **options)
+    each = [_cut(ranking, order, given) for ranking in keys.reshape(-1, *keys.shape[-2:])]
+    return torch.from_numpy(np.stack(each) if keys.ndim == 3 else each[0])
+
+
+def _cut(keys: Keys, order: OrderConfig, given: list[int] | None) -> NDArray[np.int64]:
+    """Step (N,) of one ranking: its natural groups, or others if they are asked for."""
     natural: NDArray[np.int64] = np.unique(keys[0], return_inverse=True)[1]
     count = int(natural.max()) + 1
-    if order.schedule is None and order.steps in (None, count):
-        return torch.from_numpy(natural)
+    if given is None and order.schedule is None and order.steps in (None, count):
+        return natural
     steps = count if order.steps is None else order.steps
-    sizes = group_sizes(h * w, steps, order.schedule or "constant")
-    step = np.empty(h * w, dtype=np.int64)
+    sizes = given or group_sizes(len(natural), steps, order.schedule or "constant")
+    step = np.empty(len(natural), dtype=np.int64)
     step[np.lexsort(keys[::-1])] = np.repeat(np.arange(len(sizes)), sizes)
-    return torch.from_numpy(step)
+    return step
+
+
+def given_sizes(order: OrderConfig, h: int, w: int) -> list[int] | None:
+    """Group sizes that `sizes` or `sizes_of` give, if one of them does; raises InputError if they are not possible."""
+    ways = [key for key in ("sizes", "sizes_of") if getattr(order, key) is not None]
+    ways += ["steps"] * (order.steps is not None) + ["schedule"] * (order.schedule is not None)
+    if not ways or ways[0] not in ("sizes", "sizes_of"):
+        return None
+    if len(ways) > 1:
+        raise InputError(f"order.{ways[1]} has no effect: the group sizes are those of order.{ways[0]}")
+    if order.sizes_of is not None:
+        return step_sizes(decode_steps(parse_order(order.sizes_of), h, w))
+    sizes = order.sizes or []
+    if sum(sizes) != h * w or min(sizes, default=0) < 1:
+        raise InputError(
+            f"order.sizes={sizes} is not possible: sizes of at least 1 that sum to {h * w} expected (sum {sum(sizes)})"
+        )
+    return list(sizes)
 
 
 def step_sizes(step: Tensor) -> list[int]:
     """Count the cells of each step: K sizes that sum to N. `step` is (N,) or (B, N) with equal sizes in each row."""
     sizes: list[int] = torch.bincount(step.reshape(-1, step.shape[-1])[0]).tolist()
     return sizes
+
+
+def sizes_text(sizes: Sequence[int]) -> str:
+    """Write group sizes, equal ones in a row as 64x1."""
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    return " ".join(f"{count}x{size}" if count > 2 else " ".join([str(size)] * count) for size, count in runs)
 
 
 def decode_sequence(step: Tensor) -> Tensor:
@@ -285,4 +305,5 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "regions": regions,
     "lpd": lpd,
     "optimised": optimised,
+    "file": file_order,
 }

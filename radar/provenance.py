@@ -7,23 +7,42 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+ROOT = Path(__file__).parent.parent
+
 
 @cache
 def git_commit() -> str:
-    """Name the commit of this source tree, with `-dirty` if tracked files differ; `unknown` outside a checkout."""
-    here = Path(__file__).parent
+    """Name the commit of this source tree, with `-dirty` if tracked files differ.
+
+    Outside a checkout of its own, as where the package is installed inside somebody else's repository: `unknown`.
+    """
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=30,
-        )  # fmt: skip
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return "unknown"
+        _git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT)))
+        return _git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return result.stdout.strip()
+
+
+def _git(*arguments: str) -> str:
+    options: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "check": True, "timeout": 30}
+    return str(subprocess.run(["git", *arguments], **options).stdout).strip()
+
+
+@cache
+def source_hash() -> str:
+    """Name the code that draws and times by 12 hex digits: what a timing depends on, also between two commits."""
+    digest = hashlib.sha256()
+    for folder in (ROOT / "radar", ROOT / "experiments"):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def hardware(device: torch.device) -> str:

@@ -1,9 +1,9 @@
-"""Another decoding sequence for each training image. To add one: a function and a line in REDRAWS.
+"""Another decoding sequence for each image, in training and in sampling. To add one: a function and a line in REDRAWS.
 
 Legend: B images, N cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,17 +11,18 @@ from torch import Tensor
 
 from radar.options import OrderConfig
 from radar.orders import decode_sequence, decode_steps
-from radar.seeding import derive
+from radar.seeding import Stream, derive
 
-Redraw = Callable[[OrderConfig, int, int, int, int, float], Tensor | None]
+# (order, own (N,) or (B, N), h, w, B, seed, progress) -> sequences (B, N), or None for its own.
+Redraw = Callable[[OrderConfig, Tensor, int, int, int, int, float], Tensor | None]
 
 
-def none(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
-    """Keep one sequence for all."""
+def none(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Keep the order's own sequence."""
     return None
 
 
-def by_seed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+def by_seed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """Draw the order again with a seed of its own for each image: (B, N), all with the same group sizes.
 
     Raises InputError for an order that takes no seed.
@@ -30,7 +31,7 @@ def by_seed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress
     return decode_sequence(torch.stack(steps))
 
 
-def permuted(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+def permuted(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """Draw a random permutation of the cells for each image, whatever the order, whose group sizes stay: (B, N)."""
     return _permutations(images, h * w, seed)
 
@@ -39,16 +40,22 @@ def _permutations(images: int, cells: int, seed: int) -> Tensor:
     return torch.rand(images, cells, generator=torch.Generator().manual_seed(seed % 2**63)).argsort(1)
 
 
-def annealed(order: OrderConfig, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+def annealed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """RAR (arXiv 2411.00776): a random permutation, ever more rarely, and the order itself otherwise.
 
     Its share is 1 for the first half of the training and falls linearly to 0 in the third quarter, as in the paper
     (epochs 200 to 300 of 400).
     """
-    own, drawn = decode_sequence(decode_steps(order, h, w)), _permutations(images, h * w, seed)
+    drawn = _permutations(images, h * w, seed)
     share = min(1.0, max(0.0, (0.75 - progress) / 0.25))
     kept = torch.rand(images, 1, generator=torch.Generator().manual_seed(derive(seed, 1))) >= share
     return torch.where(kept, own, drawn)
 
 
 REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permuted, "annealed": annealed}
+
+
+def image_steps(order: OrderConfig, h: int, w: int, seed: int, images: Sequence[int]) -> Tensor:
+    """Draw an order with a seed for each image of the sampler: (B, N), row i a function of (seed, images[i]) alone."""
+    seeds = [derive(Stream.IMAGE_ORDER, seed, image) % 2**32 for image in images]
+    return torch.stack([decode_steps(replace(order, seed=one), h, w) for one in seeds])

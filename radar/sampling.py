@@ -20,18 +20,11 @@ from torch import Tensor
 from radar.attention import NONE, Slots
 from radar.cache import empty_cache
 from radar.graphs import recorded, replay
+from radar.guidance import Progress, guidance
 from radar.linear import fast_products
 from radar.options import SampleConfig
 from radar.seeding import Stream, generator
 from radar.transformer import Transformer
-from radar.variants import choose
-
-# Guidance scale after a fraction x in (0, 1] of the steps; the scale is s in u + s * (c - u) (arXiv 2207.12598).
-GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    "constant": lambda scale, x: scale,
-    "linear": lambda scale, x: 1 + (scale - 1) * x,
-}
-
 
 PRODUCTS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
@@ -54,6 +47,7 @@ class Turn:
     corrects: bool  # whether it is anywhere
     noise: Tensor  # (T,) which random numbers of an image it uses
     keeps: int  # how many of the targets are written, from the first; the others are candidates for a later pass
+    progress: Progress  # how far sampling is
 
 
 def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu", candidates: bool = False) -> list[Turn]:
@@ -70,7 +64,8 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu", c
     drawn = int(torch.cat([slots.rank, slots.target]).max()) + 1
     turns: list[Turn] = []
     cached = torch.empty(0, dtype=torch.long)
-    for turn in range(int(slots.turn.max()) + 1):
+    passes, cells, known = int(slots.turn.max()) + 1, drawn, 0
+    for turn in range(passes):
         run = torch.nonzero(slots.turn == turn).flatten()
         alive = mask[slots.turn >= turn][:, cached].any(0).nonzero()
         cached = cached[: int(alive.max()) + 1 if len(alive) else 0]
@@ -84,9 +79,13 @@ def plan_turns(slots: Slots, revise: bool, device: torch.device | str = "cpu", c
         rows = mask[run][:, torch.cat([cached, run])]
         seen = None if rows.all() else rows.to(device)
         keeps, corrects = len(targets) - int(waits.sum()), bool(revises.any())
+        after = known + int((~extra).sum())
+        tokens = targets.clamp(known, after - 1) / cells
+        at = Progress((turn + 1) / passes, known / cells, after / cells, tokens.to(device))
+        known = after
         targets, revises, noise = targets.to(device), revises.to(device), noise.to(device)
         covered = rows.shape[1]
-        turns.append(Turn(part.to(device), len(cached), covered, seen, targets, revises, corrects, noise, keeps))
+        turns.append(Turn(part.to(device), len(cached), covered, seen, targets, revises, corrects, noise, keeps, at))
         cached = torch.cat([cached, run[seen_later]])
         drawn += int(extra.sum())
     return turns
@@ -247,7 +246,7 @@ def _run(
     # Autocast keeps its bfloat16 weights from pass to pass only outside inference mode.
     with torch.inference_mode(not low), torch.no_grad(), torch.autocast(labels.device.type, torch.bfloat16, low):
         for number, turn in enumerate(turns):
-            logits = guide.predict(number, turn, known, sequence)
+            logits = guide.predict(turn, known, sequence)
             tokens, changed = rule(turn, logits, known[:, turn.targets], noise[:, turn.noise])
             if choice is not None:
                 first = choice.rank(number, turn, logits, tokens)
@@ -273,9 +272,8 @@ class _Guide:
     """Runs a pass with or without guidance; keeps the cache. Without guidance nothing is computed twice."""
 
     def __init__(self, model: Transformer, turns: Sequence[Turn], labels: Tensor, settings: SampleConfig) -> None:
-        schedule = choose("guidance schedule", settings.guidance_schedule, GUIDANCE_SCHEDULES)
-        self.scales = [schedule(settings.guidance, (k + 1) / len(turns)) for k in range(len(turns))]
-        self.doubled = any(scale != 1 for scale in self.scales)
+        self.schedule = guidance(settings.guidance_schedule, settings.guidance_power)
+        self.settings, self.doubled = settings, settings.guidance != 1
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
         room = max(turn.covered for turn in turns)
         self.model = model
@@ -285,7 +283,7 @@ class _Guide:
             model.cache_layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
         )
 
-    def predict(self, number: int, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
+    def predict(self, turn: Turn, known: Tensor, sequence: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass."""
         content = known[:, turn.slots.rank.clamp(min=0)]
         if self.doubled:
@@ -296,7 +294,9 @@ class _Guide:
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
         conditional, unconditional = logits.chunk(2)
-        return unconditional + self.scales[number] * (conditional - unconditional)  # type: ignore[no-any-return]
+        scale = self.schedule(self.settings.guidance, turn.progress)
+        scale = scale[:, None] if isinstance(scale, Tensor) else scale
+        return unconditional + scale * (conditional - unconditional)  # type: ignore[no-any-return]
 
 
 def _record(trace: Trace, turn: Turn, known: Tensor, cells: Tensor, changed: Tensor) -> None:

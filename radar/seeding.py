@@ -15,6 +15,8 @@ class Stream(IntEnum):
     SAMPLE = 4  # one image of the sampler
     TUNE = 5  # choice and scoring of sampling options
     CHOICE = 6  # which cells of one image come first
+    IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
+    AUGMENT = 8  # which variants of the training images a batch has
 
 
 def derive(*parts: int) -> int:

@@ -4,11 +4,12 @@ Legend: B images of a batch, M images of a split, N cells.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from radar.config import config_hash
-from radar.data import ImageData, ImageSet
+from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.images import load_images
 from radar.errors import InputError
 from radar.files import replacing_folder
@@ -32,7 +33,7 @@ CHUNK = 64  # images that are encoded at once
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Memory-mapped tokens (M, N) and labels (M,) of one split."""
+    """Memory-mapped tokens (M * V, N) of one split, V variants of an image behind each other, and labels (M,)."""
 
     tokens: NDArray[np.integer[Any]]
     labels: NDArray[np.int64]
@@ -40,9 +41,15 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N) int64 and labels (B,) at `index`."""
-        return torch.from_numpy(self.tokens[index].astype(np.int64)), torch.from_numpy(self.labels[index])
+    @property
+    def variants(self) -> int:
+        """V."""
+        return len(self.tokens) // len(self.labels)
+
+    def gather(self, index: NDArray[np.int64], variant: NDArray[np.int64] | int = 0) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N) int64 and labels (B,) at `index`, by default of the first variants."""
+        rows = index * self.variants + variant
+        return torch.from_numpy(self.tokens[rows].astype(np.int64)), torch.from_numpy(self.labels[index])
 
 
 def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -51,6 +58,7 @@ def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
         "data": data.name,
         "images": data.identity,
         "crop": data.crop,
+        "augment": data.augment,
         "classes": list(data.classes),
         "grid": list(tokenizer.grid(data.size)),
         "vocabulary": tokenizer.vocabulary,
@@ -59,7 +67,7 @@ def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: int = 0) -> dict[str, TokenSplit]:
-    """Encode both splits once, or open what was encoded before: {"train": ..., "held_out": ...}.
+    """Encode both splits once, the training images in all variants, or open what was encoded before.
 
     Encoding runs where the tokenizer is, fed by `workers` processes. `cache` is a folder of caches, or itself one (it
     holds meta.json). Raises InputError for a cache that was made by another tokenizer, or of other images.
@@ -69,25 +77,38 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: in
     if not path.exists():
         with replacing_folder(path) as temporary:
             h, w = tokenizer.grid(data.size)
-            for name, split in (("train", data.train), ("held_out", data.held_out)):
-                _encode(split, (len(split), h * w), tokenizer, workers, temporary / name)
+            _encode(AugmentedImages(data), len(data.train), h * w, tokenizer, workers, temporary / "train")
+            _encode(data.held_out, len(data.held_out), h * w, tokenizer, workers, temporary / "held_out")
             (temporary / "meta.json").write_text(json.dumps(wanted, indent=1))
     _check(path, wanted)
     return {name: _open(path, name) for name in ("train", "held_out")}
 
 
-def _encode(split: ImageSet, shape: tuple[int, int], tokenizer: Tokenizer, workers: int, folder: Path) -> None:
-    dtype = np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32
+def _reserved(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Make an .npy file as a memory map whose space is reserved: writing to it cannot fail for a full disk.
+
+    Raises OSError where there is no space for it.
+    """
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if path.stat().st_size:
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _encode(split: ImageSet, images: int, cells: int, tokenizer: Tokenizer, workers: int, folder: Path) -> None:
+    """Write the tokens of all of a split, which has `images` with their variants, and the labels of the images."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
     device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
-    tokens = np.lib.format.open_memmap(f"{folder}-tokens.npy", "w+", dtype, shape)
+    tokens = _reserved(Path(f"{folder}-tokens.npy"), dtype, (len(split), cells))
     labels = np.empty(len(split), np.int64)
-    batches = DataLoader(OrderedBatches(partial(_gather, split), len(split), CHUNK), None, num_workers=workers)
-    for number, images, classes in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
+    batches = DataLoader(OrderedBatches(partial(_gather, split, 1), len(split), CHUNK), None, num_workers=workers)
+    for number, inputs, classes, _ in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
         part = slice(number * CHUNK, number * CHUNK + len(classes))
-        tokens[part] = tokenizer.encode(images.to(device)).cpu().numpy()
+        tokens[part] = tokenizer.encode(inputs.to(device)).cpu().numpy()
         labels[part] = classes.numpy()
     tokens.flush()
-    np.save(f"{folder}-labels.npy", labels)
+    np.save(f"{folder}-labels.npy", labels[:: len(split) // images])
 
 
 def _check(path: Path, wanted: dict[str, Any]) -> None:
@@ -122,13 +143,25 @@ def batch_indices(seed: int, number: int, batch: int, count: int) -> NDArray[np.
     return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in place])
 
 
-Gather = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]  # indices (B,) -> tokens or images, labels
-Batch = tuple[int, Tensor, Tensor]  # number, tokens or images, labels
+# Indices (B,) of images, and of their variants, -> tokens or images, labels.
+Gather = Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[Tensor, Tensor]]
+
+
+class Batch(NamedTuple):
+    """Number of the batch, its tokens (B, N) or images (B, 3, H, W), labels (B,), and numbers in the split (B,)."""
+
+    number: int
+    inputs: Tensor
+    labels: Tensor
+    images: Tensor
 
 
 @dataclass
 class BatchDataset(Dataset[Batch]):
-    """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact."""
+    """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact.
+
+    Of every image it takes one of its `variants`, by (seed, i, place in the batch).
+    """
 
     gather: Gather
     count: int
@@ -136,6 +169,7 @@ class BatchDataset(Dataset[Batch]):
     seed: int
     total: int
     start: int = 0
+    variants: int = 1
 
     def __len__(self) -> int:
         return self.total
@@ -144,12 +178,15 @@ class BatchDataset(Dataset[Batch]):
         if not 0 <= index < self.total:
             raise IndexError(index)
         number = self.start + index
-        return number, *self.gather(batch_indices(self.seed, number, self.batch, self.count))
+        images = batch_indices(self.seed, number, self.batch, self.count)
+        random = np.random.default_rng(derive(Stream.AUGMENT, self.seed, number))
+        variants = random.integers(self.variants, size=self.batch)
+        return Batch(number, *self.gather(images, variants), torch.from_numpy(images))
 
 
 @dataclass
 class OrderedBatches(Dataset[Batch]):
-    """A split once, in order."""
+    """A split once, in order, the first variant of every image."""
 
     gather: Gather
     count: int
@@ -161,8 +198,8 @@ class OrderedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        start = index * self.batch
-        return index, *self.gather(np.arange(start, min(start + self.batch, self.count)))
+        images = np.arange(index * self.batch, min((index + 1) * self.batch, self.count))
+        return Batch(index, *self.gather(images, np.zeros_like(images)), torch.from_numpy(images))
 
 
 class BatchDataModule(LightningDataModule):
@@ -171,6 +208,7 @@ class BatchDataModule(LightningDataModule):
     Args:
         config: seed, batch size, steps, workers.
         train, held_out: functions from indices to (inputs, labels), each with the number of images.
+        variants: of every training image.
     """
 
     def __init__(
@@ -178,18 +216,18 @@ class BatchDataModule(LightningDataModule):
         config: Config,
         train: tuple[Gather, int],
         held_out: tuple[Gather, int],
+        variants: int = 1,
     ) -> None:
         super().__init__()
-        self.config, self.train, self.held_out = config, train, held_out
+        self.config, self.train, self.held_out, self.variants = config, train, held_out, variants
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Continue behind the batches that the restored optimizer steps have used."""
         t, step = self.config.train, self.trainer.global_step if self.trainer else 0
         # One batch more than needed: training ends by max_steps and never at the end of an epoch.
         total = t.steps * t.accumulate + 1
-        batches = BatchDataset(
-            *self.train, t.batch_size, derive(Stream.DATA, self.config.seed), total, start=step * t.accumulate
-        )
+        seed, start = derive(Stream.DATA, self.config.seed), step * t.accumulate
+        batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.variants)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -201,15 +239,23 @@ class BatchDataModule(LightningDataModule):
 def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataModule:
     """Build batches of cached tokens."""
     train, held_out = splits["train"], splits["held_out"]
-    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)))
+    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.variants)
 
 
 def image_batches(config: Config, data: ImageData) -> BatchDataModule:
     """Build batches of images, for a tokenizer to learn from."""
 
-    train, held_out = data.train, data.held_out
-    return BatchDataModule(config, (partial(_gather, train), len(train)), (partial(_gather, held_out), len(held_out)))
+    train, held_out = AugmentedImages(data), data.held_out
+    count = train.augment.variants
+    return BatchDataModule(
+        config,
+        (partial(_gather, train, count), len(data.train)),
+        (partial(_gather, held_out, 1), len(held_out)),
+        count,
+    )
 
 
-def _gather(split: ImageSet, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    return load_images(split, index.tolist())
+def _gather(
+    split: ImageSet, variants: int, index: NDArray[np.int64], variant: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
+    return load_images(split, (index * variants + variant).tolist())

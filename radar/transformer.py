@@ -188,8 +188,8 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
 
-        A slot must know which cell it fills (method.md, section 4: NAR without it 66 against 3.06). Also returned are
-        the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
+        A slot must know which cell it fills: without, parallel decoding fails (NAR, arXiv 2503.10696). Also returned
+        are the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
         """
         x = torch.where(carries[:, None], self.tokens(content), self.query)
         x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)

@@ -1,14 +1,21 @@
 """Every order x variant that fits together, for the contract tests to go through."""
 
+import atexit
+import shutil
+import tempfile
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from radar.attention import VARIANTS, Slots, nested
 from radar.errors import InputError
 from radar.options import ModelConfig, OrderConfig
 from radar.orders import ORDERS, decode_steps, step_sizes
+from radar.redraw import image_steps
 from radar.transformer import Transformer
+from radar.variants import takes
 
 GRID = (4, 5)
 CELLS = GRID[0] * GRID[1]
@@ -24,20 +31,37 @@ CHEAPER = {
 }
 
 
+# Orders that come as data: one for all images, and one for each of the four that the tests use.
+FILES = Path(tempfile.mkdtemp(prefix="radar-orders-"))
+atexit.register(shutil.rmtree, FILES, ignore_errors=True)
+_groups = np.repeat(np.arange(5), [1, 3, 6, 8, 2])
+np.save(FILES / "one.npy", np.random.default_rng(0).permutation(_groups))
+np.save(FILES / "four.npy", np.stack([np.random.default_rng(i).permutation(_groups) for i in range(4)]))
+PER_IMAGE = "random, one per image"
+COMPUTED = [name for name in ORDERS if not takes(name, ORDERS, "path")]
+
+
 def orders() -> dict[str, OrderConfig]:
-    """Every order by itself and cut into five groups."""
-    natural = {name: OrderConfig(name=name) for name in ORDERS}
-    grouped = {f"{name} in 5": OrderConfig(name=name, steps=5, schedule="cosine") for name in ORDERS}
-    return natural | grouped
+    """Every order by itself and cut into five groups; orders from files; an order per image."""
+    natural = {name: OrderConfig(name=name) for name in COMPUTED}
+    grouped = {f"{name} in 5": OrderConfig(name=name, steps=5, schedule="cosine") for name in COMPUTED}
+    files = {f"file {name}": OrderConfig(name="file", path=str(FILES / f"{name}.npy")) for name in ("one", "four")}
+    return natural | grouped | files | {PER_IMAGE: OrderConfig(name="random", steps=5, schedule="cosine")}
+
+
+def steps_of(name: str) -> torch.Tensor:
+    """Step vector (N,), or (4, N)."""
+    order = orders()[name]
+    return image_steps(order, *GRID, 0, range(4)) if name == PER_IMAGE else decode_steps(order, *GRID)
 
 
 def arms() -> list[tuple[str, str]]:
     """Names of all pairs; `causal` is left out where a step holds several cells."""
     pairs = [(order, variant) for order in ("radial", "halton in 5") for variant in CHEAPER]
-    for name, order in orders().items():
+    for name in orders():
         for variant in VARIANTS:
             try:
-                VARIANTS[variant](step_sizes(decode_steps(order, *GRID)))
+                VARIANTS[variant](step_sizes(steps_of(name)))
             except InputError:
                 continue
             pairs.append((name, variant))
@@ -45,8 +69,8 @@ def arms() -> list[tuple[str, str]]:
 
 
 def layout(order: str, variant: str) -> tuple[torch.Tensor, Slots]:
-    """Step vector and slots of a pair."""
-    step = decode_steps(orders()[order], *GRID)
+    """Step vector, (N,) or (4, N), and slots of a pair."""
+    step = steps_of(order)
     return step, (VARIANTS | CHEAPER)[variant](step_sizes(step))
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -13,12 +15,13 @@ import torch
 from PIL import Image
 
 from ablations.cli import main
-from experiments.evaluate import evaluate, measure_speed, open_reference
+from experiments.evaluate import evaluate, measure_rounds, open_reference, speed_columns
 from experiments.sample import draw_samples
 from experiments.train import train_generator
 from radar.checkpoints import load_generator
 from radar.config import load_config
 from radar.features import train_classifier
+from radar.files import held
 from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
@@ -104,14 +107,16 @@ def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatc
 
 
 def test_speed_counts_all_work(checkpoint, monkeypatch):
-    """Every round samples once per arm; the first round is dropped; the ratio is within a round."""
+    """Every round samples once per arm; the first round is dropped; the speed-up is that of the images per second."""
     generator = load_generator(checkpoint, ["evaluate.timing_batch=2", "evaluate.timing_repeats=3"])
-    seconds = iter([100.0, 100.0] + [2.0, 1.0] * 3)
+    seconds = iter([100.0, 100.0, 2.0, 1.0, 4.0, 1.0, 3.0, 1.5])
     monkeypatch.setattr("experiments.evaluate.synchronised", lambda device, work: next(seconds))
-    first, second = measure_speed([generator, generator])
-    assert first["images_per_s"] == 1 and second["images_per_s"] == 2
-    assert (first["speedup"], second["speedup"]) == (1, 2)
-    assert next(seconds, None) is None
+    rounds = measure_rounds([generator, generator])
+    assert rounds == [[2.0, 4.0, 3.0], [1.0, 1.0, 1.5]] and next(seconds, None) is None
+    first, second = (speed_columns(times, 2, rounds[0]) for times in rounds)
+    assert first["images_per_s"] == pytest.approx(2 / 3) and second["images_per_s"] == 2 and first["speedup"] == 1
+    assert second["speedup"] == second["images_per_s"] / first["images_per_s"]
+    assert (second["speedup_min"], second["speedup_max"]) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,10 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
         (["train.corruption=noise"], "unknown corruption 'noise'"),
         (["train.precision=fp12"], "unknown precision 'fp12'"),
         (["train.device=tpu9"], "unknown device 'tpu9'"),
-        (["tokenizer.name=vq", "tokenizer.levels=none"], "tokenizer 'vq' must be trained or imported first"),
+        (
+            ["tokenizer.name=vq", "tokenizer.levels=none"],
+            "tokenizer 'vq' must be trained or imported: train it first by `radar tokenizer CONFIG`",
+        ),
         (["nonsense=1"], "unknown option 'nonsense'"),
         (["data.name=folder", "data.root=nowhere"], "data.root='nowhere' is not a folder"),
     ],
@@ -221,6 +229,7 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     main(["evaluate", str(tmp_path / "run" / "last.ckpt")])
     row = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert row["rfid"] > 0 and 0 <= row["validity"] <= 1 and row["fid_feature"].startswith("shapes-cnn:")
+    assert "the feature network shapes-cnn" in capsys.readouterr().err, "a judge that knows little is named"
     (tokens,) = (tmp_path / "cache").glob("tokens-*")
     with_b = f"tokenizer.checkpoint={tmp_path / 'b' / 'last.ckpt'}"
     error = fails(capsys, "train", "shapes_vq", *options, with_b, f"run={tmp_path / 'other'}", f"data.cache={tokens}")
@@ -237,3 +246,79 @@ def test_a_reader_that_has_seen_enough():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait() == 141
+
+
+def test_one_training_at_a_time_in_a_run_folder(tmp_path, cache, capsys, monkeypatch):
+    monkeypatch.setattr("radar.files.PATIENCE", 0.5)
+    options = ["train", "digits", f"run={tmp_path / 'run'}", f"data.cache={cache}", *SMALL]
+    with held(tmp_path / "run" / "training.lock", "it"):
+        assert "run" in (error := fails(capsys, *options)) and "is in use by another process" in error
+    main(options)
+
+
+def test_paths_of_the_home_folder(tmp_path, cache, monkeypatch, capsys):
+    """One folder, and not a second one named ~."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    main(["train", "digits", "run=~/x", f"data.cache={cache}", *SMALL])
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "home" / "x" / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert "run='' is not possible: it must be the name of a folder" in fails(capsys, "train", "digits", "run=")
+
+
+def test_evaluate_tries_its_folder_before_the_work(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.evaluate.open_reference", lambda generator: pytest.fail("it has begun"))
+    kept = checkpoint.parent.stat().st_mode
+    copy = tmp_path / "run"
+    shutil.copytree(checkpoint.parent, copy)
+    monkeypatch.setattr("radar.files.os.access", lambda path, mode: Path(path) != copy)
+    assert "no permission" in fails(capsys, "evaluate", copy / "last.ckpt")
+    assert checkpoint.parent.stat().st_mode == kept
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (f"tokenizer.fsq_levels={[4] * 16}", "4294967296 codes, and 2 to 1048576 expected"),
+        (f"tokenizer.fsq_levels={[4] * 31}", "codes, and 2 to 1048576 expected"),
+        ("tokenizer.codebook=4294967295", "tokenizer.codebook=4294967295 is not possible: 4294967295 codes"),
+        ("train.steps=9223372036854775807", "train.steps=9223372036854775807 is not possible: it must be at most"),
+        ("train.batch_size=99999999999", "train.batch_size=99999999999 is not possible: it must be at most"),
+        ("order.sizes=[1,99999999999]", "order.sizes=99999999999 is not possible"),
+        ("train.warmup=11", "train.warmup=11 is not possible: it must be at most train.steps=10"),
+    ],
+)
+def test_numbers_without_bound(option, message, capsys, tmp_path):
+    name = "vq" if "codebook" in option else "fsq"
+    options = ["tokenizer.name=" + name, "tokenizer.levels=none", "train.steps=10"]
+    assert message in fails(capsys, "tokenizer", "digits", *options, option, f"run={tmp_path}")
+
+
+def test_what_a_missing_tokenizer_needs(tmp_path, capsys):
+    error = fails(capsys, "train", "shapes_vq", f"tokenizer.checkpoint={tmp_path / 'x.ckpt'}")
+    assert "x.ckpt does not exist: train it first by `radar tokenizer CONFIG`" in error
+
+
+def test_configurations_of_a_folder_are_listed(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("")
+    assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "train", tmp_path / "mina.yaml")
+    assert "give a YAML file or one of: digits, imagenet" in fails(capsys, "train", "digit")
+    assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "ablate", tmp_path / "x.yaml")
+    assert "give a YAML file or one of: capacity" in fails(capsys, "ablate", "ordring")
+
+
+def test_masks_take_the_options_of_an_order(tmp_path, capsys):
+    path = tmp_path / "mask.png"
+    main(["masks", "--order", "radial:metric=chebyshev", "--grid", "4x4", "--out", str(path)])
+    assert path.exists()
+    error = fails(capsys, "masks", "--order", "radial:metrik=chebyshev", "--grid", "4x4")
+    assert "unknown option 'order.metrik'" in error
+
+
+def test_small_linear_algebra_takes_one_thread(tmp_path):
+    """On two cores the threads of a small matrix product wait for each other, at full load."""
+    code = "from ablations.cli import main; import os; main(['orders', '--grid', '4x4']); import torch; "
+    code += "print(torch.get_num_threads(), os.environ['OPENBLAS_NUM_THREADS'])"
+    free = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    result = subprocess.run([sys.executable, "-c", code], env=free, cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "1 1", result.stderr

@@ -1,6 +1,6 @@
 """Shapes, ranges and purity of every data set."""
 
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from radar.data import DATASETS, load_data
-from radar.data.folder import as_rgb, center_crop
-from radar.data.images import load_images
+from radar.data.files import open_image, suffixes
+from radar.data.images import center_crop, load_images
 from radar.errors import InputError
-from radar.options import DataConfig
+from radar.options import DataConfig, TokenizerConfig
+from radar.tokenizers import build_tokenizer
+from radar.tokens import cached_tokens
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +86,16 @@ def test_greys_of_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "grey.png")
     with Image.open(tmp_path / "grey.png") as image:
         assert image.mode.startswith("I"), "16 bits were kept"
-        assert np.asarray(as_rgb(image)).tolist() == [[[v] * 3 for v in (0, 100, 255)]]
+    assert np.asarray(open_image(tmp_path / "grey.png", "white")).tolist() == [[[v] * 3 for v in (0, 100, 255)]]
 
 
 def test_unreadable_images_are_named(folder, tmp_path):
-    import shutil
-
     root = shutil.copytree(folder, tmp_path / "images")
     (root / "cat" / "broken.png").write_bytes(b"not an image")
     (root / "dog" / "cut.png").write_bytes((root / "dog" / "0.png").read_bytes()[:60])
     config = DataConfig(name="folder", root=str(root), size=16, held_out=0.25, cache=str(tmp_path / "cache"))
-    with pytest.raises(InputError, match=r"2 unreadable images in .*: cat/broken.png, dog/cut.png; remove them"):
+    named = r"2 unreadable images in .*: cat/broken.png \(not an image\), dog/cut.png \(.*\); remove them"
+    with pytest.raises(InputError, match=named):
         load_data(config)
     config.skip_unreadable = True
     data = load_data(config)
@@ -104,8 +105,7 @@ def test_unreadable_images_are_named(folder, tmp_path):
 def test_images_are_checked_once(folder, tmp_path, monkeypatch):
     config = DataConfig(name="folder", root=str(folder), size=16, held_out=0.25, cache=str(tmp_path))
     first = load_data(config)
-    # The package exports a function `folder` under the module's name.
-    monkeypatch.setattr(sys.modules["radar.data.folder"], "is_readable", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr("radar.data.files.examine", lambda path: pytest.fail("read again"))
     assert load_data(config).identity == first.identity
 
 
@@ -120,4 +120,125 @@ def test_images_are_checked_once(folder, tmp_path, monkeypatch):
 )
 def test_bad_data(config, message):
     with pytest.raises(InputError, match=message):
+        load_data(config)
+
+
+def write_images(root, count=4, size=(9, 9)):
+    random = np.random.default_rng(1)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name / f"{i}.bmp")
+    return DataConfig(name="folder", root=str(root), size=8, held_out=0.5, cache=str(root.parent / "cache"))
+
+
+def test_other_pixels_under_the_same_name_and_size_are_other_data(tmp_path):
+    """Every BMP of one shape has one size: what counts is what a file holds."""
+    config = write_images(tmp_path / "images")
+    before = load_data(config)
+    states = {path: path.stat() for path in (tmp_path / "images").rglob("*.bmp")}
+    for path in states:
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    assert all(path.stat().st_size == state.st_size for path, state in states.items())
+    after = load_data(config)
+    assert after.identity != before.identity
+    moved = shutil.copytree(tmp_path / "images", tmp_path / "elsewhere" / "images")
+    config.root = str(moved)
+    assert load_data(config).identity == after.identity, "and not where it lies"
+
+
+def test_cached_tokens_of_replaced_images_are_not_used(tmp_path):
+    config = write_images(tmp_path / "images")
+    tokenizer = build_tokenizer(TokenizerConfig(name="fsq", width=8)).eval()
+    before = cached_tokens(load_data(config), tokenizer, config.cache)["train"].tokens.copy()
+    for path in (tmp_path / "images").rglob("*.bmp"):
+        Image.new("RGB", (9, 9), (255, 0, 0)).save(path)
+    after = cached_tokens(load_data(config), tokenizer, config.cache)["train"].tokens
+    assert not np.array_equal(before, after) and (after == after[0]).all()
+
+
+def test_orientation_alpha_and_formats(tmp_path):
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, :8] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = np.asarray(open_image(tmp_path / "turned.png", "white"))
+    assert upright.shape == (16, 8, 3) and (upright[:8] == (255, 0, 0)).all() and not upright[8:].any()
+    clear = np.zeros((4, 4, 4), dtype=np.uint8)
+    clear[0, 0] = (0, 0, 255, 255)
+    Image.fromarray(clear, "RGBA").save(tmp_path / "clear.png")
+    for name, value in (("white", 255), ("black", 0)):
+        found = np.asarray(open_image(tmp_path / "clear.png", name))
+        assert found[0, 0].tolist() == [0, 0, 255] and (found[1:] == value).all()
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "scan.tiff")
+    for name in ("film.gif", "scan.tiff"):
+        assert (np.asarray(open_image(tmp_path / name, "white")) == (255, 0, 0)).all(), "of an animation the first"
+    assert {".gif", ".tif", ".tiff"} <= suffixes()
+
+
+def test_what_is_left_out_is_told_and_linked_folders_are_followed_once(tmp_path, capsys):
+    config = write_images(tmp_path / "images")
+    (tmp_path / "images" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "images" / "b" / "scan.heic").write_text("x")
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "more" / "deep" / "x.png")
+    (tmp_path / "images" / "a" / "linked").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "round").symlink_to(tmp_path / "more")
+    data = load_data(config)
+    assert len(data.train) + len(data.held_out) == 9, "through the link, and not round and round"
+    said = capsys.readouterr().err
+    assert "left out 1 files" in said and "1 .txt" in said and "1 .heic" in said
+
+
+def test_dead_links_and_bombs_are_named_with_their_reason(tmp_path, monkeypatch, capsys):
+    config = write_images(tmp_path / "images")
+    (tmp_path / "images" / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "b" / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(
+        InputError, match=r"2 unreadable .*gone.png .no such file or directory.*huge.png .more than 0 m"
+    ):
+        load_data(config)
+    config.skip_unreadable = True
+    assert len(load_data(config).train) == 4
+    assert "left out 2 unreadable images: a/gone.png" in capsys.readouterr().err
+
+
+def test_unknown_background(tmp_path):
+    config = write_images(tmp_path / "images")
+    config.background = "pink"
+    with pytest.raises(InputError, match="unknown background 'pink'; choose from: white, black"):
+        load_data(config)
+
+
+def test_an_image_has_one_label_whatever_is_linked(tmp_path, capsys):
+    config = write_images(tmp_path / "images")
+    (tmp_path / "images" / "a" / "up").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "a" / "other").symlink_to(tmp_path / "images" / "b")
+    data = load_data(config)
+    assert len(data.train) + len(data.held_out) == 8
+    assert capsys.readouterr().err.count("leads to a folder that is read already") == 2
+
+
+def test_a_read_that_failed_is_tried_again(tmp_path, monkeypatch):
+    config = write_images(tmp_path / "images")
+    with monkeypatch.context() as patch:
+        patch.setattr("radar.data.files.examine", lambda path: ("", "too many open files"))
+        with pytest.raises(InputError, match="8 unreadable images"):
+            load_data(config)
+    assert len(load_data(config).train) == 4
+
+
+def test_decoders_fail_in_many_ways(tmp_path, monkeypatch):
+    config = write_images(tmp_path / "images")
+
+    def broken(file, background):
+        raise RuntimeError("Failed to decode image: truncated")
+
+    monkeypatch.setattr("radar.data.files.open_image", broken)
+    with pytest.raises(InputError, match=r"8 unreadable images .*failed to decode image: truncated"):
         load_data(config)

@@ -29,29 +29,29 @@ def write(folder, rows) -> str:
 
 @pytest.fixture
 def folders(tmp_path):
-    return [write(tmp_path / f"k{k}", [row(arm, k, s) for arm in ORDERS for s in (0, 1)]) for k in (13, 4)]
+    return [write(tmp_path / f"k{k}", [row(arm, k, s) for arm in ORDERS for s in (0, 1, 2)]) for k in (13, 4)]
 
 
 def test_page_and_picture(folders, tmp_path, capsys):
     main(["fronts", *folders, "--baseline", "radial", "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "fronts.md").read_text()
     assert page in capsys.readouterr().out and (tmp_path / "out" / "fronts.png").stat().st_size > 1000
-    assert "| radial | 2.562 ± 0.794 | 0.832 ± 0.794 |" in page, "10 / K + 0.0625; Student's t of two seeds"
-    assert "| halton | +1.000 | +1.000 |" in page, "against radial at the same K"
-    assert r"| a\|b | +2.000 | +2.000 |" in page and "| radial |  |  |" in page
+    assert "| radial | 2.625 ± 0.311 | 0.894 ± 0.311 |" in page, "10 / K + 0.125; Student's t of three seeds"
+    assert "| halton | +1.000 ± 0.000 | +1.000 ± 0.000 |" in page, "against radial at the same K"
+    assert r"| a\|b | +2.000 ± 0.000 | +2.000 ± 0.000 |" in page and "| radial |  |  |" in page
     assert "- K = 4: fid against the independence gap in the field exp(-r/4)" in page
     assert "correlation -1.00" in page and "nll" not in page.lower()
 
 
 def test_lines_go_through_the_means_of_each_number_of_steps(folders):
     rows = read_rows(folders)
-    assert list(by_steps(rows)) == [4, 13] and all(len(group) == 10 for group in by_steps(rows).values())
+    assert list(by_steps(rows)) == [4, 13] and all(len(group) == 15 for group in by_steps(rows).values())
     figure = draw_fronts(rows)
     assert [axis.get_ylabel() for axis in figure.axes] == ["fid[cnn]", "precision"]
     lines = {bar.get_label(): bar.lines[0].get_ydata().tolist() for bar in figure.axes[0].containers}
-    assert lines["halton"] == pytest.approx([1 + 10 / 4 + 0.0625, 1 + 10 / 13 + 0.0625]) and set(lines) == set(ORDERS)
+    assert lines["halton"] == pytest.approx([1 + 10 / 4 + 0.125, 1 + 10 / 13 + 0.125]) and set(lines) == set(ORDERS)
     table = steps_table(rows, lambda arm, group: str(len(by_arm(group)[arm])))
-    assert table.splitlines()[0] == "| arm | K = 4 | K = 13 |" and table.splitlines()[2] == "| radial | 2 | 2 |"
+    assert table.splitlines()[0] == "| arm | K = 4 | K = 13 |" and table.splitlines()[2] == "| radial | 3 | 3 |"
 
 
 def test_what_cannot_be_put_together(folders, tmp_path, capsys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import radar.linear
 from experiments.configs import find_config
-from experiments.evaluate import measure_speed
+from experiments.evaluate import measure_rounds
 from experiments.sample import draw_film, draw_samples
 from radar.checkpoints import Generator, build_generator
 from radar.config import load_config
@@ -173,7 +173,7 @@ def test_who_samples_uses_them(precision, products):
     assert len(products) == each
     assert torch.equal(draw_samples(generator, replace(few, batch_size=4)).tokens, tokens)
     assert len(products) == 3 * each
-    draw_film(generator, few, 2)
+    draw_film(generator, few, torch.tensor([0, 1]))
     assert len(products) == 4 * each
-    measure_speed([generator, generator])
+    measure_rounds([generator, generator])
     assert len(products) == (4 + 2 * (config.evaluate.timing_repeats + 1)) * each

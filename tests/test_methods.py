@@ -10,19 +10,20 @@ from experiments.methods import passes_and_slots
 from radar.attention import NONE, VARIANTS
 from radar.config import merge_options, to_config
 from radar.errors import InputError
-from radar.methods import METHODS, ORDER_OPTIONS
+from radar.methods import METHODS
 from radar.modules import GeneratorModule
 from radar.options import Config, OrderConfig, SampleConfig
 from radar.orders import decode_sequence, decode_steps, step_sizes
 from radar.sampling import Choice, Trace, all_noise, image_noise, sample_tokens
+from radar.tokens import Batch
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
 from tests.test_sampling import check_training_equals_sampling
 
 # Each as published; and some in another order than their own.
 SAMPLED = [(method, None) for method in METHODS] + [
-    ("randar", "radial:metric=chebyshev"),
-    ("arpg", "halton"),
+    ("randar", "halton"),
+    ("arpg", "radial:metric=chebyshev"),
     ("lpd", "random:seed=3"),
 ]
 
@@ -69,7 +70,8 @@ def test_images_depend_on_their_seed_alone_and_are_written_once(method, order):
 
     def draw(images: list[int], trace: Trace | None = None) -> torch.Tensor:
         labels = torch.tensor(images) % CLASSES
-        return sample_tokens(module.model, turns, module.sampled_sequence(settings), labels, settings, images, trace)
+        sequence = module.sampled_sequence(settings, images)
+        return sample_tokens(module.model, turns, sequence, labels, settings, images, trace)
 
     trace = Trace()
     together = draw(list(range(8)), trace)
@@ -78,7 +80,9 @@ def test_images_depend_on_their_seed_alone_and_are_written_once(method, order):
     assert (written.sum(0) == 1).all(), "every cell is written exactly once"
     assert written.sum(2)[:, 0].tolist() == step_sizes(module.sampled_step(settings))
     if settings.choice_temperature is None:
-        assert torch.equal(written.int().argmax(0)[0], module.sampled_step(settings))
+        steps = module.order.of_images(settings, torch.arange(8))
+        assert torch.equal(written.int().argmax(0), steps.expand(8, -1))
+        assert settings.order_per_image == (steps.ndim == 2 and len(steps.unique(dim=0)) > 1)
     else:
         assert len(written.int().argmax(0).unique(dim=0)) > 1, "each image finds its own order"
 
@@ -87,7 +91,7 @@ def test_images_depend_on_their_seed_alone_and_are_written_once(method, order):
 def test_a_training_step(method):
     module = small(method).train()
     tokens = torch.randint(VOCABULARY, (4, CELLS))
-    loss = module.training_step((0, tokens, torch.arange(4) % CLASSES), 0)
+    loss = module.training_step(Batch(0, tokens, torch.arange(4) % CLASSES, torch.arange(4)), 0)
     loss.backward()
     unused = {name for name, weight in module.named_parameters() if weight.grad is None}
     assert loss.isfinite() and unused <= {"model.query"}, "every weight is trained"
@@ -99,7 +103,7 @@ def choose(temperature: float, rule=None) -> tuple[GeneratorModule, Trace, torch
     """Images of a MaskGIT, and how they came about."""
     module, trace = small("maskgit", choice_temperature=temperature), Trace()
     settings, labels = module.config.sample, torch.zeros(50, dtype=torch.long)
-    args = module.turns(settings), module.sequence, labels, settings, range(50), trace, rule
+    args = module.turns(settings), module.order.sequence, labels, settings, range(50), trace, rule
     return module, trace, sample_tokens(module.model, *args)
 
 
@@ -112,7 +116,7 @@ def test_most_confident_first():
         return logits.argmax(-1), torch.ones_like(current, dtype=torch.bool)
 
     module, trace, _ = choose(0.0, rule)
-    cells = module.sequence.expand(50, -1).clone()
+    cells = module.order.sequence.expand(50, -1).clone()
     for (turn, belief), written in zip(passes, trace.written, strict=True):
         ranked = belief.argsort(dim=1, descending=True, stable=True)
         cells[:, turn.targets] = cells[:, turn.targets].gather(1, ranked)
@@ -156,7 +160,7 @@ def test_steps_of_sampling_keep_the_order():
 
 
 def test_another_order_in_sampling():
-    module = small("lpd", order="radial:metric=chebyshev")
+    module = small("lpd", order="radial:metric=chebyshev", order_per_image=False)
     wanted = OrderConfig(name="radial", metric="chebyshev", steps=module.config.order.steps)
     assert torch.equal(module.sampled_step(module.config.sample), decode_steps(wanted, *GRID))
     assert torch.equal(module.sampled_step(SampleConfig()), module.step), "trained in its own"
@@ -216,7 +220,6 @@ def test_later_steps_of_randar_see_what_they_would_have_seen_cell_by_cell():
 
 
 def test_a_method_stands_for_its_options_and_yields_to_others():
-    assert {field.name for field in dataclasses.fields(OrderConfig)} == {"name", *ORDER_OPTIONS}
     config = to_config({"method": "randar", "sample": {"steps": 7}})
     assert (config.order.name, config.attention, config.sample.steps) == ("random", "instructed", 7)
     radial = {"order": {"name": "radial", "metric": "manhattan"}, "attention": "nested"}
@@ -246,8 +249,9 @@ def test_what_does_not_fit_is_refused():
         (arpg, ["model.backend=flex"], GRID, "model.backend=flex does not go with"),
         (nar, ["sample.order=diagonal"], GRID, "sample.order=diagonal needs a model that was trained on many orders"),
         (randar, ["sample.order=spiral", "sample.steps=5"], GRID, "unknown order 'spiral'; choose from"),
-        (randar, ["sample.order=radial:length=2", "sample.steps=5"], GRID, "length"),
+        (randar, ["sample.order=radial:length=2", "sample.steps=5", "sample.order_per_image=false"], GRID, "length"),
         (randar, ["sample.order=radial:lenth=2", "sample.steps=5"], GRID, "unknown option 'order.lenth'"),
+        (randar, ["sample.order=radial"], GRID, "order_per_image needs an order with a seed .random, halton, lpd."),
         (randar, [], GRID, "^sample.steps=88 is not possible: a grid of 20 cells"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,6 +1,7 @@
 """The optimised order: exact gains, a smaller gap than every other order's, sizes as asked for."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.cli import main
-from ablations.plan import sampled_field
 from ablations.prepare import estimate_once
 from experiments.configs import find_config
 from experiments.gap import save_field
@@ -18,9 +18,11 @@ from radar.data import load_data
 from radar.dependence import by_embeddings, by_information
 from radar.errors import InputError
 from radar.independence import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
+from radar.modules import DecodingOrder
 from radar.optimised import _gains, greedy, improve, optimise
-from radar.options import DataConfig, OrderConfig
-from radar.orders import ORDERS, decode_steps, group_sizes, step_sizes
+from radar.options import Config, DataConfig, OrderConfig
+from radar.orders import decode_steps, group_sizes, step_sizes
+from tests.arms import COMPUTED
 from tests.command_line import fails
 
 
@@ -65,7 +67,7 @@ def test_smaller_gap_than_every_other_order(steps, length):
     field = exponential_covariance(16, 16, length)
     gaps = {
         name: gap(decode_steps(OrderConfig(name, steps=steps, schedule="cosine"), 16, 16), field)
-        for name in ORDERS
+        for name in COMPUTED
         if name != "optimised"
     }
     for schedule in ("cosine", None):  # sizes by the schedule, and free
@@ -95,7 +97,7 @@ def test_smaller_gap_on_fields_of_real_images():
         for steps in (7, 9, 13, 31):
             sizes = group_sizes(64, steps, "cosine")
             best = gap(torch.from_numpy(optimise(field.numpy(), sizes)), field)
-            for other in ORDERS:
+            for other in COMPUTED:
                 step = decode_steps(OrderConfig(other, steps=steps, schedule="cosine"), 8, 8)
                 assert best < (0.5 if (steps, other) == (13, "halton") else 1) * gap(step, field), (name, steps, other)
 
@@ -203,17 +205,21 @@ def test_where_nothing_varies_cells_are_independent():
     assert (field == np.eye(6)).all()
 
 
+def sampled(config: Config) -> str:
+    return DecodingOrder(config, (8, 8)).sampled_digest(config.sample)
+
+
 def test_fields_are_known_by_what_they_hold(tmp_path):
     """Estimated once; another one in its place is refused, and names another result of sampling."""
     path = tmp_path / "field.npz"
     options = ["attention=plain", "train.redraw=permuted", f"sample.order=optimised:covariance={path}"]
     config = load_config(find_config("digits"), [*options, f"data.cache={tmp_path}"])
     estimate_once(config, "embeddings", path)
-    before, written = sampled_field(config, (8, 8)), path.stat().st_mtime_ns
+    before, written = sampled(config), path.stat().st_mtime_ns
     estimate_once(config, "embeddings", path)
     assert path.stat().st_mtime_ns == written
     save_field(torch.eye(64), path, "elsewhere")
-    assert sampled_field(config, (8, 8)).keys() == before.keys() and sampled_field(config, (8, 8)) != before
+    assert sampled(config) != before, "also in the same process"
     with pytest.raises(InputError, match=r"field of another origin \(elsewhere, here embeddings of digits"):
         estimate_once(config, "embeddings", path)
 
@@ -234,7 +240,8 @@ def test_the_gap_verb(tmp_path, capsys):
     assert "holds no covariance" in fails(capsys, "gap", "--orders", f"optimised:covariance={torn}", "--grid", "8x8")
     main(["gap", "--grid", "8x8", "--out", str(picture), "--steps", "7", "--orders", "halton,radial:steps=5"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[1] for row in rows if row[0] in ("halton", "radial:steps=5")] == ["7", "5"], "--steps for the others"
+    names = ("halton:steps=7:schedule=cosine", "radial:steps=5")
+    assert [row[1] for row in rows if row[0] in names] == ["7", "5"], "--steps for the others"
     for options, message in (
         (["--pooled"], "--pooled has no effect without --from-data"),
         (["order.steps=7"], "order.steps=7 has no effect without --from-data"),
@@ -249,3 +256,24 @@ def test_the_gap_verb(tmp_path, capsys):
         (["--from-data", "digits", "--estimate", "guess"], "unknown estimator 'guess'"),
     ):
         assert message in fails(capsys, "gap", *options)
+
+
+def test_the_gap_verb_says_what_it_cuts(tmp_path, capsys):
+    """Natural rings and seven groups of cosine sizes are two orders: 4.39 and 4.78 nats."""
+
+    def gaps(*options: str) -> dict[str, tuple[float, str]]:
+        main(["gap", "--grid", "8x8", "--out", str(tmp_path / "x.png"), *options])
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        return {one[0]: (float(one[2]), " ".join(two[1:])) for one, two in pairwise(lines) if two[0] == "sizes:"}
+
+    natural, cut = gaps("--orders", "radial"), gaps("--orders", "radial", "--steps", "7")
+    assert natural == {"radial": (pytest.approx(4.39, abs=0.005), "1 4 8 16 18 16 1")}
+    assert cut["radial:steps=7:schedule=cosine"][0] == pytest.approx(4.776, abs=0.005)
+    listed = gaps("--orders", "radial,spiral_out:sizes=[32,32]")
+    assert listed["spiral_out:sizes=[32,32]"][1] == "32 32" and len(listed) == 2
+    assert "--steps 7 has no effect" in fails(capsys, "gap", "--orders", "halton:sizes_of=radial", "--steps", "7")
+    steps = np.stack([np.random.default_rng(i).permutation(np.arange(64) // 8) for i in range(3)])
+    np.save(tmp_path / "each.npy", steps)
+    (each,) = gaps("--orders", f"file:path={tmp_path / 'each.npy'}").values()
+    alone = [gap(torch.from_numpy(one), exponential_covariance(8, 8)) for one in steps]
+    assert each[0] == pytest.approx(sum(alone) / 3, abs=0.001)

@@ -20,8 +20,9 @@ from radar.orders import (
     step_sizes,
 )
 from radar.variants import takes
+from tests.arms import COMPUTED
 
-names, sides = st.sampled_from(list(ORDERS)), st.integers(1, 12)
+names, sides = st.sampled_from(COMPUTED), st.integers(1, 12)
 schedules = st.sampled_from([None, *SCHEDULES])
 
 

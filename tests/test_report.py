@@ -88,7 +88,7 @@ def test_report_of_a_study_that_is_not_complete(study, cache, tmp_path):
     """At any time: the rows that are there, and a line that says how many are missing."""
     (tmp_path / "tiny.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
     plan = plan_study(str(tmp_path / "tiny.yaml"), str(study[1]), [f"data.cache={cache}"])
-    results = Results.of(StudyQueue.open(plan, storage_url(None, plan)), {}, "command")
+    results = Results.of(StudyQueue.open(plan, storage_url(None, plan)), "command")
     copy = Results(**{**vars(results), "out": Path(shutil.copytree(study[1], tmp_path / "copy"))})
     write_report(copy)
     for name in ("report.md", "report.html"):

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# Validation every 10 steps and checkpoints every 7, so that the kills fall in, before and after both.
+from experiments.train import learning_curve
+
+# Validation every 5 steps and checkpoints every 3, so that the kills fall in, before and after both, and between.
 OPTIONS = {
     "model": {"dim": 16, "layers": 1, "heads": 1, "dropout": 0.1},
     "attention": "nested",
-    "train": {"steps": 40, "batch_size": 4, "warmup": 4, "val_every": 10, "checkpoint_every": 7, "accumulate": 2},
+    "train": {"steps": 20, "batch_size": 4, "warmup": 4, "val_every": 5, "checkpoint_every": 3, "accumulate": 2},
     "data": {"held_out": 0.1},
 }
 
@@ -31,16 +33,18 @@ def kill(step: int, number: int, where: str = "training_step", skip: int = 0) ->
 def test_killed_anywhere_and_resumed(tmp_path):
     random = np.random.default_rng()
     chains = [
-        [kill(random.integers(1, 39), signal.SIGKILL)],
-        [kill(random.integers(8, 39), signal.SIGTERM, skip=1)],
-        [kill(random.integers(8, 39), signal.SIGINT)],
-        [kill(random.choice([10, 20, 30]), signal.SIGKILL, "validation_step")],
-        [kill(random.choice([10, 20, 30]), signal.SIGTERM, "validation_step")],
-        [kill(40, signal.SIGKILL, "validation_step")],  # after the last step
-        [kill(14, signal.SIGKILL)],  # right after a checkpoint
+        [kill(random.integers(1, 19), signal.SIGKILL)],
+        [kill(random.integers(4, 19), signal.SIGTERM, skip=1)],
+        [kill(random.integers(4, 19), signal.SIGINT)],
+        [kill(random.choice([5, 10]), signal.SIGKILL, "validation_step")],
+        [kill(random.choice([5, 10]), signal.SIGTERM, "validation_step")],
+        [kill(20, signal.SIGKILL, "validation_step")],  # after the last step
+        # Between a checkpoint and its own validation, and again before that was made up.
+        [kill(15, signal.SIGKILL, "validation_step"), kill(15, signal.SIGKILL, "validation_step")],
+        [kill(6, signal.SIGKILL)],  # right after a checkpoint
         # Killed again right after the resume, between the two halves of an accumulated step.
-        [kill(14, signal.SIGKILL), kill(14, signal.SIGKILL, skip=1)],
-        [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 39, size=3))],
+        [kill(6, signal.SIGKILL), kill(6, signal.SIGKILL, skip=1)],
+        [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 19, size=3))],
     ]
     expected_codes, jobs = [], []
     for name, chain in [("whole", []), *enumerate(chains)]:
@@ -52,9 +56,11 @@ def test_killed_anywhere_and_resumed(tmp_path):
     result = subprocess.run([sys.executable, script, tmp_path / "jobs.json"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert json.loads(result.stdout.splitlines()[-1]) == expected_codes, (chains, result.stderr[-2000:])
-    expected = weights(tmp_path / "whole" / "last.ckpt")
+    expected, curve = weights(tmp_path / "whole" / "last.ckpt"), learning_curve(tmp_path / "whole")
+    assert [step for step, _ in curve] == [5, 10, 15, 20]
     for i, chain in enumerate(chains):
         found = weights(tmp_path / str(i) / "last.ckpt")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected), chain
         assert not list((tmp_path / str(i)).glob("last-v*")), "one checkpoint, under one name"
+        assert learning_curve(tmp_path / str(i)) == curve, "no point of the learning curve is missing"

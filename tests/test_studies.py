@@ -15,6 +15,7 @@ from ablations.cli import main
 from ablations.plan import plan_study
 from ablations.prepare import prepare
 from ablations.study import StudyQueue, storage_url
+from ablations.study.queue import place
 from radar.errors import InputError
 from tests.command_line import fails
 
@@ -95,7 +96,7 @@ def stamps(out: Path) -> dict[Path, int]:
 def results(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open() as file:
         return [
-            {k: v for k, v in row.items() if "seconds" not in k and "images_per" not in k and k != "speedup"}
+            {k: v for k, v in row.items() if not any(part in k for part in ("seconds", "images_per", "speedup"))}
             for row in csv.DictReader(file)
         ]
 
@@ -199,7 +200,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
     for option in ("attention=full", "order.steps=6", "sample.temperature=1", "order.name=halton", "method=nar"):
         line = fails(capsys, "ablate", tmp_path / "bad.yaml", option, "--out", tmp_path / "out")
         assert line.startswith(f"radar: '{option}' is not possible: "), "an arm would not be what its name says"
-    assert "cannot read" in fails(capsys, "ablate", "nowhere.yaml")
+    assert "there is no study 'nowhere.yaml'" in fails(capsys, "ablate", "nowhere.yaml")
     assert "--workers 0 is not possible" in fails(capsys, "ablate", path, "--out", out, "--workers", "0")
 
 
@@ -238,7 +239,7 @@ def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):
     queue = StudyQueue.create(plan, storage_url(None, plan))
     queue.enqueue([*plan.slots, "removed-seed9"])
     queue.study.ask()
-    queue.study.ask().set_user_attr("worker", f"{socket.gethostname()} 999999999")
+    queue.study.ask().set_user_attr("worker", f"{place()} 999999999")
 
     def run(trial, callbacks, tuner):
         return {"fid": math.nan if trial.seed else 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
@@ -247,6 +248,27 @@ def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):
     assert len(queue.rows()) == 3 and len(queue.failures()) == 3
     assert all("an objective is not finite" in cause for cause in queue.failures().values())
     assert all(trial.state.is_finished() for trial in queue.study.get_trials())
+
+
+def test_workers_of_another_machine_of_the_same_name_are_left_alone(tmp_path, cache):
+    """Machines share a database, may share a host name, and their processes numbers."""
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
+    queue = StudyQueue.create(plan, storage_url(None, plan))
+    queue.enqueue(plan.slots[:3])
+    for name in (place(), f"{socket.gethostname()}/0123456789ab", socket.gethostname()):
+        queue.study.ask().set_user_attr("worker", f"{name} 999999999")
+    queue.fail_dead({})
+    assert [trial.state.name for trial in queue.study.get_trials()] == ["FAIL", "RUNNING", "RUNNING"]
+
+
+def test_a_folder_of_any_name_holds_its_database(tmp_path, cache):
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    for name in ("a?b", "a#b", "a%20b", "a b"):
+        plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / name), [f"data.cache={cache}"])
+        StudyQueue.create(plan, storage_url(None, plan))
+        assert (tmp_path / name / "study.db").exists() and StudyQueue.open(plan, storage_url(None, plan))
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "a?b", "a#b", "a%20b", "a b"}
 
 
 def test_watch(study, cache, capsys, monkeypatch):

@@ -5,6 +5,9 @@ import json
 import pytest
 import torch
 
+from experiments.tokenizer import train_tokenizer
+from radar.checkpoints import load_tokenizer
+from radar.config import to_config
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
@@ -118,3 +121,36 @@ def test_batches_are_permutations_end_to_end():
 def test_bad_tokenizers(config, message):
     with pytest.raises(InputError, match=message):
         build_tokenizer(config)
+
+
+@pytest.mark.parametrize("name", ["vq", "fsq", "llamagen_vq"])
+def test_an_image_alone_is_coded_as_in_company(name):
+    """Convolutions of a single image take other kernels: 4 of 122,880 values differed by one level."""
+    torch.manual_seed(0)
+    options = {"width": 32, "downsample": 8} if name == "llamagen_vq" else {"width": 32}
+    tokenizer = build_tokenizer(TokenizerConfig(name=name, **options)).eval()
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    if name == "vq":
+        tokenizer.train()(images)  # its codes come from the first batch
+        tokenizer.eval()
+    tokens = tokenizer.encode(images)
+    alone = torch.cat([tokenizer.encode(image[None]) for image in images])
+    assert torch.equal(alone, tokens)
+    decoded = tokenizer.decode(tokens, tokenizer.grid((32, 32)))
+    seen = []
+    tokenizer.decoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    single = torch.cat([tokenizer.decode(row[None], tokenizer.grid((32, 32))) for row in tokens])
+    assert torch.equal(single, decoded) and min(seen) > 1, "never one alone"
+
+
+def test_what_is_not_given_is_taken_from_the_checkpoint(tmp_path):
+    small = ["data.name=shapes", "data.images=20", "train.steps=1", "train.warmup=1", "train.batch_size=4"]
+    small += [f"run={tmp_path}", f"data.cache={tmp_path}", "tokenizer.name=fsq", "tokenizer.fsq_levels=[4,4]"]
+    path = str(train_tokenizer(to_config({}, [*small, "tokenizer.width=16", "tokenizer.downsample=8"])))
+    for given in ({}, {"width": 16}):
+        tokenizer = load_tokenizer(TokenizerConfig(name="fsq", checkpoint=path, **given))
+        assert tokenizer.kind == "fsq-4x4-width16-down8"
+    with pytest.raises(InputError, match=r"holds another tokenizer: width is 16, tokenizer\.width=32"):
+        load_tokenizer(TokenizerConfig(name="fsq", checkpoint=path, width=32))
+    with pytest.raises(InputError, match=r"holds another tokenizer: name is fsq, tokenizer\.name=vq"):
+        load_tokenizer(TokenizerConfig(name="vq", checkpoint=path))

@@ -6,14 +6,16 @@ its key enqueued again, so nothing is lost; where a key is there twice, the late
 twice.
 """
 
+import hashlib
 import math
 import os
 import socket
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from ablations.plan import Plan, Trial, encode
 from ablations.study.search import Reporter, Tuner, importances, make_sampler, suggest, tune
 from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
 from ablations.workers import STOP
-from radar.errors import InputError, RunError
+from radar.errors import DiskFull, InputError, RunError
+from radar.files import is_full
 
 Row = dict[str, Any]
 Run = Callable[[Trial, Sequence[Callback], Tuner], Row]
@@ -144,8 +147,11 @@ class StudyQueue:
         return waiting + missing
 
     def work_off(self, run: Run) -> None:
-        """Take trials until every key is settled; wait for what others run, and take over from dead workers."""
-        unclaimed: dict[int, float] = {}
+        """Take trials until every key is settled; wait for what others run, and take over from dead workers.
+
+        Raises DiskFull where there is no space left: the trial stays open, and the same command goes on later.
+        """
+        unclaimed, full = dict[int, float](), list[DiskFull]()
         while self.open_keys():
             optuna.storages.fail_stale_trials(self.study)
             self.fail_dead(unclaimed)
@@ -156,18 +162,20 @@ class StudyQueue:
             self.study.sampler = make_sampler(self.plan, self.plan.slots.index(waiting[0]))
             try:
                 with STOP.deferred():  # else a trial could be claimed and not be given back
-                    self.study.optimize(lambda trial: self.objective(trial, run), n_trials=1, catch=Exception)
+                    self.study.optimize(lambda trial: self.objective(trial, run, full), n_trials=1, catch=Exception)
             except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
                 continue  # this worker was held to be dead, and its trial has been taken over
+            if full:
+                raise full[0]
 
     def fail_dead(self, unclaimed: dict[int, float]) -> None:
         """Fail trials whose worker on this machine is gone, or died between claiming and the first heartbeat."""
-        host, patience = socket.gethostname(), 3 * self.plan.file.heartbeat
+        here, patience = place(), 3 * self.plan.file.heartbeat
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             name, _, process = trial.user_attrs.get("worker", "").rpartition(" ")
             since = unclaimed.setdefault(trial.number, time.monotonic())
             silent = not process and time.monotonic() - since > patience
-            if silent or (name == host and not is_alive(int(process))):
+            if silent or (name == here and not is_alive(int(process))):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def is_surplus(self, trial: optuna.Trial) -> bool:
@@ -177,18 +185,23 @@ class StudyQueue:
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         return any(o.state in done or (not o.state.is_finished() and o.number < number) for o in others)
 
-    def objective(self, trial: optuna.Trial, run: Run) -> list[float]:
-        """Run one trial; keep its row, or the cause of a failure of its own, as an attribute."""
+    def objective(self, trial: optuna.Trial, run: Run, full: list[DiskFull]) -> list[float]:
+        """Run one trial; keep its row, or the cause of a failure of its own, as an attribute.
+
+        A full disk is no cause of its own; it is put into `full`.
+        """
         if trial.user_attrs.get("key") not in self.plan.slots or self.is_surplus(trial):
             trial.set_user_attr("surplus", True)
             raise Surplus
-        trial.set_user_attr("worker", f"{socket.gethostname()} {os.getpid()}")
+        trial.set_user_attr("worker", f"{place()} {os.getpid()}")
         try:
             return self.values(trial, run)
         except (optuna.TrialPruned, *STORAGE_ERRORS):
             raise
         except Exception as error:
-            if STOP.number is None:  # else a signal broke something; without a cause the key is taken up again
+            if is_full(error):
+                full.append(error if isinstance(error, DiskFull) else DiskFull(f"cannot write: {error}"))
+            elif STOP.number is None:  # else a signal broke something; without a cause the key is taken up again
                 if not isinstance(error, EXPECTED_FAILURES):
                     traceback.print_exc()
                 trial.set_user_attr("cause", f"{str(error).strip() or type(error).__name__}".splitlines()[0])
@@ -217,6 +230,20 @@ class StudyQueue:
     def importances(self) -> dict[str, dict[str, float]]:
         """Share of each parameter in the variance of each objective."""
         return importances(self.study, self.plan.objectives)
+
+
+@cache
+def place() -> str:
+    """Name where process numbers mean what they mean here: host, its boot, and the container.
+
+    Machines may share a host name, and their processes numbers; a boot has an identity of its own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = Path("/proc/self/ns/pid").readlink()
+    except OSError:  # not Linux
+        boot, space = f"{uuid.getnode():x}", Path()
+    return f"{socket.gethostname()}/{hashlib.sha256(f'{boot} {space}'.encode()).hexdigest()[:12]}"
 
 
 def is_alive(process: int) -> bool:

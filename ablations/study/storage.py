@@ -22,7 +22,7 @@ STORAGE_ERRORS = (
 def storage_url(storage: str | None, plan: Plan) -> str:
     """Where a study is kept: in a given database, or in SQLite in its folder."""
     if storage is None:
-        return f"sqlite:///{(plan.out / 'study.db').absolute()}"
+        return sqlalchemy.URL.create("sqlite", database=str((plan.out / "study.db").absolute())).render_as_string()
     return storage.replace("postgresql://", "postgresql+psycopg://", 1)
 
 

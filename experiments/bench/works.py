@@ -23,7 +23,7 @@ from radar.modules import GeneratorModule
 from radar.orders import step_sizes
 from radar.sampling import product_dtype, sample_tokens
 from radar.tokenizers import Convolutional, vq
-from radar.tokens import BatchDataset, TokenSplit
+from radar.tokens import Batch, BatchDataset, TokenSplit
 
 DOWNSAMPLE = 8  # pixels per cell and side of decoded images
 STORED = 50_000  # images of the token file that is loaded from
@@ -44,7 +44,7 @@ def sample(module: GeneratorModule, batch: int) -> Work:
     """One batch of sampling, tokens only."""
     settings, numbers = module.config.sample, range(batch)
     labels = torch.arange(batch, device=module.device) % module.model.classes
-    turns, sequence = module.turns(settings), module.sampled_sequence(settings)
+    turns, sequence = module.turns(settings), module.sampled_sequence(settings, numbers)
     rows = batch if settings.guidance == 1 else 2 * batch
     low = product_dtype(settings) == torch.bfloat16
     return Work(
@@ -61,7 +61,7 @@ def decode(module: GeneratorModule, batch: int) -> Work:
     tokens_only, grid = sample(module, batch), module.model.grid
     tokenizer = vq(module.model.vocabulary, downsample=DOWNSAMPLE).to(module.device).eval()
     assert isinstance(tokenizer, Convolutional)
-    one = torch.zeros(1, len(module.step), dtype=torch.long, device=module.device)
+    one = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
     flops = counted(lambda: tokenizer.decode(one, grid)) * batch
     cost = tokens_only.cost + Cost(flops, 0.0, weight_bytes(tokenizer.decoder), 0)
     return replace(tokens_only, call=lambda: tokenizer.decode(tokens_only.call(), grid), cost=cost)
@@ -73,14 +73,15 @@ def train(module: GeneratorModule, batch: int) -> Work:
     Left out are loading, clipping and the weight average. `slots` are those of the whole layout.
     """
     optimizer = module.configure_optimizers()["optimizer"]
-    tokens = torch.randint(module.model.vocabulary, (batch, len(module.step)), device=module.device)
+    tokens = torch.randint(module.model.vocabulary, (batch, module.cells), device=module.device)
     labels = torch.arange(batch, device=module.device) % module.model.classes
+    index = torch.arange(batch)
     low = module.config.train.precision == "bf16-mixed"
     numbers = count()
 
     def call() -> None:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=low):
-            loss = module.train().training_step((next(numbers), tokens, labels), 0)
+            loss = module.train().training_step(Batch(next(numbers), tokens, labels, index), 0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -93,7 +94,7 @@ def train(module: GeneratorModule, batch: int) -> Work:
 def load(module: GeneratorModule, batch: int) -> Work:
     """One training batch out of a memory-mapped token file of 16 bits a token, to be compared with `train`."""
     folder = tempfile.TemporaryDirectory()
-    path, shape = Path(folder.name) / "tokens.npy", (STORED, len(module.step))
+    path, shape = Path(folder.name) / "tokens.npy", (STORED, module.cells)
     np.save(path, np.random.default_rng(0).integers(module.model.vocabulary, size=shape, dtype=np.uint16))
     split = TokenSplit(np.load(path, mmap_mode="r"), np.zeros(STORED, dtype=np.int64))
     batches = BatchDataset(split.gather, STORED, batch, seed=0, total=2**31)

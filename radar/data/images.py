@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class ImageData:
         crop: what was done to the pixels before they came here.
         identity: hash or description that changes when the images do.
         train, held_out: the splits.
+        augment: which variants the training images have (radar/data/augment.py).
+        larger: number and side -> a training image cropped to that side from its original, where there is one.
         well_formed: images (B, 3, H, W), labels (B,) -> (B,) bool, where the data set can tell.
     """
 
@@ -44,7 +47,20 @@ class ImageData:
     identity: str
     train: ImageSet
     held_out: ImageSet
+    augment: str = "none"
+    larger: Callable[[int, int], Tensor] | None = None
     well_formed: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crop as ADM (guided-diffusion) does: halve by box filter while twice too large, then bicubic, then the middle."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    shape = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+    image = image.resize(shape, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def load_images(split: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ Every training step draws its random numbers from (seed, batch number), so that 
 Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,15 +15,13 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
-from radar.config import parse_order
 from radar.corruption import CORRUPTIONS, corruption_mask
 from radar.errors import InputError
+from radar.modules.order import DecodingOrder, rows_of
 from radar.modules.trained import TrainedModule
 from radar.options import Config, ReviseConfig, SampleConfig
-from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.redraw import REDRAWS
+from radar.orders import decode_sequence, step_sizes
 from radar.sampling import Turn, draw, plan_turns
-from radar.seeding import Stream, derive
 from radar.tokens import Batch
 from radar.transformer import Transformer
 from radar.variants import call, choose
@@ -46,7 +44,8 @@ class GeneratorModule(TrainedModule):
         vocabulary: V.
         classes: number of labels.
         grid: (h, w).
-        origin: names of what options say by path (tokenizer, images, field); in checkpoints, compared when loading.
+        origin: names of what options say by path (tokenizer, images); in checkpoints, compared when loading.
+        step: the order of a checkpoint, in place of what the options give now.
 
     Raises InputError if order, variant and grid do not fit together.
     """
@@ -58,9 +57,10 @@ class GeneratorModule(TrainedModule):
         classes: int,
         grid: tuple[int, int],
         origin: dict[str, str] | None = None,
+        step: Tensor | None = None,
     ) -> None:
         super().__init__(config, origin)
-        self.step = decode_steps(config.order, *grid)
+        self.order = DecodingOrder(config, grid, step)
         self.slots = self._slots(step_sizes(self.step), config.revise)
         if self.slots.mixes:
             _check_directions(self, config, grid[1])
@@ -72,8 +72,6 @@ class GeneratorModule(TrainedModule):
         self._packed: tuple[Any, Layout] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
-        self.redraw = choose("redraw", config.train.redraw, REDRAWS)
-        self.redraw(config.order, *grid, 1, 0, 0.0)  # fails here, not in mid-training
         self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
         self.sampled_slots(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
@@ -92,44 +90,31 @@ class GeneratorModule(TrainedModule):
         return self._packed[1]
 
     @property
+    def step(self) -> Tensor:
+        """(N,) step of each cell, or (M, N)."""
+        return self.order.step
+
+    @property
     def steps(self) -> int:
         """K."""
         return int(self.step.max()) + 1
 
     @property
-    def sequence(self) -> Tensor:
-        """(N,) cells in decoding order."""
-        return decode_sequence(self.step).to(self.device)
+    def cells(self) -> int:
+        """N."""
+        return self.step.shape[-1]
 
     def sampled_step(self, settings: SampleConfig) -> Tensor:
-        """(N,) step at which the sampler decodes each cell: as trained, or the order and steps of `settings`.
+        """(N,) or (M, N) step at which the sampler decodes each cell; raises InputError where not possible."""
+        return self.order.sampled(settings)
 
-        Raises InputError if these are not possible.
-        """
-        if settings.order is None and settings.steps is None and settings.schedule is None:
-            return self.step
-        if settings.order is not None and self.config.train.redraw == "none":
-            raise InputError(
-                f"sample.order={settings.order} needs a model that was trained on many orders: train.redraw, which is "
-                "none here"
-            )
-        try:
-            order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
-            steps = order.steps if settings.steps is None else settings.steps
-            return decode_steps(
-                replace(order, steps=steps, schedule=settings.schedule or order.schedule), *self.model.grid
-            )
-        except InputError as error:
-            where = f"sample.order={settings.order}: " if settings.order else ""
-            given = "order.steps" if settings.steps is None else "sample.steps"
-            raise InputError(where + str(error).replace("order.steps", given)) from error
-
-    def sampled_sequence(self, settings: SampleConfig) -> Tensor:
-        """(N,) cells in the sequence of the sampler."""
-        return decode_sequence(self.sampled_step(settings)).to(self.device)
+    def sampled_sequence(self, settings: SampleConfig, images: Sequence[int]) -> Tensor:
+        """(N,) cells in the sequence of the sampler, or (B, N), one for each of the images that it numbers so."""
+        return decode_sequence(self.order.of_images(settings, torch.tensor(images))).to(self.device)
 
     def sampled_slots(self, settings: SampleConfig) -> Slots:
         """Slots of the sampler; raises InputError where they are not possible."""
+        self.order.check_per_image(settings)
         slots = self._slots(step_sizes(self.sampled_step(settings)), _revised(self.config.revise, settings))
         if settings.choice_temperature is not None and not slots.waits.any():
             raise InputError(
@@ -157,11 +142,11 @@ class GeneratorModule(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
-        number, tokens, labels = batch
+        number, tokens, labels, index = batch
         self.seed_batch(number)
         layout = self.layout(self)
-        slots, sequence = layout.slots.to(self.device), self._sequences(len(tokens), number)
-        known = tokens.gather(1, sequence) if sequence.ndim == 2 else tokens[:, sequence]
+        slots, sequence = layout.slots.to(self.device), self.order.in_training(index, number).to(self.device)
+        known = by_rank(tokens, sequence)
         dropped = torch.rand(labels.shape, device=self.device) < self.config.model.label_dropout
         labels = torch.where(dropped, self.model.classes, labels)
         content = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, sequence)
@@ -176,12 +161,6 @@ class GeneratorModule(TrainedModule):
             asks = scored & slots.asks[source]
             self._log_training(losses[:, asks], slots.predictions.target[asks], asked, revised)
         return self.checked(asked + self.config.train.correction_weight * revised)
-
-    def _sequences(self, images: int, number: int) -> Tensor:
-        t = self.config.train
-        seed = derive(Stream.ORDER, self.config.seed, number)
-        drawn = self.redraw(self.config.order, *self.model.grid, images, seed, number / (t.steps * t.accumulate))
-        return self.sequence if drawn is None else drawn.to(self.device)
 
     def _corrupted(self, content: Tensor, slots: Slots, known: Tensor, labels: Tensor, sequence: Tensor) -> Tensor:
         rate = self.config.train.corruption_rate
@@ -206,19 +185,27 @@ class GeneratorModule(TrainedModule):
         values: dict[str, Tensor | float] = {"train/loss": asked.detach(), "train/images_seen": self.images_seen()}
         if self.slots.revises.any():
             values["train/correction_loss"] = revised.detach()
-        step = self.step.sort().values.to(ranks.device)[ranks]
+        step = torch.atleast_2d(self.step)[0].sort().values.to(ranks.device)[ranks]
         for k in step.unique().tolist():
             values[f"order/step_{k:03d}"] = losses[:, step == k].mean().detach()
         self.log_values(values)
 
-    def nll(self, tokens: Tensor, labels: Tensor, settings: SampleConfig | None = None) -> Tensor:
+    def nll(
+        self, tokens: Tensor, labels: Tensor, settings: SampleConfig | None = None, images: Tensor | None = None
+    ) -> Tensor:
         """Teacher-forced NLL (B,) in nats per image of the new cells; exact where the variant has no revision.
 
-        In the layout that is trained, or with `settings` in the one that is sampled.
+        In the layout and order that is trained, or with `settings` in the one that is sampled. `images` (B,) are their
+        numbers, by default from 0 on, which matter where each has an order of its own.
         """
         slots, mask = self._layout_of(settings)
-        sequence = self.sequence if settings is None else self.sampled_sequence(settings)
-        known = tokens[:, sequence]
+        images = torch.arange(len(tokens)) if images is None else images
+        sequence = (
+            rows_of(self.order.sequence, images).to(self.device)
+            if settings is None
+            else self.sampled_sequence(settings, images.tolist())
+        )
+        known = by_rank(tokens, sequence)
         content = known[:, slots.rank.clamp(min=0)]
         losses = self.cross_entropy(slots, mask, content, labels, sequence, known)
         return losses[:, slots.asks[slots.predictions.source]].double().sum(1)
@@ -230,21 +217,36 @@ class GeneratorModule(TrainedModule):
         slots = replace(slots, target=torch.where(slots.waits, NONE, slots.target))
         return slots.to(self.device), slots.mask().to(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the order itself: computed again by other code, it might be another."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["radar"] |= {
+            "order": self.order.stored(),
+            "sampled_order": self.order.sampled_digest(self.config.sample),
+        }
+
     def on_validation_epoch_start(self) -> None:
         """Start the sum over held-out images."""
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up the NLL of held-out images."""
-        _, tokens, labels = batch
-        self._sums += torch.tensor([float(self.nll(tokens, labels).sum()), len(tokens)], dtype=torch.float64)
+        _, tokens, labels, index = batch
+        nll = self.nll(tokens, labels, images=index)
+        self._sums += torch.tensor([float(nll.sum()), len(tokens)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean held-out NLL in nats per image."""
-        value = float(self._sums[0] / self._sums[1])
-        self.log("val/nll", value, logger=False)
-        for logger in self.loggers:
-            logger.log_metrics({"val/nll": value}, self.global_step)
+        self.log_validation()
+
+    def validation_values(self) -> dict[str, float]:
+        """Mean held-out NLL in nats per image."""
+        return {"val/nll": float(self._sums[0] / self._sums[1])}
+
+
+def by_rank(tokens: Tensor, sequence: Tensor) -> Tensor:
+    """Tokens (B, N) by cell in decoding order, given the cells in it: (N,), or (B, N)."""
+    return tokens.gather(1, sequence) if sequence.ndim == 2 else tokens[:, sequence]
 
 
 def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
@@ -256,11 +258,11 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
 
 def _check_directions(module: GeneratorModule, config: Config, width: int) -> None:
     """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills."""
-    slots, cells = module.slots, decode_sequence(module.step)
-    places = torch.stack([cells // width, cells % width], 1)
+    slots, cells = module.slots, torch.atleast_2d(module.order.sequence)
+    places = torch.stack([cells // width, cells % width], -1)
     for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
         pairs = (targets != NONE) & (slots.rank != NONE)
-        moves = places[targets[pairs]] - places[slots.rank[pairs]]
+        moves = places[:, targets[pairs]] - places[:, slots.rank[pairs]]
         if (moves != torch.tensor(distance)).any() or config.train.redraw != "none":
             raise InputError(
                 f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
@@ -294,10 +296,9 @@ def sampled(module: GeneratorModule) -> Layout:
 def auto(module: GeneratorModule) -> Layout:
     """Packed where all steps together take at most about 2N slots, otherwise sampled.
 
-    Measured (ablations/reports/layouts): in the same wall time nested reached 83.6 nats with three sampled steps and
-    83.8 packed, closer than two seeds can tell apart; sampling also bounds the length of the sequence.
+    The study `layouts` compares them at equal wall time; sampling also bounds the length of the sequence.
     """
-    return (packed if len(module.slots) <= 2 * len(module.step) + 1 else sampled)(module)
+    return (packed if len(module.slots) <= 2 * module.cells + 1 else sampled)(module)
 
 
 LAYOUTS: dict[str, Callable[[GeneratorModule], Layout]] = {"packed": packed, "sampled": sampled, "auto": auto}

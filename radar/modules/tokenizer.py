@@ -23,7 +23,7 @@ class TokenizerModule(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Reconstruction loss plus the quantiser's own."""
-        number, images, _ = batch
+        number, images, _, _ = batch
         self.seed_batch(number)
         restored, tokens, quantiser = self.tokenizer(images)
         loss = reconstruction_loss(restored, images)
@@ -42,7 +42,7 @@ class TokenizerModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count codes and squared errors of held-out images."""
-        _, images, _ = batch
+        _, images, _, _ = batch
         tokens = self.tokenizer.encode(images)
         restored = self.tokenizer.decode(tokens, self.tokenizer.grid((images.shape[2], images.shape[3])))
         self._counts += torch.bincount(tokens.flatten().cpu(), minlength=self.tokenizer.vocabulary)
@@ -50,9 +50,10 @@ class TokenizerModule(TrainedModule):
         self._error += torch.tensor([float(squared.sum()), squared.numel()], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
-        """Log mean squared error on [-1, 1], codebook use and perplexity of the held-out images."""
+        """Log what was found."""
+        self.log_validation()
+
+    def validation_values(self) -> dict[str, float]:
+        """Mean squared error on [-1, 1], codebook use and perplexity of the held-out images."""
         values = {"val/mse": float(self._error[0] / self._error[1])}
-        values |= {f"val/{key}": value for key, value in codebook_use(self._counts).items()}
-        self.log_dict(values, logger=False)
-        for logger in self.loggers:
-            logger.log_metrics(values, self.global_step)
+        return values | {f"val/{key}": value for key, value in codebook_use(self._counts).items()}

@@ -18,9 +18,10 @@ from radar.seeding import Stream, derive
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Factor on `train.lr`: linear warm-up, then cosine to zero at the last step."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    warmup = config.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -61,6 +62,17 @@ class TrainedModule(LightningModule):
         if step % self.config.train.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({key: float(value) for key, value in values.items()}, step)
+
+    def validation_values(self) -> dict[str, float]:
+        """Figures of the held-out images that `validation_step` has gone through, by their names in the logs."""
+        raise NotImplementedError
+
+    def log_validation(self) -> None:
+        """Log them at this optimizer step."""
+        values = self.validation_values()
+        self.log_dict(values, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(values, self.global_step)
 
     def is_logged(self, number: int) -> bool:
         """Tell whether batch `number` is the last of an optimizer step that is logged."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
 
 from radar.errors import InputError
-from radar.tokenizers.tokenizer import Learned, Tokenizer, normalise, to_pixels
+from radar.tokenizers.tokenizer import Learned, Tokenizer, check_codes, in_company, normalise, to_pixels
 
 
 class Residual(nn.Module):
@@ -69,12 +69,14 @@ class Convolutional(Learned):
         restored = self.decoder(rearrange(quantised, "b (h w) c -> b c h w", h=codes.shape[2]))
         return restored, tokens.long(), loss
 
+    @in_company
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Quantise the encoder's output."""
         codes = rearrange(self.encoder(normalise(images)), "b c h w -> b (h w) c")
         return self.quantiser(codes)[1].long()  # type: ignore[no-any-return]
 
+    @in_company
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Look the codes up and decode them."""
@@ -92,10 +94,9 @@ class Convolutional(Learned):
 def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
     """VQ-VAE (arXiv 1711.00937): nearest of `codebook` codes of width 8 on the sphere, moved by exponential averages.
 
-    Raises InputError for fewer than two codes.
+    Raises InputError for a number of codes that is not possible.
     """
-    if codebook < 2:
-        raise InputError(f"tokenizer.codebook={codebook} is not possible: it must be at least 2")
+    check_codes(codebook, f"tokenizer.codebook={codebook}")
     quantiser = VectorQuantize(
         dim=8,
         codebook_size=codebook,
@@ -110,10 +111,11 @@ def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
 def fsq(fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int = 4) -> Tokenizer:
     """Finite scalar quantisation (arXiv 2309.15505): each dimension of the code is rounded to one of its levels.
 
-    Raises InputError for a dimension of fewer than two levels.
+    Raises InputError for a dimension of fewer than two levels, or too many codes.
     """
     if not fsq_levels or min(fsq_levels) < 2:
         raise InputError(f"tokenizer.fsq_levels={list(fsq_levels)} is not possible: every level must be at least 2")
-    quantiser = FSQ(levels=list(fsq_levels))
     kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)
+    check_codes(codes, f"tokenizer.fsq_levels={list(fsq_levels)}")  # before the table of all codes is built
+    quantiser = FSQ(levels=list(fsq_levels))
     return Convolutional(kind, quantiser, codes, len(fsq_levels), width, downsample)

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from radar.errors import InputError
-from radar.tokenizers.tokenizer import Learned, normalise, to_pixels
+from radar.tokenizers.tokenizer import Learned, check_codes, in_company, normalise, to_pixels
 
 MULTIPLES = {8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4)}  # of the width, per resolution; VQ-8 and VQ-16
 RESIDUALS = 2  # blocks per resolution of the encoder; the decoder has one more
@@ -111,10 +111,11 @@ class LlamaGenVQ(Learned):
 
     def __init__(self, codebook: int = 16384, width: int = 128, downsample: int = 16) -> None:
         super().__init__()
-        if downsample not in MULTIPLES or width < 32 or width % 32 or codebook < 2:
+        check_codes(codebook, f"tokenizer.codebook={codebook}")
+        if downsample not in MULTIPLES or width < 32 or width % 32:
             raise InputError(
-                f"tokenizer llamagen_vq with codebook={codebook}, width={width}, downsample={downsample} is not "
-                "possible: at least 2 codes, a width that is a multiple of 32, and 8 or 16 pixels per cell expected"
+                f"tokenizer llamagen_vq with width={width}, downsample={downsample} is not possible: a width that is a "
+                "multiple of 32, and 8 or 16 pixels per cell expected"
             )
         self.vocabulary, self.downsample = codebook, downsample
         self.kind = f"llamagen-vq-{codebook}-width{width}-down{downsample}"
@@ -144,6 +145,7 @@ class LlamaGenVQ(Learned):
         found = self.quant_conv(self.encoder(normalise(images)))
         return F.normalize(rearrange(found, "b c h w -> b (h w) c"), dim=-1)
 
+    @in_company
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Take the nearest code: the one of the largest product, since all have length 1."""
@@ -158,6 +160,7 @@ class LlamaGenVQ(Learned):
         """Look the codes up."""
         return self.codes[tokens]
 
+    @in_company
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Look the codes up and decode them."""

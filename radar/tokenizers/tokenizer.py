@@ -3,10 +3,16 @@
 Legend: B images, H x W pixels, h x w cells, N = h * w, V codes.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from radar.errors import InputError
+
+MOST_CODES = 2**20  # whose head alone takes a gigabyte at width 256
 
 
 class Tokenizer(nn.Module):
@@ -60,6 +66,24 @@ class Learned(Tokenizer):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, H, W) uint8 -> reconstruction in about [-1, 1], tokens (B, N), quantiser loss."""
         raise NotImplementedError
+
+
+def in_company(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run a batch (B, ...) of one as two: convolutions of one image alone take other kernels, which round otherwise."""
+
+    @wraps(function)
+    def wrapped(self: Tokenizer, batch: Tensor, *args: Any) -> Tensor:
+        if len(batch) != 1:
+            return function(self, batch, *args)
+        return function(self, torch.cat([batch, batch]), *args)[:1]
+
+    return wrapped
+
+
+def check_codes(count: int, given: str) -> None:
+    """Refuse fewer than two codes, or more than a head can be had for; raises InputError."""
+    if not 2 <= count <= MOST_CODES:
+        raise InputError(f"{given} is not possible: {count} codes, and 2 to {MOST_CODES} expected")
 
 
 def normalise(images: Tensor) -> Tensor:

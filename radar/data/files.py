@@ -1,0 +1,147 @@
+"""Image files below a folder: listed, read and named by what they hold, each once.
+
+What was found out about a file is remembered by its name, size and times of change.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from radar.errors import InputError
+from radar.files import replacing
+
+FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # under what is transparent
+NAMED = 10  # files that a message lists
+
+
+def suffixes() -> set[str]:
+    """Endings of the image files that can be read here: AVIF depends on how Pillow was built."""
+    return FORMATS & Image.registered_extensions().keys()
+
+
+@cache
+def tell(message: str) -> None:
+    """Print a line on stderr, once in a process."""
+    print(f"radar: {message}", file=sys.stderr)
+
+
+def list_images(base: Path, seen: set[str]) -> list[Path]:
+    """List the image files below a folder, sorted. Linked folders are followed once; says what is left out.
+
+    `seen` holds the real paths of folders that are not to be followed into, and takes those that were: of all classes,
+    so that no image has two labels.
+    """
+    found, left_out = [], Counter[str]()
+    for folder, inner, names in os.walk(base, followlinks=True):
+        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
+        if folder != str(base) and os.path.realpath(folder) in seen:
+            tell(f"{folder} leads to a folder that is read already; it is left out")
+            inner.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        for name in names:
+            path = Path(folder) / name
+            if path.suffix.lower() in suffixes():
+                found.append(path)
+            elif not name.startswith("."):
+                left_out[path.suffix.lower() or "no ending"] += 1
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+        tell(f"{base}: left out {sum(left_out.values())} files that are no images or cannot be read here ({kinds})")
+    return sorted(found)
+
+
+def open_image(file: Path | BytesIO, background: str) -> Image.Image:
+    """Read an image (of an animation the first) upright, as RGB, on a background where it is transparent.
+
+    Greys of 16 bits are scaled, which Pillow by itself would clip to white.
+    """
+    with Image.open(file) as source:
+        image = ImageOps.exif_transpose(source)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            under = Image.new("RGBA", image.size, (*BACKGROUNDS[background], 255))
+            image = Image.alpha_composite(under, image)
+        return image.convert("RGB")
+
+
+def examine(path: Path) -> tuple[str, str | None]:
+    """Name what a file holds by hex digits, and say why it cannot be read, or None."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return "", (error.strerror or type(error).__name__).lower()
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    try:
+        open_image(BytesIO(data), "white")
+    except Image.DecompressionBombError:
+        return digest, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
+    except UnidentifiedImageError:
+        return digest, "not an image"
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of damaged files raise many kinds
+        return digest, str(error).splitlines()[0].lower() if str(error) else type(error).__name__
+    return digest, None
+
+
+def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, tuple[str, str | None]]:
+    """Examine files below `base`, in parallel, but for those that the file `memory` knows unchanged."""
+    try:
+        known: dict[str, list[object]] = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    names = {path: str(path.relative_to(base)) for path in paths}
+    states = {path: _state(path) for path in names}
+    new = [path for path, name in names.items() if known.get(name, [None])[:-2] != states[path]]
+    with ThreadPoolExecutor() as pool:
+        found = dict(
+            zip(new, tqdm(pool.map(examine, new), "read images", len(new), disable=None, leave=False), strict=True)
+        )
+    entries = {name: [*states[path], *found[path]] if path in found else known[name] for path, name in names.items()}
+    if new:
+        with replacing(memory) as temporary:
+            lasting = {
+                name: entry for name, entry in entries.items() if entry[-2]
+            }  # not what could not be read just now
+            temporary.write_text(json.dumps(lasting))
+    return {path: (entries[name][-2], entries[name][-1]) for path, name in names.items()}  # type: ignore[misc]
+
+
+def _state(path: Path) -> list[object]:
+    try:
+        state = path.stat()
+    except OSError:  # a dead link
+        return [None, None, None]
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def readable(found: Mapping[Path, tuple[str, str | None]], base: Path, skip: bool) -> list[Path]:
+    """Files that can be read; raises InputError if some cannot and `skip` is off, or none can."""
+    bad = {str(path.relative_to(base)): reason for path, (_, reason) in found.items() if reason is not None}
+    if bad:
+        named = ", ".join(f"{name} ({reason})" for name, reason in sorted(bad.items())[:NAMED])
+        named += f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        if not skip:
+            raise InputError(
+                f"{len(bad)} unreadable images in {base}: {named}; remove them or set data.skip_unreadable=true"
+            )
+        tell(f"{base}: left out {len(bad)} unreadable images: {named}")
+    good = [path for path, (_, reason) in found.items() if reason is None]
+    if not good:
+        raise InputError(f"data.root='{base}' holds no readable image")
+    return good

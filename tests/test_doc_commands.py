@@ -1,0 +1,138 @@
+"""Every command that the docs show is run as it stands, with what makes it small put behind it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ablations.cli import main
+from radar.options import TokenizerConfig
+from radar.tokenizers import build_tokenizer
+from tests.test_docs import PAGES
+from tests.test_published import shapes
+from tests.test_studies import quick_workers
+
+__all__ = ["quick_workers"]  # a fixture
+
+SMALL = "train.steps=2 train.batch_size=4 model.dim=16 model.heads=1 model.layers=1 data.cache=cache"
+TINY = "evaluate.images=20 evaluate.timing_repeats=1 evaluate.timing_batch=2 data.cache=cache"
+DRAWN = "sample.images=4 data.cache=cache"
+STUDY = f"{SMALL} {TINY} --workers 1"
+
+# Documented command -> what is put behind it, in an order in which they can be run. Placeholders are those of FILES.
+COMMANDS = {
+    "radar orders --grid 16x16": "",
+    "radar methods": "",
+    "radar markov": "--images 200",
+    "radar masks --order radial --variant nested --grid 8x8": "",
+    "radar gap --grid 16x16 --length 4": "",
+    "radar gap --orders radial,halton,optimised --steps 9": "--grid 8x8",
+    "radar gap --from-data digits": "data.cache=cache",
+    "radar gap --from-data digits --steps 7": "data.cache=cache",
+    "radar tokenizer shapes_vq": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar tokenizer shapes_fsq": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar gap --from-data shapes_fsq --estimate information --save runs/field.npz": (
+        "data.images=40 tokenizer.width=8 data.cache=cache --pooled"
+    ),
+    "radar train digits order.name=optimised order.steps=7 attention=plain order.covariance=runs/field.npz": (
+        f"{SMALL} run=runs/optimised"
+    ),
+    "radar train digits": SMALL,
+    "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
+    "radar evaluate runs/digits/last.ckpt": TINY,
+    "radar ablate ablations/masks.yaml": STUDY,
+    "radar watch ablations/masks.yaml": f"{SMALL} {TINY}",
+    "radar report ablations/masks.yaml": f"{SMALL} {TINY}",
+    "radar report FOLDER --baseline ARM": "",
+    "radar ablate study.yaml --storage postgresql://user:password@host/database": STUDY,
+    "radar fronts runs/ablations/theory-*": "",
+    "radar fronts runs/ablations/theory-* --baseline radial": "",
+    "radar bench --what sample,train --batch 16": (
+        "--repeats 1 --grid 2x2 --arms raster/causal,radial/plain --vocabulary 16 --classes 3 model.dim=16 "
+        "model.heads=1 model.layers=1"
+    ),
+    "radar import llamagen-vq vq_ds16_c2i.pt --out runs/vq.ckpt": "",
+    "radar import llamagen-gpt c2i_B_256.pt --out runs/gpt.ckpt data.name=folder data.root=IMAGENET/train "
+    "data.size=256 tokenizer.name=llamagen_vq tokenizer.checkpoint=runs/vq.ckpt": (
+        "data.held_out=0.5 data.cache=cache model.heads=1"
+    ),
+    "radar sample runs/gpt.ckpt sample.guidance=2": "sample.images=2 data.cache=cache",
+    "radar train imagenet init=runs/gpt.ckpt data.root=IMAGENET/train tokenizer.name=llamagen_vq "
+    "tokenizer.checkpoint=runs/vq.ckpt model.preset=B order.name=radial attention=plain": (
+        "train.steps=1 train.warmup=1 train.batch_size=2 train.accumulate=1 train.precision=32-true data.held_out=0.5 "
+        "data.workers=0 data.cache=cache model.dim=64 model.layers=1 model.heads=1 tokenizer.width=none "
+        "tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
+    ),
+}
+ABBREVIATED = ["radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
+ABBREVIATED += [
+    f"radar {verb}"
+    for verb in ("ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "fronts", "evaluate")
+]
+FILES = {"FOLDER": "runs/ablations/masks", "ARM": "plain", "runs/ablations/theory-*": "runs/ablations/masks"}
+FILES |= {
+    "data.size=256": "data.size=64",  # a film of 256 passes would take minutes
+    "--baseline radial": "--baseline plain",
+    "postgresql://user:password@host/database": "sqlite:///runs/shared.db",
+}
+
+
+def documented() -> list[str]:
+    """Commands of all pages: lines of code blocks, and what stands in backticks, without comments and placeholders."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace(" \\\n", " ")
+        blocks = [line for block in re.findall(r"```\w*\n(.*?)```", text, re.S) for line in block.splitlines()]
+        inline = re.findall(r"`(radar [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        found += [line.split("#")[0].strip() for line in blocks if line.startswith("radar ")] + inline
+    cleaned = [" ".join(text.replace("[key=value ...]", "").split()) for text in found]
+    return list(dict.fromkeys(text for text in cleaned if text not in ABBREVIATED))
+
+
+def test_every_documented_command_is_run_below():
+    assert set(documented()) == set(COMMANDS)
+
+
+def prepare() -> None:
+    """What the commands name: a small study, images, weights under LlamaGen's names, 16 pixels to a cell."""
+    study = "name: {name}\nbase: digits\nbaseline: plain\nconfig: {{order: {{name: radial, steps: 3}}}}\narms:\n"
+    study += "  plain: {{attention: plain, sample: {{correction: 0.0}}}}\n  nested: {{attention: nested}}\n"
+    Path("ablations").mkdir()
+    Path("ablations/masks.yaml").write_text(study.format(name="masks"))
+    Path("study.yaml").write_text(study.format(name="shared"))
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Path("IMAGENET/train", name).mkdir(parents=True)
+        for i in range(4):
+            pixels = random.integers(0, 256, (260, 256, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path("IMAGENET/train", name, f"{i}.png"))
+    torch.manual_seed(0)
+    vq = build_tokenizer(TokenizerConfig(name="llamagen_vq", codebook=16, width=32))
+    torch.save({"model": vq.state_dict()}, "vq_ds16_c2i.pt")
+    torch.save({f"{n}.weight": 0.1 * torch.randn(s) for n, s in shapes(16, 2, 64, 1).items()}, "c2i_B_256.pt")
+
+
+def test_documented_commands_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prepare()
+    for command, small in COMMANDS.items():
+        for shown, here in FILES.items():
+            command = command.replace(shown, here)
+        try:
+            main(shlex.split(f"{command} {small}")[1:])
+        except SystemExit as error:
+            pytest.fail(f"{command}: exit code {error.code}: {capsys.readouterr().err}")
+
+
+def test_the_shown_study_is_one(tmp_path, monkeypatch):
+    """The example of docs/studies.md, as it stands."""
+    from ablations.plan import plan_study
+
+    text = next(page for page in PAGES if page.name == "studies.md").read_text()
+    (tmp_path / "my.yaml").write_text(re.findall(r"```yaml\n(name: my-orders.*?)```", text, re.S)[0])
+    plan = plan_study(str(tmp_path / "my.yaml"), str(tmp_path / "out"), [f"data.cache={tmp_path}"])
+    assert len(plan.trials) == 2 * 2 * 3

@@ -1,0 +1,103 @@
+"""What the docs say is what the reports hold: every figure has a marker behind it that names where it stands.
+
+`1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
+correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps. `<!--table REPORT: COLUMN, ...-->` stands above a
+table of one line per arm.
+"""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ablations.statistics import difference, gap_correlation
+from ablations.tables import by_arm, cell, column_of, numbers, shown, titled
+from radar.config import parse_order
+from radar.independence import exponential_covariance, independence_gap
+from radar.options import OrderConfig
+from radar.orders import decode_steps
+
+ROOT = Path(__file__).parent.parent
+REPORTS = ROOT / "ablations" / "reports"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HEADERS = [*sorted((ROOT / "ablations").glob("*.yaml")), *sorted((ROOT / "experiments" / "configs").glob("*.yaml"))]
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
+FIGURE = re.compile(rf"({NUMBER}(?: ± {NUMBER}| \[{NUMBER}, {NUMBER}\])?)<!--([^:]+): (.+?)-->")
+TABLE = re.compile(r"<!--table ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
+INTERVAL = re.compile(rf"{NUMBER} (?:±|\+-) {NUMBER}|{NUMBER} \[{NUMBER}, {NUMBER}\]|\bp [=<] 0\.\d")
+
+
+@cache
+def report(name: str) -> list[dict[str, object]]:
+    return json.loads((REPORTS / name / "results.json").read_text())["rows"]
+
+
+def digits(text: str) -> int:
+    return len(re.match(NUMBER, text)[0].partition(".")[2])
+
+
+def found(text: str, where: str, what: str) -> str:
+    """Write the figure that a marker names as the text writes it."""
+    if where == "gap":
+        order = parse_order(what, None if what == "radial" else OrderConfig(steps=13, schedule="cosine"))
+        order = parse_order("radial:steps=13:schedule=cosine") if what == "radial" else order
+        gap = float(independence_gap(decode_steps(order, 16, 16), exponential_covariance(16, 16)).sum())
+        return f"{gap:.{digits(text)}f}"
+    rows = report(where)
+    if what.startswith("rank "):
+        _, key, gap = what.split()
+        _, (rho, low, high, _) = gap_correlation(rows, gap, key)
+        return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
+    arms, (name, _, key) = by_arm(rows), what.rpartition(": ")
+    if " less " not in name:
+        return shown(numbers(arms[name], key), digits(text)).replace("+", "")
+    one, other = name.split(" less ")
+    gap = difference(arms[one], arms[other], key)
+    return f"{gap.mean:+.{digits(text)}f} ± {gap.half:.{digits(text)}f}"
+
+
+def figures() -> list[tuple[str, str, str, str]]:
+    return [(page.name, *match) for page in PAGES for match in FIGURE.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "text", "where", "what"), figures(), ids=lambda value: value[:40])
+def test_every_figure_is_that_of_its_report(page, text, where, what):
+    assert found(text, where, what) == text
+
+
+def table(name: str, keys: list[str]) -> str:
+    """One line per arm of a report."""
+    rows = report(name)
+    columns = [column_of(key) for key in keys]
+    lines = [["arm", *(titled(column, rows) for column in columns)], ["---"] * (len(keys) + 1)]
+    lines += [[arm, *(cell(group, column) for column in columns)] for arm, group in by_arm(rows).items()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def tables() -> list[tuple[str, str, str, str]]:
+    return [(page.name, *match) for page in PAGES for match in TABLE.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "where", "columns", "text"), tables(), ids=lambda value: value[:40])
+def test_every_table_is_that_of_its_report(page, where, columns, text):
+    assert text == table(where, columns.split(", "))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_interval_stands_without_a_report(page):
+    rest = TABLE.sub("", FIGURE.sub("", page.read_text()))
+    assert not INTERVAL.search(rest), INTERVAL.search(rest)
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.name)
+def test_headers_of_files_hold_no_results(path):
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert not re.search(r"\d\.\d|±|\+-|\d minutes|\bTook\b", header), header
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
