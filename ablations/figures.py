@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
-from ablations.statistics import LEAST, Correlation, gap_correlation, interval, pareto_front
-from ablations.tables import arm_means, by_arm, column_of, numbers
+from ablations.statistics import LEAST, Correlation, by_arm, gap_correlation, interval, pareto_front
+from ablations.tables import arm_means, column_of, numbers
 
 Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.

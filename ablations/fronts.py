@@ -18,8 +18,8 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from ablations.figures import COLOURS, LINES, MARKS, bar, single_points
 from ablations.report import write_text
 from ablations.results import Row, facts, gap_notes
-from ablations.statistics import interval
-from ablations.tables import TESTED, by_arm, column_of, numbers, shown, tested
+from ablations.statistics import by_arm, interval
+from ablations.tables import TESTED, column_of, numbers, shown, tested
 from experiments.pictures import save_figure
 from experiments.train import flatten
 from radar.errors import InputError

@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence
 
 from ablations.plan import trial_name
 from ablations.results import Results, notes
-from ablations.statistics import interval
-from ablations.tables import by_arm, cell, numbers, present, tested, titled
+from ablations.statistics import by_arm, interval
+from ablations.tables import cell, numbers, present, tested, titled
 from experiments.train import flatten
 
 Row = Mapping[str, Any]

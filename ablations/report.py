@@ -13,8 +13,9 @@ from ablations.figures import draw_curves, draw_front, draw_gap, draw_importance
 from ablations.page import html_page
 from ablations.plan import plan_study, trial_name
 from ablations.results import Results, command_line, facts, notes
+from ablations.statistics import by_arm
 from ablations.study import StudyQueue, storage_url
-from ablations.tables import by_arm, csv_table, latex_table, numbers, text_table
+from ablations.tables import csv_table, latex_table, numbers, text_table
 from experiments.pictures import draw_steps, save_figure
 from radar.errors import InputError
 from radar.files import replacing

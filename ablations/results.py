@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.figures import GAPS, correlated
-from ablations.statistics import contrast, difference, gap_correlation
+from ablations.statistics import by_arm, contrast, difference, gap_correlation
 from ablations.study import StudyQueue
 from ablations.study_file import Range, parse_ranges
-from ablations.tables import TESTED, by_arm, compared
+from ablations.tables import TESTED, compared
 from ablations.trial import stored_speeds
 from experiments.evaluate import cautions
 from radar.errors import InputError
@@ -59,10 +59,19 @@ class Results:
                 f"({', '.join(sorted(networks))}); {REMEDY}"
             )
         return Results(
-            plan.name, rows, base, plan.all_objectives,
-            {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges), len(plan.slots),
-            len(queue.open_keys()), queue.failures(), queue.importances(), command, plan.out, plan.file.contrasts,
-        )  # fmt: skip
+            name=plan.name,
+            rows=rows,
+            baseline=base,
+            objectives=plan.all_objectives,
+            tuned={} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges),
+            planned=len(plan.slots),
+            unfinished=len(queue.open_keys()),
+            failures=queue.failures(),
+            importances=queue.importances(),
+            command=command,
+            out=plan.out,
+            contrasts=plan.file.contrasts,
+        )
 
     @staticmethod
     def read(folder: Path, baseline: str | None = None) -> "Results":
@@ -82,11 +91,19 @@ class Results:
             for key, values in found.get("tuned", {}).items()
         }
         return Results(
-            found.get("name", folder.name), [{**row, **speeds.get(row["arm"], {})} for row in rows], base,
-            found.get("objectives", {}), tuned, found.get("planned", len(rows)), found.get("unfinished", 0),
-            found.get("failures", {}), found.get("importances", {}), found["command"], folder,
-            found.get("contrasts", []),
-        )  # fmt: skip
+            name=found.get("name", folder.name),
+            rows=[{**row, **speeds.get(row["arm"], {})} for row in rows],
+            baseline=base,
+            objectives=found.get("objectives", {}),
+            tuned=tuned,
+            planned=found.get("planned", len(rows)),
+            unfinished=found.get("unfinished", 0),
+            failures=found.get("failures", {}),
+            importances=found.get("importances", {}),
+            command=found["command"],
+            out=folder,
+            contrasts=found.get("contrasts", []),
+        )
 
     def as_json(self) -> str:
         """Write all but the folder as JSON."""
@@ -140,15 +157,12 @@ def contrast_notes(results: "Results") -> list[str]:
     arms, said = by_arm(results.rows), []
     pairs = [(one, other) for one, other in results.contrasts if one in arms and other in arms]
     for key in TESTED:
-        first: tuple[str, str] | None = None
-        for pair in pairs:
-            a, b = pair
-            gap = difference(arms[a], arms[b], key)
-            said += [f"{key}, {a} less {b}: {compared(gap)}"] if gap else []
-            if first is not None:
-                both = contrast([(arms[first[0]], arms[first[1]]), (arms[a], arms[b])], key)
-                said += [f"{key}, ({first[0]} less {first[1]}) less ({a} less {b}): {compared(both)}"] if both else []
-            first = first or pair
+        for a, b in pairs:
+            if gap := difference(arms[a], arms[b], key):
+                said.append(f"{key}, {a} less {b}: {compared(gap)}")
+            c, d = pairs[0]
+            if (a, b) != (c, d) and (both := contrast([(arms[c], arms[d]), (arms[a], arms[b])], key)):
+                said.append(f"{key}, ({c} less {d}) less ({a} less {b}): {compared(both)}")
     return said
 
 
@@ -163,6 +177,15 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
                     "bootstrap over arms."
                 )
     return said
+
+
+def fid_note(row: Row) -> str:
+    """Say of how many images fid is, and what the judge and real images are like."""
+    count, accuracy = row.get("floor_images", row["held_out"]), row.get("feature_accuracy")
+    said = f"fid is biased by the number of images: `fid` is of {row['samples']} samples, `fid_matched` of {count}"
+    said += f"; as many held-out images read {row['fid_floor']:.3f}" if "fid_floor" in row else ""
+    said += f". The feature network {row['fid_feature']} was trained on the reference set"
+    return said + ("." if accuracy is None else f", and knows {accuracy:.1%} of the held-out images.")
 
 
 def caution_notes(rows: Sequence[Row]) -> list[str]:
@@ -188,21 +211,14 @@ def tuning_notes(rows: Sequence[Row], tuned: Mapping[str, Range]) -> list[str]:
 def notes(results: Results) -> list[str]:
     """Say how the figures are to be read, and what is missing."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
-    compared = (
+    paired = (
         f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; fewer than three are listed. "
         "Differences to the baseline are paired by seed: p of a two-sided t-test, and by Holm's procedure for the arms."
     )
     searched = "A search: the best of many trials looks better than it is; compare it by a grid with several seeds."
     said = [
-        compared if results.baseline else searched,
-        f"fid is biased by the number of images: `fid` is of {first['samples']} samples, `fid_matched` of "
-        f"{first.get('floor_images', first['held_out'])}, as many as the held-out images of the floor below the table. "
-        f"The feature network {first['fid_feature']} was trained on the reference set"
-        + (
-            f", and knows {first['feature_accuracy']:.1%} of the held-out images."
-            if first.get("feature_accuracy")
-            else "."
-        ),
+        paired if results.baseline else searched,
+        fid_note(first),
         "NLL is in nats per held-out image: exact where nothing is revised, teacher-forced on new cells for those "
         "that revise, in the layout that is sampled; none where sampling finds the order; learning curves are of the "
         "layout of training. Accuracy is that of the "

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 ROUNDING = 1e-9  # relative; what differs by less is equal
-LEAST = 3  # values that an interval or a test is made of: two have one of twelve standard deviations
+LEAST = 3  # values for an interval or a test: that of two is 12.7 standard errors to each side
 
 
 class Interval(NamedTuple):
@@ -44,6 +44,14 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(mean(values), None)
     factor = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Interval(mean(values), factor * stdev(values) / sqrt(len(values)))
+
+
+def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group the rows by arm."""
+    arms: dict[str, list[Row]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    return arms
 
 
 def of_seeds(rows: Sequence[Row], key: str) -> dict[int, float]:
@@ -114,10 +122,7 @@ def gap_correlation(rows: Sequence[Row], gap: str, key: str) -> tuple[str, Corre
 
     Of the largest such group (the first, of equal ones), with its name; None if it has too few arms.
     """
-    arms: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.get(gap) is not None and row.get(key) is not None:
-            arms.setdefault(row["arm"], []).append(row)
+    arms = by_arm([row for row in rows if row.get(gap) is not None and row.get(key) is not None])
     groups: dict[str, list[list[Row]]] = {}
     for arm in arms.values():
         corrected = ", corrected" if any(row["correction"] for row in arm) else ""

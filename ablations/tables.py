@@ -7,7 +7,7 @@ from io import StringIO
 from math import inf
 from typing import Any, NamedTuple
 
-from ablations.statistics import Difference, difference, holm, interval
+from ablations.statistics import Difference, by_arm, difference, holm, interval
 from radar.orders import sizes_text
 
 Row = Mapping[str, Any]
@@ -67,14 +67,6 @@ def arm_means(rows: Sequence[Row], *keys: str) -> dict[str, tuple[float, ...]]:
     """Means over seeds of several columns, for the arms that have all of them."""
     arms = {arm: [numbers(group, key) for key in keys] for arm, group in by_arm(rows).items()}
     return {arm: tuple(sum(v) / len(v) for v in values) for arm, values in arms.items() if all(values)}
-
-
-def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group the rows by arm."""
-    arms: dict[str, list[Row]] = {}
-    for row in rows:
-        arms.setdefault(row["arm"], []).append(row)
-    return arms
 
 
 def present(rows: Sequence[Row]) -> list[Column]:

@@ -12,9 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ablations.plan import Plan, Trial
 from ablations.study import Row, Score, Tuner
-from experiments.evaluate import evaluate, measure_rounds, measure_speed, open_reference, save_row, speed_columns
+from experiments.evaluate import evaluate, open_reference, save_row
 from experiments.pictures import pixel_scale, tile
 from experiments.sample import Samples, draw_samples, save_pictures, scored_labels
+from experiments.timing import measure_rounds, measure_speed, speed_columns
 from experiments.train import LAST, flatten, learning_curve, train_generator
 from radar.checkpoints import Generator, load_generator, pick_device
 from radar.config import config_hash
@@ -110,7 +111,7 @@ def time_arms(plan: Plan, rows: Sequence[Row]) -> None:
 
 def stored_speeds(folder: Path, baseline: str | None) -> Speeds:
     """Images per second of every arm as timed last, if at all, and the speed-up against a baseline among them."""
-    if (found := read_json(folder / "timing.json")) is None or "seconds" not in found:
+    if (found := read_json(folder / "timing.json")) is None:
         return {}
     seconds = found["seconds"]
     base = seconds.get(baseline) if len(seconds) > 1 else None

@@ -4,21 +4,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.sample import Samples, balanced_labels, class_counts, draw_samples, scored_labels
-from radar import clock
-from radar.attention import BACKENDS
+from experiments.sample import Samples, class_counts, draw_samples, scored_labels
+from experiments.timing import measure_speed, training_flops
 from radar.checkpoints import Generator, load_generator
 from radar.config import config_hash, result_options
 from radar.cost import sampling_cost
@@ -26,7 +21,6 @@ from radar.dependence import token_field
 from radar.errors import InputError
 from radar.features import extract, load_features
 from radar.files import check_writable, replacing
-from radar.graphs import warm_up_calls
 from radar.independence import exponential_covariance, independence_gap
 from radar.labels import label_gap
 from radar.metrics import Reference, build_reference, frechet_distance, score
@@ -34,8 +28,7 @@ from radar.modules import GeneratorModule
 from radar.options import Config, SampleConfig
 from radar.orders import step_sizes
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling import ready_to_sample, sample_tokens
-from radar.tokens import Batch, OrderedBatches, cached_tokens
+from radar.tokens import OrderedBatches, cached_tokens
 from radar.transformer import parameter_count
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
@@ -76,100 +69,6 @@ def measure_quality(generator: Generator, samples: Samples, reference: Reference
         columns["rfid"] = reconstruction_distance(generator, reference)
         columns["rfid_reference"] = reference.held_out_title
     return columns
-
-
-def synchronised(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of one call, with the device's queue empty before and after; those of a stopped process do not count."""
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronise()
-    began = clock.seconds()
-    work()
-    synchronise()
-    return clock.seconds() - began
-
-
-@contextmanager
-def all_ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
-    """Prepare for sampling, which is no part of its time."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(ready_to_sample(module.model, module.config.sample))
-        yield
-
-
-def timed_batch(generator: Generator) -> Callable[[], object]:
-    """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
-    module, settings = generator.module, generator.config.sample
-    numbers = range(generator.config.evaluate.timing_batch)
-    labels = balanced_labels(generator)(numbers).to(module.device)
-    turns, shared = module.turns(settings), module.sampled_sequence(settings, numbers)
-
-    def work() -> object:
-        sequence = module.sampled_sequence(settings, numbers) if settings.order_per_image else shared
-        tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
-        return generator.tokenizer.decode(tokens, generator.grid)
-
-    return work
-
-
-def measure_rounds(generators: list[Generator]) -> list[list[float]]:
-    """Seconds of one batch of each generator in every round that goes through all of them in turn, after warming up.
-
-    Run with nothing else on the machine.
-    """
-    works = [timed_batch(generator) for generator in generators]
-    devices = [generator.module.device for generator in generators]
-    with all_ready_to_sample([generator.module for generator in generators]):
-        dropped = max(map(warm_up_calls, devices))
-        rounds = [
-            [synchronised(device, work) for device, work in zip(devices, works, strict=True)]
-            for _ in range(dropped + generators[0].config.evaluate.timing_repeats)
-        ][dropped:]
-    return [list(times) for times in zip(*rounds, strict=True)]
-
-
-def speed_columns(seconds: Sequence[float], batch: int, base: Sequence[float] | None = None) -> dict[str, float]:
-    """Images per second by the median round, and the slowest and the fastest; against `base`, of the same rounds.
-
-    The speed-up is the ratio of the two medians, so that it is that of the two images per second; its range is that of
-    the ratios of the rounds.
-    """
-    found = {
-        "images_per_s": batch / median(seconds),
-        "images_per_s_min": batch / max(seconds),
-        "images_per_s_max": batch / min(seconds),
-    }
-    if base is None:
-        return found
-    ratios = [theirs / own for own, theirs in zip(seconds, base, strict=True)]
-    return found | {
-        "speedup": median(base) / median(seconds), "speedup_min": min(ratios), "speedup_max": max(ratios)
-    }  # fmt: skip
-
-
-def measure_speed(generator: Generator) -> dict[str, float]:
-    """Time one generator; run with nothing else on the machine."""
-    return speed_columns(measure_rounds([generator])[0], generator.config.evaluate.timing_batch)
-
-
-def training_flops(module: GeneratorModule, draws: int = 16) -> float:
-    """Count the operations of training on one image: forward and backward of the layout in use, mean of `draws`.
-
-    Matrix products only; attention counts as dense, as SDPA computes it, also where FlexAttention would skip blocks;
-    what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for the sampled.
-    """
-    tokens = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
-    labels = torch.zeros(1, dtype=torch.long, device=module.device)
-    # The counter knows attention only by its matrix products, which the MATH backend shows, and sees no compiled code.
-    backend, module.backend = module.backend, BACKENDS["sdpa"]
-    compiled, module.model.compiled = module.model.compiled, False
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        draws = 1 if module.layout(module).share == 1 else draws
-        for number in range(draws):
-            module.training_step(Batch(number, tokens, labels, labels), number).backward()
-    module.backend, module.model.compiled = backend, compiled
-    module.zero_grad()
-    return float(counter.get_total_flops()) / draws
 
 
 def mean_gaps(module: GeneratorModule, settings: SampleConfig, covariance: Tensor) -> Tensor:
@@ -327,6 +226,8 @@ def main(args: argparse.Namespace) -> None:
     for key, value in row.items():
         if key in ("step_map", "options", "gaps", "group_sizes"):
             continue
-        title = f"{key}[{reference.network.label}]" if key in ("fid", "kid", "rfid", "fid_floor") else key
+        title = (
+            f"{key}[{reference.network.label}]" if key in ("fid", "fid_matched", "kid", "rfid", "fid_floor") else key
+        )
         print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
     print(path)

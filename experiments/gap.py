@@ -98,7 +98,8 @@ def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int])
         natural = [text for text, order in orders.items() if not (order.steps or order.sizes or order.sizes_of)]
         if args.steps is not None and not natural:
             raise InputError(f"--steps {args.steps} has no effect: all orders give their own")
-        cut = {} if args.steps is None else {text: f"{text}:steps={args.steps}:schedule=cosine" for text in natural}
+        sizes = {text: "" if orders[text].schedule else ":schedule=cosine" for text in natural}
+        cut = {} if args.steps is None else {text: f"{text}:steps={args.steps}{sizes[text]}" for text in natural}
         titles = [cut.get(text, text) for text in orders]
         return {title: decode_steps(parse_order(title), *grid) for title in titles}
     count = STEPS if args.steps is None else args.steps

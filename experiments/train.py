@@ -29,7 +29,7 @@ from radar.checkpoints import (
 )
 from radar.config import load_config, result_options, to_config, to_dict, training_options
 from radar.errors import InputError
-from radar.files import held, replacing
+from radar.files import locked_or_refused, replacing
 from radar.modules import DecodingOrder, TrainedModule
 from radar.options import Config, check_training
 from radar.tokens import Batch, BatchDataModule, cached_tokens, token_batches
@@ -99,7 +99,7 @@ def fit(
     Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
     last, done = Path(config.run) / LAST, 0
-    with held(last.with_name("training.lock"), f"run={config.run}"):
+    with locked_or_refused(last.with_name("training.lock"), f"run={config.run}"):
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
@@ -207,9 +207,9 @@ def order_to_go_on(config: Config) -> Tensor | None:
 
 def check_order(order: DecodingOrder, path: Path) -> None:
     """Refuse to go on where a file gives another order now; say so in one line where the code does."""
-    files = [file for file in (order.config.order.path, order.config.order.covariance) if file is not None]
-    if files and not order.is_current():
-        raise InputError(f"{path} was trained in another order than {files[0]} gives now; choose another run=")
+    file = order.config.order.path or order.config.order.covariance
+    if file and Path(file).exists() and not order.is_current():
+        raise InputError(f"{path} was trained in another order than {file} gives now; choose another run=")
     tell_if_changed(order, path)
 
 

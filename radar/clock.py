@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import cache
 
 TICK = 0.1  # seconds between two looks
 GAP = 0.5  # a longer pause without work is a stop
@@ -32,11 +33,11 @@ class Clock:
             return now[0] - self.stopped
 
 
-_clock: list[Clock] = []
+@cache
+def _clock() -> Clock:
+    return Clock()
 
 
 def seconds() -> float:
     """Seconds that the process could run since some moment; the first call starts the clock's thread."""
-    if not _clock:
-        _clock.append(Clock())
-    return _clock[0].seconds()
+    return _clock().seconds()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name beside the target, flushed, then renamed."""
+"""Files that are whole or absent: written under a temporary name, flushed, then renamed; locks between processes."""
 
 import errno
 import fcntl
@@ -15,6 +15,7 @@ from radar.errors import DiskFull, InputError
 
 OF_TORCH = ("PytorchStreamWriter", "inline_container", "iostream error")  # how torch.save says it
 PATIENCE = 10.0  # seconds for a lock to become free
+OF_SQLITE = "disk is full"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, in a quota, or in the size of a file
 
 
@@ -31,11 +32,12 @@ def check_writable(path: Path, folder: bool) -> None:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an exception, or what it comes from, says that a disk has no space left."""
-    if error is None or isinstance(error, DiskFull):
-        return error is not None
-    full = isinstance(error, OSError) and error.errno in FULL
-    full |= isinstance(error, RuntimeError) and any(sign in str(error) for sign in OF_TORCH)
-    return full or "disk is full" in str(error) or is_full(error.__cause__)  # how SQLite says it
+    if error is None:
+        return False
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in FULL):
+        return True
+    signs = OF_TORCH if isinstance(error, RuntimeError) else ()
+    return any(sign in str(error) for sign in (*signs, OF_SQLITE)) or is_full(error.__cause__)
 
 
 @contextmanager
@@ -55,7 +57,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises DiskFull where there is no space left.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")  # hosts may share names and numbers
+    temporary = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}{path.suffix}"
+    )  # also where hosts share a name and process numbers
     try:
         with naming_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
+def locked_or_refused(path: Path, what: str) -> Iterator[None]:
     """Hold a lock among the processes of this machine; raises InputError where `what` is in use.
 
     Waits a little: what loads batches for a process that was killed holds it until it notices.

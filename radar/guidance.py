@@ -1,7 +1,6 @@
 """Classifier-free guidance: how its scale runs over the passes. The scale is s in u + s * (c - u) (arXiv 2207.12598).
 
-To add a schedule: one function, one line in GUIDANCE_SCHEDULES. Papers write other letters for the same: w of
-Halton-MaskGIT and t of VAR are s - 1.
+To add a schedule: one function, one line in GUIDANCE_SCHEDULES. The w of Halton-MaskGIT is s - 1.
 Legend: N cells, T targets of one pass.
 """
 

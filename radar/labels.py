@@ -23,7 +23,7 @@ def as_data(images: Sequence[int], counts: Tensor) -> Tensor:
     """
     places = ((torch.tensor(images).double() + 0.5) * GOLDEN).frac()
     ends = counts.double().cumsum(0) / counts.sum()
-    return torch.searchsorted(ends, places, right=True).clamp(max=len(counts) - 1)
+    return torch.searchsorted(ends, places, right=True)
 
 
 LABELS: dict[str, Callable[[Sequence[int], Tensor], Tensor]] = {"balanced": balanced, "as_data": as_data}

@@ -38,7 +38,7 @@ class Reference:
     """The real side: train images as reference set, held-out images for the real-versus-real floor.
 
     Attributes:
-        trained: hashes of the training images, in all variants that augmentation gives them.
+        trained: hashes of the training images, in all views that augmentation gives them.
         accuracy: share of the held-out images that the feature network's classifier knows; None without one.
     """
 
@@ -73,12 +73,12 @@ def build_reference(data: ImageData, network: FeatureNetwork, most: int = 50_000
 
 
 def _trained(data: ImageData, train: Tensor, most: int) -> Iterator[bytes]:
-    variants = AugmentedImages(data)
-    if variants.augment.variants == 1:
+    views = AugmentedImages(data)
+    if views.augment.views == 1:
         yield from _keys(train)
         return
     for index in spread(len(data.train), most):
-        images = [variants[index * variants.augment.variants + v][0] for v in range(variants.augment.variants)]
+        images = [views[index * views.augment.views + v][0] for v in range(views.augment.views)]
         yield from _keys(torch.stack(images))
 
 
@@ -168,7 +168,7 @@ def _keys(images: Tensor) -> list[bytes]:
 
 
 def duplicates(evaluation: Evaluation) -> dict[str, float]:
-    """Shares of samples that equal another sample, and that equal a training image or a variant, pixel by pixel."""
+    """Shares of samples that equal another sample, and that equal a training image or a view, pixel by pixel."""
     samples, train = _keys(evaluation.images), evaluation.reference.trained
     return {
         "duplicates": 1 - len(set(samples)) / len(samples),

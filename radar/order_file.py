@@ -3,13 +3,10 @@
 Legend: N cells, M images, K steps.
 """
 
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from radar.errors import InputError
 
@@ -39,15 +36,10 @@ def read_steps(path: str, cells: int) -> Steps:
     if found.ndim not in (1, 2) or found.shape[-1] != cells or not len(found):
         raise InputError(f"order.path={path} has the shape {found.shape}, not ({cells},) or (images, {cells})")
     ranked = np.sort(np.atleast_2d(found).astype(np.int64), axis=1)
-    if ranked[:, 0].any() or (np.diff(ranked, axis=1) > 1).any():
-        row = int(np.flatnonzero((ranked[:, 0] != 0) | (np.diff(ranked, axis=1) > 1).any(1))[0])
-        raise InputError(f"order.path={path}, row {row}: steps must be 0, 1, 2, ... with none missing")
-    if (ranked != ranked[0]).any():
-        row = int(np.flatnonzero((ranked != ranked[0]).any(1))[0])
-        raise InputError(f"order.path={path}, row {row}: its group sizes are not those of row 0")
+    broken = (ranked[:, 0] != 0) | (np.diff(ranked, axis=1) > 1).any(1)
+    if broken.any():
+        raise InputError(f"order.path={path}, row {broken.argmax()}: steps must be 0, 1, 2, ... with none missing")
+    other = (ranked != ranked[0]).any(1)
+    if other.any():
+        raise InputError(f"order.path={path}, row {other.argmax()}: its group sizes are not those of row 0")
     return found.astype(np.int64)
-
-
-def order_hash(step: Tensor) -> str:
-    """Name a step vector (N,), or several (M, N), by 12 hex digits."""
-    return sha256(str(tuple(step.shape)).encode() + step.cpu().to(torch.int64).numpy().tobytes()).hexdigest()[:12]

@@ -210,7 +210,12 @@ def group_sizes(cells: int, steps: int, schedule: str = "constant") -> list[int]
 
 
 BY_SIZES = 20 / 16  # steps per cell of the side
-GROUPING = ("steps", "schedule", "sizes", "sizes_of")  # options that cut a ranking into groups
+GROUPING = (
+    "sizes",
+    "sizes_of",
+    "steps",
+    "schedule",
+)  # options that cut a ranking; the first two alone
 
 
 def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
@@ -250,9 +255,8 @@ def _cut(keys: Keys, order: OrderConfig, given: list[int] | None) -> NDArray[np.
 
 def given_sizes(order: OrderConfig, h: int, w: int) -> list[int] | None:
     """Group sizes that `sizes` or `sizes_of` give, if one of them does; raises InputError if they are not possible."""
-    ways = [key for key in ("sizes", "sizes_of") if getattr(order, key) is not None]
-    ways += ["steps"] * (order.steps is not None) + ["schedule"] * (order.schedule is not None)
-    if not ways or ways[0] not in ("sizes", "sizes_of"):
+    ways = [key for key in GROUPING if getattr(order, key) is not None]
+    if not ways or ways[0] not in GROUPING[:2]:
         return None
     if len(ways) > 1:
         raise InputError(f"order.{ways[1]} has no effect: the group sizes are those of order.{ways[0]}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radar.options import OrderConfig
 from radar.orders import decode_sequence, decode_steps
-from radar.seeding import Stream, derive
+from radar.seeding import Stream, derive, generator
 
 # (order, own (N,) or (B, N), h, w, B, seed, progress) -> sequences (B, N), or None for its own.
 Redraw = Callable[[OrderConfig, Tensor, int, int, int, int, float], Tensor | None]
@@ -27,8 +27,12 @@ def by_seed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: 
 
     Raises InputError for an order that takes no seed.
     """
-    steps = [decode_steps(replace(order, seed=derive(seed, i) % 2**32), h, w) for i in range(images)]
-    return decode_sequence(torch.stack(steps))
+    return decode_sequence(_seeded(order, h, w, [derive(seed, i) for i in range(images)]))
+
+
+def _seeded(order: OrderConfig, h: int, w: int, seeds: Sequence[int]) -> Tensor:
+    """Steps (B, N) of an order drawn once with each seed."""
+    return torch.stack([decode_steps(replace(order, seed=seed % 2**32), h, w) for seed in seeds])
 
 
 def permuted(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
@@ -37,7 +41,7 @@ def permuted(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed:
 
 
 def _permutations(images: int, cells: int, seed: int) -> Tensor:
-    return torch.rand(images, cells, generator=torch.Generator().manual_seed(seed % 2**63)).argsort(1)
+    return torch.rand(images, cells, generator=torch.Generator().manual_seed(seed)).argsort(1)
 
 
 def annealed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
@@ -48,7 +52,7 @@ def annealed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed:
     """
     drawn = _permutations(images, h * w, seed)
     share = min(1.0, max(0.0, (0.75 - progress) / 0.25))
-    kept = torch.rand(images, 1, generator=torch.Generator().manual_seed(derive(seed, 1))) >= share
+    kept = torch.rand(images, 1, generator=generator(seed, 1)) >= share
     return torch.where(kept, own, drawn)
 
 
@@ -57,5 +61,4 @@ REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permute
 
 def image_steps(order: OrderConfig, h: int, w: int, seed: int, images: Sequence[int]) -> Tensor:
     """Draw an order with a seed for each image of the sampler: (B, N), row i a function of (seed, images[i]) alone."""
-    seeds = [derive(Stream.IMAGE_ORDER, seed, image) % 2**32 for image in images]
-    return torch.stack([decode_steps(replace(order, seed=one), h, w) for one in seeds])
+    return _seeded(order, h, w, [derive(Stream.IMAGE_ORDER, seed, image) for image in images])

@@ -16,7 +16,7 @@ class Stream(IntEnum):
     TUNE = 5  # choice and scoring of sampling options
     CHOICE = 6  # which cells of one image come first
     IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
-    AUGMENT = 8  # which variants of the training images a batch has
+    AUGMENT = 8  # which views of the training images a batch has
 
 
 def derive(*parts: int) -> int:

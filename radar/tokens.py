@@ -33,7 +33,7 @@ CHUNK = 64  # images that are encoded at once
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Memory-mapped tokens (M * V, N) of one split, V variants of an image behind each other, and labels (M,)."""
+    """Memory-mapped tokens (M * V, N) of one split, V views of an image behind each other, and labels (M,)."""
 
     tokens: NDArray[np.integer[Any]]
     labels: NDArray[np.int64]
@@ -42,13 +42,13 @@ class TokenSplit:
         return len(self.labels)
 
     @property
-    def variants(self) -> int:
+    def views(self) -> int:
         """V."""
         return len(self.tokens) // len(self.labels)
 
-    def gather(self, index: NDArray[np.int64], variant: NDArray[np.int64] | int = 0) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N) int64 and labels (B,) at `index`, by default of the first variants."""
-        rows = index * self.variants + variant
+    def gather(self, index: NDArray[np.int64], view: NDArray[np.int64] | int = 0) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N) int64 and labels (B,) at `index`, by default of the first views."""
+        rows = index * self.views + view
         return torch.from_numpy(self.tokens[rows].astype(np.int64)), torch.from_numpy(self.labels[index])
 
 
@@ -67,7 +67,7 @@ def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: int = 0) -> dict[str, TokenSplit]:
-    """Encode both splits once, the training images in all variants, or open what was encoded before.
+    """Encode both splits once, the training images in all views, or open what was encoded before.
 
     Encoding runs where the tokenizer is, fed by `workers` processes. `cache` is a folder of caches, or itself one (it
     holds meta.json). Raises InputError for a cache that was made by another tokenizer, or of other images.
@@ -90,14 +90,13 @@ def _reserved(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.me
     Raises OSError where there is no space for it.
     """
     array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if path.stat().st_size:
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
 def _encode(split: ImageSet, images: int, cells: int, tokenizer: Tokenizer, workers: int, folder: Path) -> None:
-    """Write the tokens of all of a split, which has `images` with their variants, and the labels of the images."""
+    """Write the tokens of all of a split, which has `images` with their views, and the labels of the images."""
     dtype = np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
     device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
     tokens = _reserved(Path(f"{folder}-tokens.npy"), dtype, (len(split), cells))
@@ -143,7 +142,7 @@ def batch_indices(seed: int, number: int, batch: int, count: int) -> NDArray[np.
     return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in place])
 
 
-# Indices (B,) of images, and of their variants, -> tokens or images, labels.
+# Indices (B,) of images, and of their views, -> tokens or images, labels.
 Gather = Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[Tensor, Tensor]]
 
 
@@ -160,7 +159,7 @@ class Batch(NamedTuple):
 class BatchDataset(Dataset[Batch]):
     """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact.
 
-    Of every image it takes one of its `variants`, by (seed, i, place in the batch).
+    Of every image it takes one of its `views`, by (seed, i, place in the batch).
     """
 
     gather: Gather
@@ -169,7 +168,7 @@ class BatchDataset(Dataset[Batch]):
     seed: int
     total: int
     start: int = 0
-    variants: int = 1
+    views: int = 1
 
     def __len__(self) -> int:
         return self.total
@@ -180,13 +179,13 @@ class BatchDataset(Dataset[Batch]):
         number = self.start + index
         images = batch_indices(self.seed, number, self.batch, self.count)
         random = np.random.default_rng(derive(Stream.AUGMENT, self.seed, number))
-        variants = random.integers(self.variants, size=self.batch)
-        return Batch(number, *self.gather(images, variants), torch.from_numpy(images))
+        views = random.integers(self.views, size=self.batch)
+        return Batch(number, *self.gather(images, views), torch.from_numpy(images))
 
 
 @dataclass
 class OrderedBatches(Dataset[Batch]):
-    """A split once, in order, the first variant of every image."""
+    """A split once, in order, the first view of every image."""
 
     gather: Gather
     count: int
@@ -208,7 +207,7 @@ class BatchDataModule(LightningDataModule):
     Args:
         config: seed, batch size, steps, workers.
         train, held_out: functions from indices to (inputs, labels), each with the number of images.
-        variants: of every training image.
+        views: of every training image.
     """
 
     def __init__(
@@ -216,10 +215,10 @@ class BatchDataModule(LightningDataModule):
         config: Config,
         train: tuple[Gather, int],
         held_out: tuple[Gather, int],
-        variants: int = 1,
+        views: int = 1,
     ) -> None:
         super().__init__()
-        self.config, self.train, self.held_out, self.variants = config, train, held_out, variants
+        self.config, self.train, self.held_out, self.views = config, train, held_out, views
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Continue behind the batches that the restored optimizer steps have used."""
@@ -227,7 +226,7 @@ class BatchDataModule(LightningDataModule):
         # One batch more than needed: training ends by max_steps and never at the end of an epoch.
         total = t.steps * t.accumulate + 1
         seed, start = derive(Stream.DATA, self.config.seed), step * t.accumulate
-        batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.variants)
+        batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.views)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -239,14 +238,14 @@ class BatchDataModule(LightningDataModule):
 def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataModule:
     """Build batches of cached tokens."""
     train, held_out = splits["train"], splits["held_out"]
-    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.variants)
+    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.views)
 
 
 def image_batches(config: Config, data: ImageData) -> BatchDataModule:
     """Build batches of images, for a tokenizer to learn from."""
 
     train, held_out = AugmentedImages(data), data.held_out
-    count = train.augment.variants
+    count = train.augment.views
     return BatchDataModule(
         config,
         (partial(_gather, train, count), len(data.train)),
@@ -255,7 +254,5 @@ def image_batches(config: Config, data: ImageData) -> BatchDataModule:
     )
 
 
-def _gather(
-    split: ImageSet, variants: int, index: NDArray[np.int64], variant: NDArray[np.int64]
-) -> tuple[Tensor, Tensor]:
-    return load_images(split, (index * variants + variant).tolist())
+def _gather(split: ImageSet, views: int, index: NDArray[np.int64], view: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    return load_images(split, (index * views + view).tolist())

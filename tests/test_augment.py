@@ -47,17 +47,17 @@ def test_flip_and_ten_crops(tmp_path):
         assert all(torch.equal(found[j + 5], found[j].flip(-1)) for j in range(5))
 
 
-def test_all_variants_are_encoded_and_none_of_held_out_images(tmp_path):
+def test_all_views_are_encoded_and_none_of_held_out_images(tmp_path):
     data = load_data(DataConfig(augment="flip"))
     splits = cached_tokens(data, build_tokenizer(to_config({}).tokenizer), str(tmp_path))
     train, held_out = splits["train"], splits["held_out"]
-    assert (train.variants, held_out.variants) == (2, 1) and len(train) == len(data.train)
+    assert (train.views, held_out.views) == (2, 1) and len(train) == len(data.train)
     first, second = (train.gather(np.arange(5), np.full(5, v))[0].view(5, 8, 8) for v in (0, 1))
     assert torch.equal(second, first.flip(-1)) and torch.equal(first.flatten(1), train.gather(np.arange(5))[0])
     assert torch.equal(train.gather(np.array([3]), np.array([1]))[1], torch.tensor([data.train[3][1]]))
 
 
-def test_batches_draw_variants_by_seed_batch_and_place(tmp_path):
+def test_batches_draw_views_by_seed_batch_and_place(tmp_path):
     drawn = []
     batches = BatchDataset(lambda i, v: drawn.append((i, v)) or (torch.zeros(1), torch.zeros(1)), 50, 8, 3, 99, 0, 20)
     later = BatchDataset(batches.gather, 50, 8, 3, 99, 5, 20)

@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 
 from ablations.cli import main
-from experiments.evaluate import evaluate, measure_rounds, open_reference, speed_columns
+from experiments.evaluate import evaluate, open_reference
 from experiments.sample import draw_samples
+from experiments.timing import measure_rounds, speed_columns
 from experiments.train import train_generator
 from radar.checkpoints import load_generator
 from radar.config import load_config
 from radar.features import train_classifier
-from radar.files import held
+from radar.files import locked_or_refused
 from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
@@ -110,7 +111,7 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
     """Every round samples once per arm; the first round is dropped; the speed-up is that of the images per second."""
     generator = load_generator(checkpoint, ["evaluate.timing_batch=2", "evaluate.timing_repeats=3"])
     seconds = iter([100.0, 100.0, 2.0, 1.0, 4.0, 1.0, 3.0, 1.5])
-    monkeypatch.setattr("experiments.evaluate.synchronised", lambda device, work: next(seconds))
+    monkeypatch.setattr("experiments.timing.synchronised", lambda device, work: next(seconds))
     rounds = measure_rounds([generator, generator])
     assert rounds == [[2.0, 4.0, 3.0], [1.0, 1.0, 1.5]] and next(seconds, None) is None
     first, second = (speed_columns(times, 2, rounds[0]) for times in rounds)
@@ -251,7 +252,7 @@ def test_a_reader_that_has_seen_enough():
 def test_one_training_at_a_time_in_a_run_folder(tmp_path, cache, capsys, monkeypatch):
     monkeypatch.setattr("radar.files.PATIENCE", 0.5)
     options = ["train", "digits", f"run={tmp_path / 'run'}", f"data.cache={cache}", *SMALL]
-    with held(tmp_path / "run" / "training.lock", "it"):
+    with locked_or_refused(tmp_path / "run" / "training.lock", "it"):
         assert "run" in (error := fails(capsys, *options)) and "is in use by another process" in error
     main(options)
 

@@ -6,7 +6,7 @@ import pytest
 
 from ablations.cli import main
 from ablations.fronts import by_steps, draw_fronts, read_rows, steps_table
-from ablations.tables import by_arm
+from ablations.statistics import by_arm
 from tests.command_line import fails
 
 ORDERS = ("radial", "halton", "a|b", "random", "lpd")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import radar.linear
 from experiments.configs import find_config
-from experiments.evaluate import measure_rounds
 from experiments.sample import draw_film, draw_samples
+from experiments.timing import measure_rounds
 from radar.checkpoints import Generator, build_generator
 from radar.config import load_config
 from radar.linear import Linear, fast_products, has_fast_products

@@ -19,8 +19,9 @@ from radar.checkpoints import load_generator, read_checkpoint
 from radar.config import load_config, to_config
 from radar.errors import InputError
 from radar.modules import GeneratorModule
+from radar.modules.order import order_hash
 from radar.options import OrderConfig, SampleConfig
-from radar.order_file import order_hash, read_steps
+from radar.order_file import read_steps
 from radar.orders import decode_steps, step_sizes
 from radar.tokens import Batch
 

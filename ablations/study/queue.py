@@ -37,9 +37,12 @@ Run = Callable[[Trial, Sequence[Callback], Tuner], Row]
 EXPECTED_FAILURES = (InputError, RunError, torch.OutOfMemoryError, MemoryError)  # need no traceback
 
 
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
 def is_settled(trial: FrozenTrial) -> bool:
     """Whether a trial has ended for good: done, pruned, or failed for a reason of its own."""
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or "cause" in trial.user_attrs
+    return trial.state in DONE or "cause" in trial.user_attrs
 
 
 class Surplus(Exception):  # noqa: N818 - an outcome, not an error
@@ -103,7 +106,7 @@ class StudyQueue:
         """The trial that stands for each key of the plan: the one that is done, or else the newest."""
         found: dict[str, FrozenTrial] = {}
         counted = [trial for trial in self.trials() if "surplus" not in trial.user_attrs]
-        for trial in sorted(counted, key=lambda t: (t.state in (TrialState.COMPLETE, TrialState.PRUNED), t.number)):
+        for trial in sorted(counted, key=lambda t: (t.state in DONE, t.number)):
             found[trial.user_attrs["key"]] = trial
         return {key: found[key] for key in self.plan.slots if key in found}
 
@@ -182,8 +185,7 @@ class StudyQueue:
         """Whether another trial does this key's work: one that is done, or an earlier one that has not ended."""
         key, number = trial.user_attrs["key"], trial.number
         others = [other for other in self.trials() if other.user_attrs["key"] == key and other.number != number]
-        done = (TrialState.COMPLETE, TrialState.PRUNED)
-        return any(o.state in done or (not o.state.is_finished() and o.number < number) for o in others)
+        return any(o.state in DONE or (not o.state.is_finished() and o.number < number) for o in others)
 
     def objective(self, trial: optuna.Trial, run: Run, full: list[DiskFull]) -> list[float]:
         """Run one trial; keep its row, or the cause of a failure of its own, as an attribute.
@@ -204,7 +206,7 @@ class StudyQueue:
             elif STOP.number is None:  # else a signal broke something; without a cause the key is taken up again
                 if not isinstance(error, EXPECTED_FAILURES):
                     traceback.print_exc()
-                trial.set_user_attr("cause", f"{str(error).strip() or type(error).__name__}".splitlines()[0])
+                trial.set_user_attr("cause", (str(error).strip() or type(error).__name__).splitlines()[0])
             raise
         except SystemExit:  # stopped by a signal: the same
             self.study.tell(trial, state=TrialState.FAIL)

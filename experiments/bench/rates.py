@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from experiments.evaluate import synchronised
+from experiments.timing import synchronised
 from radar.graphs import unrecorded
 from radar.linear import Linear, fast_products
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
 from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
-from experiments.evaluate import all_ready_to_sample, synchronised
 from experiments.orders import parse_grid
+from experiments.timing import all_ready_to_sample, synchronised
 from radar.checkpoints import pick_device
 from radar.config import load_config
 from radar.errors import InputError

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.evaluate import training_flops
+from experiments.timing import training_flops
 from radar.cost import Cost, sampling_cost
 from radar.features import Classifier, extract
 from radar.metrics import frechet_distance

@@ -1,18 +1,17 @@
-"""Variants of training images, encoded once; every batch draws one of each image. Held-out images have none.
+"""Views of training images, encoded once; every batch draws one of each image. Held-out images have none.
 
-Legend: V variants, M images, H x W pixels. To add one: a function and a line in AUGMENTS.
+Legend: V views, M images, H x W pixels. To add one: a function and a line in AUGMENTS.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from radar.data.images import ImageData, center_crop
+from radar.data.images import ImageData, center_crop, to_tensor
 from radar.variants import choose
 
 Larger = Callable[[int], Tensor]  # side in pixels -> the same image, cropped to it
@@ -42,9 +41,9 @@ def tencrop(image: Tensor, larger: Larger) -> Tensor:
 
 
 class Augment(NamedTuple):
-    """How many variants an image has, and what makes them."""
+    """How many views an image has, and what makes them."""
 
-    variants: int
+    views: int
     make: Callable[[Tensor, Larger], Tensor]
 
 
@@ -53,28 +52,28 @@ AUGMENTS = {"none": Augment(1, none), "flip": Augment(2, flip), "tencrop": Augme
 
 @dataclass
 class AugmentedImages:
-    """All variants of the training images, those of an image behind each other: M * V images."""
+    """All views of the training images, those of an image behind each other: M * V images."""
 
     data: ImageData
     augment: Augment = field(init=False)
-    last: tuple[int, Tensor, int] | None = field(default=None, init=False)  # number, variants and label of an image
+    last: tuple[int, Tensor, int] | None = field(default=None, init=False)  # number, views and label of an image
 
     def __post_init__(self) -> None:
         self.augment = choose("augmentation", self.data.augment, AUGMENTS)
 
     def __len__(self) -> int:
-        return len(self.data.train) * self.augment.variants
+        return len(self.data.train) * self.augment.views
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        number, variant = divmod(index, self.augment.variants)
+        number, view = divmod(index, self.augment.views)
         if self.last is None or self.last[0] != number:
             image, label = self.data.train[number]
             self.last = number, self.augment.make(image, lambda side: self._larger(number, image, side)), label
-        return self.last[1][variant], self.last[2]
+        return self.last[1][view], self.last[2]
 
     def _larger(self, number: int, image: Tensor, side: int) -> Tensor:
         """From the original where the data set can, otherwise from the image itself."""
         if self.data.larger is not None:
             return self.data.larger(number, side)
         pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        return torch.from_numpy(np.asarray(center_crop(pixels, side)).copy()).permute(2, 0, 1)
+        return to_tensor(center_crop(pixels, side))

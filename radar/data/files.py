@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -102,24 +103,22 @@ def examine(path: Path) -> tuple[str, str | None]:
 def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, tuple[str, str | None]]:
     """Examine files below `base`, in parallel, but for those that the file `memory` knows unchanged."""
     try:
-        known: dict[str, list[object]] = json.loads(memory.read_text())
+        known: dict[str, Any] = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
     names = {path: str(path.relative_to(base)) for path in paths}
     states = {path: _state(path) for path in names}
-    new = [path for path, name in names.items() if known.get(name, [None])[:-2] != states[path]]
+    same = [path for path, name in names.items() if name in known and known[name]["state"] == states[path]]
+    found = {path: (known[names[path]]["digest"], known[names[path]]["reason"]) for path in same}
+    new = [path for path in names if path not in found]
     with ThreadPoolExecutor() as pool:
-        found = dict(
-            zip(new, tqdm(pool.map(examine, new), "read images", len(new), disable=None, leave=False), strict=True)
-        )
-    entries = {name: [*states[path], *found[path]] if path in found else known[name] for path, name in names.items()}
-    if new:
+        each = tqdm(pool.map(examine, new), "read images", len(new), disable=None, leave=False)
+        found |= dict(zip(new, each, strict=True))
+    if new:  # without what could not be read just now, which has no digest
+        kept = {names[p]: {"state": states[p], "digest": d, "reason": reason} for p, (d, reason) in found.items() if d}
         with replacing(memory) as temporary:
-            lasting = {
-                name: entry for name, entry in entries.items() if entry[-2]
-            }  # not what could not be read just now
-            temporary.write_text(json.dumps(lasting))
-    return {path: (entries[name][-2], entries[name][-1]) for path, name in names.items()}  # type: ignore[misc]
+            temporary.write_text(json.dumps(kept))
+    return {path: found[path] for path in names}
 
 
 def _state(path: Path) -> list[object]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from radar.data.files import BACKGROUNDS, examine_all, list_images, open_image, readable, suffixes
-from radar.data.images import ImageData, center_crop, stratified_split
+from radar.data.images import ImageData, center_crop, stratified_split, to_tensor
 from radar.errors import InputError
 from radar.variants import choose
 
@@ -32,8 +31,7 @@ class FolderImages:
 
     def cropped(self, index: int, side: int) -> Tensor:
         """Image (3, side, side) uint8."""
-        image = center_crop(open_image(self.paths[index], self.background), side)
-        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+        return to_tensor(center_crop(open_image(self.paths[index], self.background), side))
 
 
 def folder(

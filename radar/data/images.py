@@ -35,7 +35,7 @@ class ImageData:
         crop: what was done to the pixels before they came here.
         identity: hash or description that changes when the images do.
         train, held_out: the splits.
-        augment: which variants the training images have (radar/data/augment.py).
+        augment: which views the training images have (radar/data/augment.py).
         larger: number and side -> a training image cropped to that side from its original, where there is one.
         well_formed: images (B, 3, H, W), labels (B,) -> (B,) bool, where the data set can tell.
     """
@@ -61,6 +61,11 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     image = image.resize(shape, Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Image (3, H, W) uint8."""
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def load_images(split: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -263,7 +263,7 @@ def _check_directions(module: GeneratorModule, config: Config, width: int) -> No
     for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
         pairs = (targets != NONE) & (slots.rank != NONE)
         moves = places[:, targets[pairs]] - places[:, slots.rank[pairs]]
-        if (moves != torch.tensor(distance)).any() or config.train.redraw != "none":
+        if (moves != torch.tensor(distance)).any() or module.order.varies:
             raise InputError(
                 f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
                 f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"

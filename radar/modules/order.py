@@ -4,6 +4,7 @@ Legend: N cells, M orders of a file, B images.
 """
 
 from dataclasses import replace
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from radar.config import parse_order
 from radar.errors import InputError
 from radar.options import Config, OrderConfig, SampleConfig
-from radar.order_file import order_hash
 from radar.orders import ORDERS, decode_sequence, decode_steps, step_sizes
 from radar.redraw import REDRAWS, image_steps
 from radar.seeding import Stream, derive
@@ -28,6 +28,7 @@ class DecodingOrder:
 
     Attributes:
         step: (N,) step of each cell, or (M, N), where image i has row i modulo M.
+        varies: whether training images are given other orders than that.
 
     Raises InputError for an order that is not possible on this grid.
     """
@@ -38,7 +39,7 @@ class DecodingOrder:
         self.sequence = decode_sequence(self.step)
         self.redraw = choose("redraw", config.train.redraw, REDRAWS)
         first = torch.atleast_2d(self.sequence)[:1]
-        self.redraw(config.order, first, *grid, 1, 0, 0.0)  # fails here, not in mid-training
+        self.varies = self.redraw(config.order, first, *grid, 1, 0, 0.0) is not None  # fails here, not in mid-training
         self.check_per_image(config.sample)
 
     @property
@@ -73,13 +74,13 @@ class DecodingOrder:
                 raise InputError("the options do not give the trained order any more, so that it cannot be cut anew")
             return decode_steps(self.sampled_options(settings), *self.grid)
         except InputError as error:
-            where = f"sample.order={settings.order}: " if settings.order else ""
-            given = "order.steps" if settings.steps is None else "sample.steps"
-            raise InputError(where + str(error).replace("order.steps", given)) from error
+            given = {key: getattr(settings, key) for key in ("order", "steps", "schedule")}
+            asked = ", ".join(f"sample.{key}={value}" for key, value in given.items() if value is not None)
+            raise InputError(f"{asked}: {error}") from error
 
     def sampled_options(self, settings: SampleConfig) -> OrderConfig:
         """Options of the order that is sampled in; raises InputError if the model was trained on one order alone."""
-        if settings.order is not None and self.config.train.redraw == "none":
+        if settings.order is not None and not self.varies:
             raise InputError(
                 f"sample.order={settings.order} needs a model that was trained on many orders: train.redraw, which is "
                 "none here"
@@ -112,13 +113,18 @@ class DecodingOrder:
             return
         order = self.sampled_options(settings)
         choose("order", order.name, ORDERS)
-        if self.config.train.redraw == "none" or not takes(order.name, ORDERS, "seed"):
+        if not self.varies or not takes(order.name, ORDERS, "seed"):
             able = ", ".join(name for name in ORDERS if takes(name, ORDERS, "seed"))
             raise InputError(
                 f"sample.order_per_image needs an order with a seed ({able}) and a model that was trained on many "
                 f"orders (train.redraw), not order '{order.name}' with train.redraw={self.config.train.redraw}; set it "
                 "to false for one order of all images"
             )
+
+
+def order_hash(step: Tensor) -> str:
+    """Name a step vector (N,), or several (M, N), by 12 hex digits."""
+    return sha256(str(tuple(step.shape)).encode() + step.cpu().to(torch.int64).numpy().tobytes()).hexdigest()[:12]
 
 
 def rows_of(values: Tensor, images: Tensor) -> Tensor:
