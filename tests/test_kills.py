@@ -147,7 +147,7 @@ def undisturbed(tmp_path_factory, cache) -> list[dict[str, str]]:
     return command.rows()
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["sqlite", "postgresql"])
 def test_workers_that_die(shared, tmp_path, cache, undisturbed, request):
     """Three workers; one is killed in mid-trial, one is stopped: the rest finish everything, each trial once."""
     storage = [f"--storage={request.getfixturevalue('postgres')}"] if shared else []

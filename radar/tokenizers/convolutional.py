@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, VectorQuantize
 
 from radar.errors import InputError
 from radar.tokenizers.tokenizer import Learned, Tokenizer, check_codes, in_company, normalise, to_pixels
@@ -59,6 +58,8 @@ class Convolutional(Learned):
                 "downsample must be a power of two, width a multiple of 8"
             )
         self.vocabulary, self.downsample, self.quantiser = vocabulary, downsample, quantiser
+        # Both are of the library, but name the look-up of codes differently.
+        self.look_up = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
         self.encoder, self.decoder = _encoder(width, halvings, code), _decoder(width, halvings, code)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,9 +87,7 @@ class Convolutional(Learned):
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
         """Look the codes up."""
-        if isinstance(self.quantiser, FSQ):
-            return self.quantiser.indices_to_codes(tokens)  # type: ignore[no-any-return]
-        return self.quantiser.get_output_from_indices(tokens)  # type: ignore[operator,no-any-return]
+        return self.look_up(tokens)  # type: ignore[operator,no-any-return]
 
 
 def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
@@ -96,6 +95,8 @@ def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
 
     Raises InputError for a number of codes that is not possible.
     """
+    from vector_quantize_pytorch import VectorQuantize  # takes a second, which most commands need not wait for
+
     check_codes(codebook, f"tokenizer.codebook={codebook}")
     quantiser = VectorQuantize(
         dim=8,
@@ -115,6 +116,8 @@ def fsq(fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int 
     """
     if not fsq_levels or min(fsq_levels) < 2:
         raise InputError(f"tokenizer.fsq_levels={list(fsq_levels)} is not possible: every level must be at least 2")
+    from vector_quantize_pytorch import FSQ  # as above
+
     kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)
     check_codes(codes, f"tokenizer.fsq_levels={list(fsq_levels)}")  # before the table of all codes is built
     quantiser = FSQ(levels=list(fsq_levels))
