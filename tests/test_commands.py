@@ -229,6 +229,7 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     main(["train", "shapes_vq", *options, with_a])
     main(["evaluate", str(tmp_path / "run" / "last.ckpt")])
     row = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert row["rfid_reference"] == "shapes-held-out (100)" and row["reference"] == "shapes-train (60)"
     assert row["rfid"] > 0 and 0 <= row["validity"] <= 1 and row["fid_feature"].startswith("shapes-cnn:")
     assert "the feature network shapes-cnn" in capsys.readouterr().err, "a judge that knows little is named"
     (tokens,) = (tmp_path / "cache").glob("tokens-*")

@@ -80,6 +80,8 @@ def test_bench(tmp_path, capsys):
     arguments += ["--batch", "1,2"]
     for name in ("a", "b"):
         main(["bench", *small, *arguments, "--guidance", "1,2", "--out", str(tmp_path / f"{name}.json")])
+    redrawn = ["--what", "train", "--arms", "random/plain", "--batch", "2", "train.redraw=permuted"]
+    main(["bench", *small, *redrawn, "--out", str(tmp_path / "redrawn.json")])
     found = json.loads((tmp_path / "a.json").read_text())
     assert "--guidance 3 has no effect on train" in fails(capsys, "bench", *small, "--what", "train", "--guidance", "3")
     assert [sum(row["what"] == what for row in found["rows"]) for what in kinds] == [8, 8, 4, 2, 2]

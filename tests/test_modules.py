@@ -122,6 +122,12 @@ def test_learning_rate():
     assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_a_short_training_has_a_curve_and_a_short_warm_up():
+    assert [TrainConfig(steps=n).validation_steps for n in (1, 9, 100, 1500)] == [1, 1, 10, 150]
+    assert [TrainConfig(steps=n).warmup_steps for n in (1, 100, 500, 1500)] == [0, 10, 50, 50]
+    assert TrainConfig(steps=100, val_every=500).validation_steps == 100, "at its end at least"
+
+
 def test_accumulation_equals_a_large_batch(tmp_path):
     """Two halves of a batch give the gradient, and so the weights, of the whole (no dropout, no corruption)."""
     common = [*SMALL, f"data.cache={tmp_path}", "train.steps=6", "train.corruption_rate=0", "model.label_dropout=0"]

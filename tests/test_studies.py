@@ -16,6 +16,7 @@ from ablations.plan import plan_study
 from ablations.prepare import prepare
 from ablations.study import StudyQueue, storage_url
 from ablations.study.queue import place
+from ablations.trial import time_arms
 from radar.errors import InputError
 from tests.command_line import fails
 
@@ -111,6 +112,22 @@ def test_what_is_done_stays_done(study, cache):
     main(["ablate", str(path), "--out", str(out), "--workers", "1", f"data.cache={cache}"])
     assert before.items() <= stamps(out).items() and len(results(out)) == 9
     assert [row for row in results(out) if row["seed"] != "2"] == table
+
+
+def test_arms_are_timed_again_when_code_or_hardware_changes(study, cache, monkeypatch):
+    path, out = study
+    plan = plan_study(str(path), str(out), [f"data.cache={cache}"])
+    rows = StudyQueue.open(plan, storage_url(None, plan)).rows()
+    kept = (out / "timing.json").read_text()
+    time_arms(plan, rows)
+    assert (out / "timing.json").read_text() == kept and json.loads(kept)["commit"], "nothing has changed"
+    for name, value in (("source_hash", lambda: "other"), ("hardware", lambda device: "other")):
+        monkeypatch.setattr(f"ablations.trial.{name}", value)
+        before = (out / "timing.json").read_text()
+        time_arms(plan, rows)
+        assert (out / "timing.json").read_text() != before, name
+    monkeypatch.undo()
+    time_arms(plan, rows)  # as the other tests find it
 
 
 def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
