@@ -176,6 +176,5 @@ def method_options(name: str) -> Options:
     """
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method '{name}'; choose from: {', '.join(METHODS)}")
-    own = METHODS[name]()
-    reset = {group: {**defaults, **own.get(group, {})} for group, defaults in _defaults().items()}  # type: ignore[dict-item]
-    return {**own, **reset}
+    own: dict[str, Any] = METHODS[name]()
+    return own | {group: defaults | own.get(group, {}) for group, defaults in _defaults().items()}

@@ -15,8 +15,10 @@ import torch
 
 from ablations.statistics import by_arm, difference, gap_correlation
 from ablations.tables import cell, column_of, numbers, shown, titled
+from experiments.methods import passes_and_slots
 from radar.config import parse_order, to_config
 from radar.independence import exponential_covariance, independence_gap
+from radar.methods import METHODS
 from radar.options import OrderConfig
 from radar.orders import decode_steps
 from radar.transformer import Transformer, parameter_count
@@ -111,6 +113,16 @@ def test_no_figure_stands_without_a_report(page):
 def test_headers_of_files_hold_no_results(path):
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert not re.search(r"\d\.\d|±|\+-|\d minutes|\bTook\b", header), header
+
+
+def test_the_table_of_methods_is_that_of_the_code():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    lines = [[part.strip() for part in line.split("|")] for line in text.splitlines() if line.count("|") == 8]
+    shown = {line[1].lower().replace("-", "_").removesuffix("_style"): line[4:6] for line in lines}
+    assert shown.keys() >= METHODS.keys()
+    for method in METHODS:
+        counts = [passes_and_slots(method, grid) for grid in ((16, 16), (24, 24))]
+        assert shown[method] == [f"{one} / {other}" for one, other in zip(*counts, strict=True)], method
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
