@@ -1,6 +1,7 @@
 # Every target sets up .venv by itself. PYTHON may name another interpreter of at least 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
+QUIET := --quiet --no-compile --disable-pip-version-check
 
 .PHONY: ablation test lint clean
 
@@ -18,9 +19,10 @@ lint: .venv/stamp
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch first and by the range of pyproject.toml, so that pip takes its CPU build where one is offered.
+# Nothing is compiled that is not imported: that takes most of the time. torch first and by the range of
+# pyproject.toml, so that pip takes its CPU build where one is offered.
 .venv/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.6,<2.14"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install $(QUIET) "torch>=2.6,<2.14"
+	$(BIN)/python -m pip install $(QUIET) -e '.[dev]'
 	touch $@

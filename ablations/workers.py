@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ablations.launch import dumped, launch
 from radar.errors import stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -105,7 +106,7 @@ def run_workers(count: int, threads: int, tick: Callable[[], None], target: Call
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # also for the libraries that they load
     context: Any = multiprocessing.get_context(METHOD)
-    workers = [context.Process(target=begin, args=(threads, target, given)) for _ in range(count)]
+    workers = [context.Process(target=launch, args=(dumped(begin, threads, target, given),)) for _ in range(count)]
     with STOP.handling():
         try:
             start(workers)

@@ -7,10 +7,10 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:  # a commit is asked for without waiting for it
+    import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,8 +45,10 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def hardware(device: torch.device) -> str:
+def hardware(device: "torch.device") -> str:
     """Name a device; for a CPU also cores and threads."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -59,8 +61,10 @@ def hardware(device: torch.device) -> str:
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def weights_hash(module: nn.Module, digits: int = 12) -> str:
+def weights_hash(module: "torch.nn.Module", digits: int = 12) -> str:
     """Name the weights and buffers of a module by hex digits."""
+    import torch
+
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())

@@ -142,7 +142,7 @@ def test_threads(built, threads):
 
 
 @able
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_sampling_uses_them(compiled, calls, monkeypatch):
     """In every product and, where one slot runs per pass, every attention; no token changes."""
     monkeypatch.setattr(radar.linear, "LEAST", 1)

@@ -1,6 +1,7 @@
 """Metrics against independent computations."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
-from radar.features import Classifier, FeatureNetwork, cnn, load_features
+from radar.features import Classifier, FeatureNetwork, cnn, load_features, train_classifier
 from radar.metrics import METRICS, build_reference, coverage, frechet_distance, kernel_distance, neighbour_radius, score
 from radar.options import DataConfig
 
@@ -100,6 +101,7 @@ def test_unknown_names(reference):
 
 def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
     data = load_data(DataConfig(seed=1))
+    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=250))
     network = cnn(data, str(tmp_path))
     images, labels = load_images(data.held_out, range(len(data.held_out)))
     assert (network.classify(images) == labels).double().mean() > 0.97

@@ -61,9 +61,8 @@ def gap(step: torch.Tensor, field: torch.Tensor) -> float:
     return float(independence_gap(step, field).sum())
 
 
-@pytest.mark.parametrize("steps", [9, 13, 31])
-@pytest.mark.parametrize("length", [1.5, 4.0, 10.0])
-def test_smaller_gap_than_every_other_order(steps, length):
+@pytest.mark.parametrize(("length", "steps"), [(1.5, 13), (4.0, 9), (4.0, 31), (10.0, 13)])
+def test_smaller_gap_than_every_other_order(length, steps):
     field = exponential_covariance(16, 16, length)
     gaps = {
         name: gap(decode_steps(OrderConfig(name, steps=steps, schedule="cosine"), 16, 16), field)

@@ -130,6 +130,7 @@ def test_arms_are_timed_again_when_code_or_hardware_changes(study, cache, monkey
     time_arms(plan, rows)  # as the other tests find it
 
 
+@pytest.mark.slow  # by default tests/test_kills.py compares two runs of a study
 def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
     path, out = study
     main(["ablate", str(path), "--out", str(tmp_path), "--workers", "2", f"data.cache={cache}"])
