@@ -6,7 +6,7 @@ QUIET := --quiet --no-compile --disable-pip-version-check
 .PHONY: ablation test lint clean
 
 ablation: .venv/stamp
-	$(BIN)/radar ablate ablations/ordering.yaml
+	$(BIN)/radar ablate ablations/studies/ordering.yaml
 
 test: .venv/stamp  # in the order of the files: the largest are not the longest
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -11,17 +11,18 @@ import time
 
 import torch
 
-from ablations.plan import Plan, plan_study, read_plan
-from ablations.prepare import prepare, prepare_inputs
 from ablations.report import write_report
-from ablations.results import Results, command_line
-from ablations.study import STORAGE_ERRORS, StudyQueue, open_storage, storage_url
-from ablations.trial import run_trial, time_arms
-from ablations.workers import run_workers
-from radar.checkpoints import pick_device
-from radar.config import merge_options, to_config
+from ablations.reporting.results import Results, command_line
+from ablations.study.plan import Plan, plan_study, read_plan
+from ablations.study.prepare import prepare, prepare_inputs
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
+from ablations.study.trial import run_trial, time_arms
+from ablations.study.workers import run_workers
+from radar.config.load import merge_options, to_config
 from radar.errors import DiskFull, InputError, RunError
 from radar.files import is_full
+from radar.training.checkpoints import pick_device
 
 REPORT_EVERY = 30.0  # seconds, at least
 NO_SPACE = "no_space"  # attribute of a study: what could not be written

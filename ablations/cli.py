@@ -32,7 +32,7 @@ VERBS = {
     "bench": ("experiments.bench", "time sampling and training against the roofline floor of this device"),
     "ablate": ("ablations.ablate", "run a study: train, sample, score and time every arm"),
     "report": ("ablations.report", "write tables, pictures and pages of a study, also while it runs"),
-    "fronts": ("ablations.fronts", "put reports of several numbers of steps together: quality against steps"),
+    "fronts": ("ablations.curves", "put reports of several numbers of steps together: quality against steps"),
     "watch": ("ablations.watch", "follow a study in the terminal"),
 }
 STUDIES = ("ablate", "report", "watch")

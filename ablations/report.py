@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ablations.figures import draw_curves, draw_front, draw_gap, draw_importances
-from ablations.page import html_page
-from ablations.plan import plan_study, trial_name
-from ablations.results import Results, command_line, facts, notes
-from ablations.statistics import by_arm
-from ablations.study import StudyQueue, storage_url
-from ablations.tables import csv_table, latex_table, numbers, text_table
+from ablations.reporting.figures import draw_curves, draw_front, draw_gap, draw_importances
+from ablations.reporting.page import html_page
+from ablations.reporting.results import Results, command_line, facts, notes
+from ablations.reporting.statistics import by_arm
+from ablations.reporting.tables import csv_table, latex_table, numbers, text_table
+from ablations.study.plan import plan_study, trial_name
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import storage_url
 from experiments.pictures import draw_steps, save_figure
 from radar.errors import InputError
 from radar.files import replacing

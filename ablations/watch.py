@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ablations.plan import Plan, plan_study
-from ablations.study import StudyQueue, storage_url
+from ablations.study.plan import Plan, plan_study
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import storage_url
 
 FIGURES = (("steps", "{:.0f}"), ("fid", "{:.3f}"), ("nll", "{:.2f}"))
 

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from experiments.sample import Samples, class_counts, draw_samples, scored_labels
 from experiments.timing import measure_speed, training_flops
-from radar.checkpoints import Generator, load_generator
-from radar.config import config_hash, result_options
-from radar.cost import sampling_cost
-from radar.dependence import token_field
+from radar.config.load import config_hash, result_options
+from radar.config.options import Config, SampleConfig
+from radar.data.tokens import OrderedBatches, cached_tokens
+from radar.decoding.fields import token_field
+from radar.decoding.orders import step_sizes
+from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.errors import InputError
-from radar.features import extract, load_features
 from radar.files import check_writable, replacing
-from radar.independence import exponential_covariance, independence_gap
-from radar.labels import label_gap
-from radar.metrics import Reference, build_reference, frechet_distance, score
-from radar.modules import GeneratorModule
-from radar.options import Config, SampleConfig
-from radar.orders import step_sizes
+from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
-from radar.tokens import OrderedBatches, cached_tokens
-from radar.transformer import parameter_count
+from radar.sampling.cost import sampling_cost
+from radar.scoring.features import extract, load_features
+from radar.scoring.labels import label_gap
+from radar.scoring.metrics import Reference, build_reference, frechet_distance, score
+from radar.training.checkpoints import Generator, load_generator
+from radar.training.generator import GeneratorModule
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care

@@ -17,18 +17,18 @@ from torch import Tensor
 from experiments.configs import find_config
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
-from radar.checkpoints import load_tokenizer, pick_device
-from radar.config import load_config, parse_order
+from radar.config.load import load_config, parse_order
+from radar.config.options import Config
+from radar.config.registry import choose
 from radar.data import load_data
-from radar.dependence import ESTIMATORS, IMAGES, token_field
+from radar.data.tokens import cached_tokens
+from radar.decoding.fields import ESTIMATORS, IMAGES, token_field
+from radar.decoding.optimised import optimise
+from radar.decoding.orders import decode_steps, group_sizes, sizes_text, step_sizes
+from radar.decoding.total_correlation import costly_pairs, independence_gap, kernel_covariance
 from radar.errors import InputError
 from radar.files import replacing
-from radar.independence import costly_pairs, independence_gap, kernel_covariance
-from radar.optimised import optimise
-from radar.options import Config
-from radar.orders import decode_steps, group_sizes, sizes_text, step_sizes
-from radar.tokens import cached_tokens
-from radar.variants import choose
+from radar.training.checkpoints import load_tokenizer, pick_device
 
 PAIRS = 3  # shown of every order
 SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no orders are asked for

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radar.checkpoints import build_generator, load_tokenizer
-from radar.config import to_config
+from radar.config.load import to_config
+from radar.config.registry import choose
 from radar.data import load_data
 from radar.errors import InputError
 from radar.files import replacing
-from radar.modules import TokenizerModule, TrainedModule
-from radar.published import llamagen_gpt, llamagen_vq
+from radar.model.llamagen import llamagen_gpt, llamagen_vq
 from radar.tokenizers import Learned, build_tokenizer
-from radar.variants import choose
+from radar.training.checkpoints import build_generator, load_tokenizer
+from radar.training.tokenizer import TokenizerModule
+from radar.training.trained import TrainedModule
 
 WRAPPERS = ("model", "module", "state_dict")  # under which published files keep their tensors
 

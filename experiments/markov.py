@@ -20,12 +20,12 @@ from torch import Tensor
 from experiments.orders import parse_grid
 from experiments.pictures import save_figure
 from radar.attention import VARIANTS, Slots
+from radar.config.options import OrderConfig, SampleConfig
+from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
+from radar.decoding.total_correlation import independence_gap
 from radar.errors import InputError
 from radar.files import replacing
-from radar.independence import independence_gap
-from radar.options import OrderConfig, SampleConfig
-from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.sampling import plan_turns, sample_tokens
+from radar.sampling.sampler import plan_turns, sample_tokens
 
 LEAST_CELLS, MOST_CELLS = 4, 16  # as many as the most steps below; 65,536 images
 STRONGEST = 5  # coupling; beyond, nearly all images are of one colour and the covariance is singular

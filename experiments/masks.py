@@ -6,10 +6,10 @@ from pathlib import Path
 from experiments.orders import parse_grid
 from experiments.pictures import draw_mask
 from radar.attention import VARIANTS
-from radar.config import parse_order, to_config
+from radar.config.load import parse_order, to_config
+from radar.config.registry import choose
+from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
-from radar.orders import decode_steps, step_sizes
-from radar.variants import choose
 
 LARGEST = 4096  # slots
 

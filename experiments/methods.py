@@ -5,11 +5,11 @@ from functools import cache
 
 import torch
 
-from radar.config import to_config
+from radar.config.load import to_config
+from radar.config.methods import METHODS
 from radar.errors import InputError
-from radar.methods import METHODS
-from radar.modules import GeneratorModule
-from radar.transformer import Transformer, parameter_count
+from radar.model.transformer import Transformer, parameter_count
+from radar.training.generator import GeneratorModule
 
 GRIDS = ((16, 16), (24, 24))
 VOCABULARY, CLASSES = 16384, 1000  # LlamaGen's codes, ImageNet's labels

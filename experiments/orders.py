@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from experiments.pictures import draw_steps, save_figure
+from radar.config.options import OrderConfig
+from radar.config.registry import takes
+from radar.decoding.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
+from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.errors import InputError
-from radar.independence import exponential_covariance, independence_gap
-from radar.options import OrderConfig
-from radar.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
-from radar.variants import takes
 
 LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.pictures import overlay, pixel_scale, save_gif, save_image, tile
-from radar.checkpoints import Generator, load_generator
+from radar.config.options import SampleConfig
+from radar.config.registry import choose
+from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.files import replacing
-from radar.labels import LABELS, balanced
-from radar.options import SampleConfig
-from radar.sampling import Trace, ready_to_sample, sample_tokens
-from radar.tokens import cached_tokens
-from radar.variants import choose
+from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
+from radar.scoring.labels import LABELS, balanced
+from radar.training.checkpoints import Generator, load_generator
 
 LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
 

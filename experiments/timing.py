@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.sample import balanced_labels
 from radar import clock
 from radar.attention import BACKENDS
-from radar.checkpoints import Generator
-from radar.graphs import warm_up_calls
-from radar.modules import GeneratorModule
-from radar.sampling import ready_to_sample, sample_tokens
-from radar.tokens import Batch
+from radar.data.tokens import Batch
+from radar.kernels.cuda_graphs import warm_up_calls
+from radar.sampling.sampler import ready_to_sample, sample_tokens
+from radar.training.checkpoints import Generator
+from radar.training.generator import GeneratorModule
 
 
 def synchronised(device: torch.device, work: Callable[[], object]) -> float:

@@ -7,13 +7,13 @@ from lightning.pytorch import seed_everything
 
 from experiments.configs import find_config
 from experiments.train import LAST, fit
-from radar.config import load_config
+from radar.config.load import load_config
+from radar.config.options import Config, check_training
 from radar.data import load_data
+from radar.data.tokens import image_batches
 from radar.errors import InputError
-from radar.modules import TokenizerModule
-from radar.options import Config, check_training
 from radar.tokenizers import Convolutional, build_tokenizer
-from radar.tokens import image_batches
+from radar.training.tokenizer import TokenizerModule
 
 
 def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:

@@ -16,8 +16,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from experiments.configs import find_config
-from radar.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
-from radar.checkpoints import (
+from radar.config.load import load_config, result_options, to_config, to_dict, training_options
+from radar.config.options import Config, check_training
+from radar.data.tokens import Batch, BatchDataModule, cached_tokens, token_batches
+from radar.decoding.decoding_order import DecodingOrder
+from radar.errors import InputError
+from radar.files import locked_or_refused, replacing
+from radar.training.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
+from radar.training.checkpoints import (
     adopt,
     begin_with,
     build_generator,
@@ -27,12 +33,7 @@ from radar.checkpoints import (
     restore_weights,
     tell_if_changed,
 )
-from radar.config import load_config, result_options, to_config, to_dict, training_options
-from radar.errors import InputError
-from radar.files import locked_or_refused, replacing
-from radar.modules import DecodingOrder, TrainedModule
-from radar.options import Config, check_training
-from radar.tokens import Batch, BatchDataModule, cached_tokens, token_batches
+from radar.training.trained import TrainedModule
 
 LAST = "last.ckpt"
 NOISE = (".*GPU available.*", ".*does not have many workers.*", ".*not resumable.*", ".*Checkpoint directory.*")

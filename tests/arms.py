@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from radar.attention import VARIANTS, Slots, nested
+from radar.config.options import ModelConfig, OrderConfig
+from radar.config.registry import takes
+from radar.decoding.orders import ORDERS, decode_steps, step_sizes
+from radar.decoding.permutations import image_steps
 from radar.errors import InputError
-from radar.options import ModelConfig, OrderConfig
-from radar.orders import ORDERS, decode_steps, step_sizes
-from radar.redraw import image_steps
-from radar.transformer import Transformer
-from radar.variants import takes
+from radar.model.transformer import Transformer
 
 GRID = (4, 5)
 CELLS = GRID[0] * GRID[1]

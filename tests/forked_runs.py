@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from experiments.train import train_generator
-from radar.config import to_config
+from radar.config.load import to_config
 from radar.errors import stop
-from radar.modules import GeneratorModule
+from radar.training.generator import GeneratorModule
 
 
 def kill_at(step: int, number: int, where: str, skip: int) -> None:

@@ -5,16 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from radar.config import to_config
+from radar.config.load import to_config
+from radar.config.options import DataConfig
 from radar.data import AugmentedImages, load_data
 from radar.data.augment import AUGMENTS
 from radar.data.images import center_crop
+from radar.data.tokens import BatchDataset, cached_tokens, image_batches, token_batches
 from radar.errors import InputError
-from radar.features import train_classifier
-from radar.metrics import build_reference, score
-from radar.options import DataConfig
+from radar.scoring.features import train_classifier
+from radar.scoring.metrics import build_reference, score
 from radar.tokenizers import build_tokenizer
-from radar.tokens import BatchDataset, cached_tokens, image_batches, token_batches
 
 
 def images(tmp_path, name="folder"):

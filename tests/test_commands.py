@@ -19,10 +19,10 @@ from experiments.evaluate import evaluate, open_reference
 from experiments.sample import draw_samples
 from experiments.timing import measure_rounds, speed_columns
 from experiments.train import train_generator
-from radar.checkpoints import load_generator
-from radar.config import load_config
-from radar.features import train_classifier
+from radar.config.load import load_config
 from radar.files import locked_or_refused
+from radar.scoring.features import train_classifier
+from radar.training.checkpoints import load_generator
 from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
@@ -98,7 +98,7 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
 
 
 def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatch):
-    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
     generator = load_generator(checkpoint)
     first = open_reference(generator)
     assert open_reference(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
@@ -217,7 +217,7 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
 
 def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
-    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
     small = ["data.images=60", "train.steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from radar.config import config_hash, load_config, to_config, to_dict
+from radar.config.load import config_hash, load_config, to_config, to_dict
+from radar.config.options import Config
+from radar.config.registry import call
 from radar.errors import InputError
-from radar.options import Config
-from radar.variants import call
 
 
 @pytest.mark.parametrize(

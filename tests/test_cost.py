@@ -11,15 +11,15 @@ from ablations.cli import main
 from experiments.bench import run
 from experiments.bench.scaling import check_scaling
 from experiments.bench.works import Work
-from radar import cache
 from radar.attention import VARIANTS
-from radar.blocks import model_shape
-from radar.cost import Cost, sampling_cost, weight_count
+from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig
+from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
 from radar.errors import InputError
-from radar.modules import GeneratorModule
-from radar.options import Config, ModelConfig, OrderConfig, SampleConfig
-from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.sampling import plan_turns, sample_tokens
+from radar.model import kv_cache as cache
+from radar.model.blocks import model_shape
+from radar.sampling.cost import Cost, sampling_cost, weight_count
+from radar.sampling.sampler import plan_turns, sample_tokens
+from radar.training.generator import GeneratorModule
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from radar.config.options import DataConfig, TokenizerConfig
 from radar.data import DATASETS, load_data
 from radar.data.files import open_image, suffixes
 from radar.data.images import center_crop, load_images
+from radar.data.tokens import cached_tokens
 from radar.errors import InputError
-from radar.options import DataConfig, TokenizerConfig
 from radar.tokenizers import build_tokenizer
-from radar.tokens import cached_tokens
 
 
 @pytest.fixture(scope="module")

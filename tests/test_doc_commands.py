@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ablations.cli import main
-from radar.options import TokenizerConfig
+from radar.config.options import TokenizerConfig
 from radar.tokenizers import build_tokenizer
 from tests.test_docs import PAGES
 from tests.test_published import shapes
@@ -44,9 +44,9 @@ COMMANDS = {
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar evaluate runs/digits/last.ckpt": TINY,
-    "radar ablate ablations/masks.yaml": STUDY,
-    "radar watch ablations/masks.yaml": f"{SMALL} {TINY}",
-    "radar report ablations/masks.yaml": f"{SMALL} {TINY}",
+    "radar ablate ablations/studies/masks.yaml": STUDY,
+    "radar watch ablations/studies/masks.yaml": f"{SMALL} {TINY}",
+    "radar report ablations/studies/masks.yaml": f"{SMALL} {TINY}",
     "radar report FOLDER --baseline ARM": "",
     "radar ablate study.yaml --storage postgresql://user:password@host/database": STUDY,
     "radar fronts runs/ablations/theory-*": "",
@@ -101,8 +101,8 @@ def prepare() -> None:
     """What the commands name: a small study, images, weights under LlamaGen's names, 16 pixels to a cell."""
     study = "name: {name}\nbase: digits\nbaseline: plain\nconfig: {{order: {{name: radial, steps: 3}}}}\narms:\n"
     study += "  plain: {{attention: plain, sample: {{correction: 0.0}}}}\n  nested: {{attention: nested}}\n"
-    Path("ablations").mkdir()
-    Path("ablations/masks.yaml").write_text(study.format(name="masks"))
+    Path("ablations/studies").mkdir(parents=True)
+    Path("ablations/studies/masks.yaml").write_text(study.format(name="masks"))
     Path("study.yaml").write_text(study.format(name="shared"))
     random = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -130,7 +130,7 @@ def test_documented_commands_run(tmp_path, monkeypatch, capsys):
 
 def test_the_shown_study_is_one(tmp_path, monkeypatch):
     """The example of docs/studies.md, as it stands."""
-    from ablations.plan import plan_study
+    from ablations.study.plan import plan_study
 
     text = next(page for page in PAGES if page.name == "studies.md").read_text()
     (tmp_path / "my.yaml").write_text(re.findall(r"```yaml\n(name: my-orders.*?)```", text, re.S)[0])

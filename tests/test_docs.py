@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablations.statistics import by_arm, difference, gap_correlation
-from ablations.tables import cell, column_of, numbers, shown, titled
+from ablations.reporting.statistics import by_arm, difference, gap_correlation
+from ablations.reporting.tables import cell, column_of, numbers, shown, titled
 from experiments.methods import passes_and_slots
-from radar.config import parse_order, to_config
-from radar.independence import exponential_covariance, independence_gap
-from radar.methods import METHODS
-from radar.options import OrderConfig
-from radar.orders import decode_steps
-from radar.transformer import Transformer, parameter_count
+from radar.config.load import parse_order, to_config
+from radar.config.methods import METHODS
+from radar.config.options import OrderConfig
+from radar.decoding.orders import decode_steps
+from radar.decoding.total_correlation import exponential_covariance, independence_gap
+from radar.model.transformer import Transformer, parameter_count
 
 ROOT = Path(__file__).parent.parent
-REPORTS = ROOT / "ablations" / "reports"
+REPORTS = ROOT / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HEADERS = [*sorted((ROOT / "ablations").glob("*.yaml")), *sorted((ROOT / "experiments" / "configs").glob("*.yaml"))]
+YAML = ("ablations/studies/*.yaml", "experiments/configs/*.yaml")
+HEADERS = [path for pattern in YAML for path in sorted(ROOT.glob(pattern))]
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER}M?(?: ± {NUMBER}| \[{NUMBER}, {NUMBER}\])?)<!--([^:]+): (.+?)-->")
 TABLE = re.compile(r"<!--table ([^:]+): (.+?)-->\n((?:\|.*\n)+)")

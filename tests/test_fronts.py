@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ablations.cli import main
-from ablations.fronts import by_steps, draw_fronts, read_rows, steps_table
-from ablations.statistics import by_arm
+from ablations.curves import by_steps, draw_fronts, read_rows, steps_table
+from ablations.reporting.statistics import by_arm
 from tests.command_line import fails
 
 ORDERS = ("radial", "halton", "a|b", "random", "lpd")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ablations.cli import explain, main
-from radar.callbacks import AtomicCheckpointIO
+from radar.data.tokens import _reserved
 from radar.errors import DiskFull
 from radar.files import is_full, replacing, replacing_folder
-from radar.tokens import _reserved
+from radar.training.callbacks import AtomicCheckpointIO
 from tests.command_line import fails
 from tests.test_studies import STUDY, quick_workers
 

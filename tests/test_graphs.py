@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-import radar.graphs
 from ablations.cli import main
 from radar.attention import VARIANTS
-from radar.blocks import Block, Shape
-from radar.graphs import recorded, replay, unrecorded
-from radar.options import ModelConfig, SampleConfig
-from radar.orders import decode_sequence
-from radar.sampling import Trace, plan_turns, ready_to_sample, sample_tokens
+from radar.config.options import ModelConfig, SampleConfig
+from radar.decoding.orders import decode_sequence
+from radar.kernels import cuda_graphs
+from radar.kernels.cuda_graphs import recorded, replay, unrecorded
+from radar.model.blocks import Block, Shape
+from radar.sampling import sampler
+from radar.sampling.sampler import Trace, plan_turns, ready_to_sample, sample_tokens
 from tests.arms import CLASSES, arms, layout, small_model, typical
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
@@ -29,7 +30,7 @@ def recordings(monkeypatch):
     """Records without a GPU: the works that were recorded."""
     made = []
 
-    class Fake(radar.graphs.Recording):
+    class Fake(cuda_graphs.Recording):
         def __init__(self, work, inputs):
             self.work = work
             made.append(work)
@@ -37,8 +38,8 @@ def recordings(monkeypatch):
         def __call__(self, *inputs):
             return self.work(*inputs)
 
-    monkeypatch.setattr(radar.graphs, "Recording", Fake)
-    monkeypatch.setattr(radar.graphs, "_on_gpu", lambda model: True)
+    monkeypatch.setattr(cuda_graphs, "Recording", Fake)
+    monkeypatch.setattr(cuda_graphs, "_on_gpu", lambda model: True)
     return made
 
 
@@ -80,7 +81,7 @@ def test_what_is_recorded(recordings):
         draw()
         assert len(recordings) == 2, "what was recorded before is still there"
     draw(), draw()
-    assert len(recordings) == 2 and not radar.graphs._works
+    assert len(recordings) == 2 and not cuda_graphs._works
 
 
 def test_what_a_recording_is_for(recordings):
@@ -129,7 +130,7 @@ def test_nothing_is_recorded_on_a_cpu():
     model, draw = drawer("radial", "plain", PLAIN)
     with recorded(model):
         assert torch.equal(draw(), draw())
-        assert not radar.graphs._works
+        assert not cuda_graphs._works
 
 
 def test_names_and_sizes_are_told_apart(recordings):
@@ -159,9 +160,9 @@ def test_a_recording_draws_the_same(order, variant, config):
         for _ in range(3):
             for case, tokens in zip(cases, expected, strict=True):
                 assert (draw(*case) == tokens).float().mean() >= least
-        works = list(radar.graphs._works[model].values())
-    assert [type(work) for work in works] == [radar.graphs.Recording]
-    assert not radar.graphs._works
+        works = list(cuda_graphs._works[model].values())
+    assert [type(work) for work in works] == [cuda_graphs.Recording]
+    assert not cuda_graphs._works
 
 
 @pytest.mark.gpu
@@ -171,7 +172,7 @@ def test_a_recording_of_choices_draws_the_same():
     expected = draw()
     with ready_to_sample(model, config):
         assert all(torch.equal(draw(), expected) for _ in range(3))
-        assert [type(work) for work in radar.graphs._works[model].values()] == [radar.graphs.Recording]
+        assert [type(work) for work in cuda_graphs._works[model].values()] == [cuda_graphs.Recording]
 
 
 @pytest.mark.gpu
@@ -183,7 +184,7 @@ def test_compiled_code_draws_the_same_on_a_gpu(order, variant, config):
     with ready_to_sample(model, config):
         for _ in range(3):
             assert (draw() == expected).float().mean() > (0.9 if config.precision == "bf16-mixed" else 0.98)
-        assert [type(work) for work in radar.graphs._works[model].values()] == [radar.graphs.Recording]
+        assert [type(work) for work in cuda_graphs._works[model].values()] == [cuda_graphs.Recording]
 
 
 @pytest.mark.gpu
@@ -194,11 +195,11 @@ def test_sampling_never_waits_for_the_gpu():
         model, turns = small_model(slots).to("cuda"), plan_turns(slots, True, "cuda")
         sequence, labels = decode_sequence(step).to("cuda"), LABELS.to("cuda")
         sample_tokens(model, turns, sequence, labels, PLAIN, range(4))
-        rule = radar.sampling.choose_tokens(PLAIN)
+        rule = sampler.choose_tokens(PLAIN)
         noise = torch.rand(4, sum(len(turn.noise) for turn in turns), device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         try:
-            radar.sampling._run(model, turns, PLAIN, rule, None, sequence, labels, noise)
+            sampler._run(model, turns, PLAIN, rule, None, sequence, labels, noise)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

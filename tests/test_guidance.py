@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from radar.attention import VARIANTS
-from radar.config import to_config
+from radar.config.load import to_config
+from radar.config.options import OrderConfig
+from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
-from radar.guidance import guidance
-from radar.options import OrderConfig
-from radar.orders import decode_steps, step_sizes
-from radar.sampling import plan_turns
+from radar.sampling.guidance import guidance
+from radar.sampling.sampler import plan_turns
 
 K, N, S = 20, 256, 4.0
 STEP = decode_steps(OrderConfig(name="halton", steps=K, schedule="cosine"), 16, 16)

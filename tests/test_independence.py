@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radar.independence import exponential_covariance, independence_gap
-from radar.options import OrderConfig
-from radar.orders import decode_steps
+from radar.config.options import OrderConfig
+from radar.decoding.orders import decode_steps
+from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from tests.arms import COMPUTED
 
 

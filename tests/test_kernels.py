@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import radar.cache
-import radar.kernels
-import radar.linear
-from radar.kernels import FLAGS, Kernels, kernels
-from radar.linear import Linear, fast_products
-from radar.options import SampleConfig
-from radar.orders import decode_sequence
-from radar.sampling import plan_turns, sample_tokens
+import radar.kernels.build
+import radar.kernels.linear
+import radar.model.kv_cache
+from radar.config.options import SampleConfig
+from radar.decoding.orders import decode_sequence
+from radar.kernels.build import FLAGS, Kernels, kernels
+from radar.kernels.linear import Linear, fast_products
+from radar.sampling.sampler import plan_turns, sample_tokens
 from tests.arms import CLASSES, layout, small_model
 
 EXACT = SampleConfig()
@@ -35,7 +35,7 @@ def built(request, tmp_path_factory) -> Kernels:
     own = [flag for flag in FLAGS[torch.backends.cpu.get_cpu_capability()] if flag.startswith("-m")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return Kernels(ctypes.CDLL(str(radar.kernels._build([*own, *sizes]))))
+        return Kernels(ctypes.CDLL(str(radar.kernels.build._build([*own, *sizes]))))
 
 
 @pytest.fixture(params=[1, 2])
@@ -145,13 +145,13 @@ def test_threads(built, threads):
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_sampling_uses_them(compiled, calls, monkeypatch):
     """In every product and, where one slot runs per pass, every attention; no token changes."""
-    monkeypatch.setattr(radar.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
     found = sampled(compiled=compiled)
     model, passes = small_model(), len(decode_sequence(layout("raster", "causal")[0]))
     layers = sum(isinstance(part, Linear) for part in model.modules())
     assert calls.count("product") == layers * passes
     assert calls.count("attention") == len(model.blocks) * passes
-    for module in (radar.cache, radar.linear):
+    for module in (radar.model.kv_cache, radar.kernels.linear):
         monkeypatch.setattr(module, "kernels", lambda: None)
     assert torch.equal(sampled(), found)
     assert len(calls) == (layers + len(model.blocks)) * passes
@@ -160,14 +160,14 @@ def test_sampling_uses_them(compiled, calls, monkeypatch):
 @able
 def test_what_is_left_to_pytorch(calls, monkeypatch):
     """Attention of several queries, under a mask, in bfloat16, with gradients; products in bfloat16."""
-    monkeypatch.setattr(radar.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
     sampled(SampleConfig(precision="bf16-mixed"))
     one, two, start = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 2, 4), torch.tensor(0)
     seen = torch.ones(1, 1, dtype=torch.bool)
     for x, mask, grad in ((two, None, False), (one, seen, False), (one, None, True), (one, None, False)):
         assert not calls
         with torch.set_grad_enabled(grad):
-            radar.cache._attend(x, x, x, mask, torch.empty(1, 2, 1, 2, 2, 4), start, 0)
+            radar.model.kv_cache._attend(x, x, x, mask, torch.empty(1, 2, 1, 2, 2, 4), start, 0)
     assert calls == ["attention"]
 
 
@@ -185,7 +185,7 @@ def test_compiled_once(cold):
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler(compiler, cold, monkeypatch):
     """One warning, nothing half-written, the same tokens."""
-    monkeypatch.setattr(radar.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
         patch.setenv("CXX", compiler)
@@ -205,7 +205,7 @@ def test_without_a_home(cold, monkeypatch):
 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(radar.kernels.Path, "home", nowhere)
+    monkeypatch.setattr(radar.kernels.build.Path, "home", nowhere)
     with pytest.warns(UserWarning, match="could not be compiled or loaded .*home"):
         assert kernels() is None
 

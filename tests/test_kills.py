@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from ablations import workers
 from ablations.cli import main
-from ablations.plan import plan_study
-from ablations.study import StudyQueue, storage_url
+from ablations.study import workers
+from ablations.study.plan import plan_study
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import storage_url
 from radar.errors import InputError
 from tests.command_line import fails
 

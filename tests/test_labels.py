@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from experiments.evaluate import cautions
 from experiments.sample import by_class
-from radar.labels import LABELS, label_gap
+from radar.scoring.labels import LABELS, label_gap
 
 COUNTS = torch.tensor([90, 10, 0, 300])
 

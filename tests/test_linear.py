@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import radar.linear
+import radar.kernels.linear
 from experiments.configs import find_config
 from experiments.sample import draw_film, draw_samples
 from experiments.timing import measure_rounds
-from radar.checkpoints import Generator, build_generator
-from radar.config import load_config
-from radar.linear import Linear, fast_products, has_fast_products
-from radar.options import SampleConfig
-from radar.orders import decode_sequence
-from radar.sampling import plan_turns, product_dtype, sample_tokens
+from radar.config.load import load_config
+from radar.config.options import SampleConfig
+from radar.decoding.orders import decode_sequence
+from radar.kernels.linear import Linear, fast_products, has_fast_products
+from radar.sampling.sampler import plan_turns, product_dtype, sample_tokens
+from radar.training.checkpoints import Generator, build_generator
 from tests.arms import CLASSES, layout, small_model
 
 able = pytest.mark.skipif(not has_fast_products(torch.float32), reason="neither oneDNN nor our kernels")
@@ -33,20 +33,20 @@ LOW = SampleConfig(precision="bf16-mixed")
 def small_layers_too():
     """Lay out every layer, whatever its size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radar.linear, "LEAST", 1)
+        patch.setattr(radar.kernels.linear, "LEAST", 1)
         yield
 
 
 @pytest.fixture
 def products(monkeypatch):
     """Count the products that read weights that were laid out."""
-    made, lay_out = [], radar.linear._product
+    made, lay_out = [], radar.kernels.linear._product
 
     def counted(weight):
         product = lay_out(weight)
         return lambda x: made.append(x.dtype) or product(x)
 
-    monkeypatch.setattr(radar.linear, "_product", counted)
+    monkeypatch.setattr(radar.kernels.linear, "_product", counted)
     return made
 
 
@@ -63,7 +63,7 @@ def test_product(rows, inputs, outputs, low):
     layer = Linear(inputs, outputs)
     x = torch.randn(*rows, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad(), fast_products(layer, dtype), torch.autocast("cpu", torch.bfloat16, low):
-        assert bool(radar.linear._products) == has_fast_products(dtype)
+        assert bool(radar.kernels.linear._products) == has_fast_products(dtype)
         found = layer(x)
         exact = x.double() @ layer.weight.to(dtype).double().T
     assert found.dtype == dtype
@@ -118,18 +118,18 @@ def test_nothing_is_left_behind():
     contexts = [fast_products(layer, torch.float32) for layer in (one, two, one)]
     for count, context in zip((1, 2, 2), contexts, strict=True):
         context.__enter__()
-        assert len(radar.linear._products) == count
+        assert len(radar.kernels.linear._products) == count
     with pytest.raises(KeyError), fast_products(Linear(3, 3), torch.float32):
         raise KeyError
     for count, context in zip((1, 0, 0), contexts, strict=True):  # in whatever sequence they end
         context.__exit__(None, None, None)
-        assert len(radar.linear._products) == count
+        assert len(radar.kernels.linear._products) == count
 
 
 def test_small_layers_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(radar.linear, "LEAST", 17)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST", 17)
     with fast_products(Linear(4, 4), torch.float32):
-        assert not radar.linear._products
+        assert not radar.kernels.linear._products
 
 
 def test_layers_that_share_memory():
@@ -148,12 +148,12 @@ def test_doubles_under_autocast():
 
 def test_with_nothing_else(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(radar.linear, "kernels", lambda: None)
+    monkeypatch.setattr(radar.kernels.linear, "kernels", lambda: None)
     assert not has_fast_products(torch.float32)
     model = small_model(layout("radial", "plain")[1])
     plain = sampled(model, PRECISE)
     with fast_products(model, torch.float32):
-        assert not radar.linear._products
+        assert not radar.kernels.linear._products
         assert torch.equal(sampled(model, PRECISE), plain)
 
 

@@ -9,8 +9,8 @@ from scipy.stats import chisquare, spearmanr
 
 from ablations.cli import main
 from experiments.markov import draw, exact_gap, ising, marginal, measured_gap
-from radar.options import OrderConfig
-from radar.orders import decode_steps
+from radar.config.options import OrderConfig
+from radar.decoding.orders import decode_steps
 from tests.command_line import fails
 
 

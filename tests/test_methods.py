@@ -8,14 +8,14 @@ from scipy.stats import kstest
 
 from experiments.methods import passes_and_slots
 from radar.attention import NONE, VARIANTS
-from radar.config import merge_options, to_config
+from radar.config.load import merge_options, to_config
+from radar.config.methods import METHODS
+from radar.config.options import Config, OrderConfig, SampleConfig
+from radar.data.tokens import Batch
+from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
 from radar.errors import InputError
-from radar.methods import METHODS
-from radar.modules import GeneratorModule
-from radar.options import Config, OrderConfig, SampleConfig
-from radar.orders import decode_sequence, decode_steps, step_sizes
-from radar.sampling import Choice, Trace, all_noise, image_noise, sample_tokens
-from radar.tokens import Batch
+from radar.sampling.sampler import Choice, Trace, all_noise, image_noise, sample_tokens
+from radar.training.generator import GeneratorModule
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
 from tests.test_sampling import check_training_equals_sampling

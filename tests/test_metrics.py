@@ -9,14 +9,22 @@ import pytest
 import scipy.linalg
 import torch
 
+from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
-from radar.features import Classifier, FeatureNetwork, cnn, load_features, train_classifier
-from radar.metrics import METRICS, build_reference, coverage, frechet_distance, kernel_distance, neighbour_radius, score
-from radar.options import DataConfig
+from radar.scoring.features import Classifier, FeatureNetwork, cnn, load_features, train_classifier
+from radar.scoring.metrics import (
+    METRICS,
+    build_reference,
+    coverage,
+    frechet_distance,
+    kernel_distance,
+    neighbour_radius,
+    score,
+)
 
-REPORTS = Path(__file__).parents[1] / "ablations" / "reports"
+REPORTS = Path(__file__).parents[1] / "results"
 
 
 class Raw(FeatureNetwork):
@@ -101,11 +109,11 @@ def test_unknown_names(reference):
 
 def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
     data = load_data(DataConfig(seed=1))
-    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=250))
+    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=250))
     network = cnn(data, str(tmp_path))
     images, labels = load_images(data.held_out, range(len(data.held_out)))
     assert (network.classify(images) == labels).double().mean() > 0.97
-    monkeypatch.setattr("radar.features.train_classifier", lambda data: pytest.fail("trained again"))
+    monkeypatch.setattr("radar.scoring.features.train_classifier", lambda data: pytest.fail("trained again"))
     again = cnn(data, str(tmp_path))
     assert again.title == network.title and network.title.startswith("digits-cnn:")
     (path,) = tmp_path.iterdir()

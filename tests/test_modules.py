@@ -7,14 +7,15 @@ import torch
 
 from experiments.train import train_generator
 from radar.attention import VARIANTS
-from radar.callbacks import WeightAverage
-from radar.checkpoints import load_generator, read_checkpoint, restore_weights
-from radar.config import load_config, to_config
-from radar.corruption import CORRUPTIONS, corruption_mask
+from radar.config.load import load_config, to_config
+from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
+from radar.data.tokens import Batch
 from radar.errors import InputError, NonFiniteLoss
-from radar.modules import LAYOUTS, GeneratorModule, learning_rate
-from radar.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
-from radar.tokens import Batch
+from radar.training.callbacks import WeightAverage
+from radar.training.checkpoints import load_generator, read_checkpoint, restore_weights
+from radar.training.corruption import CORRUPTIONS, corruption_mask
+from radar.training.generator import LAYOUTS, GeneratorModule
+from radar.training.trained import learning_rate
 from tests.arms import layout, typical
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=2"]

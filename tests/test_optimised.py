@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.cli import main
-from ablations.prepare import estimate_once
+from ablations.study.prepare import estimate_once
 from experiments.configs import find_config
 from experiments.gap import save_field
-from radar.config import load_config
+from radar.config.load import load_config
+from radar.config.options import Config, DataConfig, OrderConfig
 from radar.data import load_data
-from radar.dependence import by_embeddings, by_information
+from radar.decoding.decoding_order import DecodingOrder
+from radar.decoding.fields import by_embeddings, by_information
+from radar.decoding.optimised import _gains, greedy, improve, optimise
+from radar.decoding.orders import decode_steps, group_sizes, step_sizes
+from radar.decoding.total_correlation import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
 from radar.errors import InputError
-from radar.independence import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
-from radar.modules import DecodingOrder
-from radar.optimised import _gains, greedy, improve, optimise
-from radar.options import Config, DataConfig, OrderConfig
-from radar.orders import decode_steps, group_sizes, step_sizes
 from tests.arms import COMPUTED
 from tests.command_line import fails
 

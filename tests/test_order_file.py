@@ -10,20 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablations.plan import plan_study, read_plan
-from ablations.prepare import check_arms
+from ablations.study.plan import plan_study, read_plan
+from ablations.study.prepare import check_arms
 from experiments.evaluate import describe, evaluate, open_reference
 from experiments.train import train_generator
-from radar import orders
-from radar.checkpoints import load_generator, read_checkpoint
-from radar.config import load_config, to_config
+from radar.config.load import load_config, to_config
+from radar.config.options import OrderConfig, SampleConfig
+from radar.data.tokens import Batch
+from radar.decoding import orders
+from radar.decoding.decoding_order import order_hash
+from radar.decoding.order_file import read_steps
+from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
-from radar.modules import GeneratorModule
-from radar.modules.order import order_hash
-from radar.options import OrderConfig, SampleConfig
-from radar.order_file import read_steps
-from radar.orders import decode_steps, step_sizes
-from radar.tokens import Batch
+from radar.training.checkpoints import load_generator, read_checkpoint
+from radar.training.generator import GeneratorModule
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.steps=2"]
 HALTON = ["order.name=halton", "order.steps=7", "order.schedule=cosine", "attention=plain"]

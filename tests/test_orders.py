@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radar.errors import InputError
-from radar.options import OrderConfig
-from radar.orders import (
+from radar.config.options import OrderConfig
+from radar.config.registry import takes
+from radar.decoding.orders import (
     DISTANCES,
     ORDERS,
     ROUNDINGS,
@@ -19,7 +19,7 @@ from radar.orders import (
     group_sizes,
     step_sizes,
 )
-from radar.variants import takes
+from radar.errors import InputError
 from tests.arms import COMPUTED
 
 names, sides = st.sampled_from(COMPUTED), st.integers(1, 12)

@@ -39,7 +39,7 @@ def test_inside_somebody_elses_repository_the_commit_is_not_theirs(tmp_path):
     git(site, "commit", "-m", "ours")
     commit, code = ask(site)
     assert commit != "unknown" and "-" not in commit
-    with (site / "radar" / "sampling.py").open("a") as file:
+    with (site / "radar" / "sampling" / "sampler.py").open("a") as file:
         file.write("# changed")
     changed, other = ask(site)
     assert changed == f"{commit}-dirty" and other != code, "timings are made again"

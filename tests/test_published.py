@@ -10,15 +10,15 @@ from ablations.cli import main
 from experiments.imports import IMPORTS, read_published, save_checkpoint
 from experiments.train import train_generator
 from radar.attention import VARIANTS
-from radar.blocks import feed_forward_width
-from radar.checkpoints import adopt, load_generator, load_tokenizer
-from radar.config import load_config
+from radar.config.load import load_config
+from radar.config.options import ModelConfig, TokenizerConfig
 from radar.errors import InputError
-from radar.options import ModelConfig, TokenizerConfig
-from radar.published import llamagen_gpt, llamagen_vq
+from radar.model.blocks import feed_forward_width
+from radar.model.llamagen import llamagen_gpt, llamagen_vq
+from radar.model.transformer import Transformer
 from radar.tokenizers import build_tokenizer
 from radar.tokenizers.llamagen import MULTIPLES
-from radar.transformer import Transformer
+from radar.training.checkpoints import adopt, load_generator, load_tokenizer
 
 DIM, LAYERS, HEADS, VOCABULARY, CLASSES, SIDE = 256, 2, 4, 50, 5, 3
 

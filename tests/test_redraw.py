@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from radar.config.options import OrderConfig
+from radar.decoding.permutations import annealed, by_seed, permuted
 from radar.errors import InputError
-from radar.options import OrderConfig
-from radar.redraw import annealed, by_seed, permuted
 
 OWN = torch.arange(64)
 RANDOM = OrderConfig(name="random", steps=7, schedule="cosine")

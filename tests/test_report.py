@@ -9,10 +9,11 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from ablations.plan import plan_study
 from ablations.report import write_report
-from ablations.results import Results
-from ablations.study import StudyQueue, storage_url
+from ablations.reporting.results import Results
+from ablations.study.plan import plan_study
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import storage_url
 from tests.test_studies import STUDY, cache, quick_workers, study
 
 __all__ = ["cache", "quick_workers", "study"]  # fixtures

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
+from radar.config.options import SampleConfig
+from radar.decoding.orders import decode_sequence
 from radar.errors import InputError
-from radar.modules.generator import by_rank
-from radar.options import SampleConfig
-from radar.orders import decode_sequence
-from radar.sampling import Trace, draw, filter_probabilities, image_noise, plan_turns, sample_tokens
+from radar.sampling.sampler import Trace, draw, filter_probabilities, image_noise, plan_turns, sample_tokens
+from radar.training.generator import by_rank
 from tests.arms import CELLS, CLASSES, VOCABULARY, arms, layout, small_model
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])

@@ -7,11 +7,12 @@ from itertools import product
 import pytest
 
 from ablations.cli import main
-from ablations.plan import plan_study
-from ablations.results import tuning_notes
-from ablations.study import StudyQueue, storage_url
+from ablations.reporting.results import tuning_notes
+from ablations.study.plan import plan_study
+from ablations.study.queue import StudyQueue
 from ablations.study.search import tune
-from ablations.study_file import parse_ranges
+from ablations.study.storage import storage_url
+from ablations.study.study_file import parse_ranges
 from tests.command_line import fails
 from tests.test_studies import cache, quick_workers, results
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from ablations.cli import main
-from ablations.plan import read_plan
-from ablations.prepare import prepare, prepare_inputs
-from ablations.trial import run_trial
+from ablations.study.plan import read_plan
+from ablations.study.prepare import prepare, prepare_inputs
+from ablations.study.trial import run_trial
 from experiments.tokenizer import train_tokenizer
 from experiments.train import train_generator
-from radar.config import load_config, read_yaml, to_config
+from radar.config.load import load_config, read_yaml, to_config
+from radar.config.options import Config
 from radar.data import load_data
-from radar.features import train_classifier
-from radar.options import Config
+from radar.scoring.features import train_classifier
 from radar.tokenizers import build_tokenizer
 from tests.command_line import fails
 
@@ -30,7 +30,7 @@ LAYERS = {
     "ablations": {"radar", "experiments", "ablations"},
 }
 CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.yaml"))
-STUDIES = sorted((ROOT / "ablations").glob("*.yaml"))
+STUDIES = sorted((ROOT / "ablations" / "studies").glob("*.yaml"))
 
 
 def sources(layer: str) -> list[tuple[Path, ast.Module]]:
@@ -47,7 +47,7 @@ def test_imports_run_one_way(layer):
                 top = name.split(".")[0]
                 assert top not in LAYERS or top in LAYERS[layer], f"{path} imports {name}"
                 assert top != "pytorch_lightning", f"{path}: its classes differ from lightning.pytorch's"
-                assert top != "omegaconf" or path == ROOT / "radar" / "config.py", path
+                assert top != "omegaconf" or path == ROOT / "radar" / "config" / "load.py", path
                 assert top != "optuna" or path.parent == ROOT / "ablations" / "study", path
 
 
@@ -61,13 +61,13 @@ def options(kind: type) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def read_options(monkeypatch) -> set[tuple[str, str]]:
-    """Record which options are read by code outside config.py and dataclasses."""
+    """Record which options are read by code outside radar/config/load.py and dataclasses."""
     read: set[tuple[str, str]] = set()
 
     def recording(self, name):
         file = Path(sys._getframe(1).f_code.co_filename)
         ours = any(file.is_relative_to(ROOT / layer) for layer in LAYERS)
-        if ours and file.name != "config.py":
+        if ours and file != ROOT / "radar" / "config" / "load.py":
             read.add((type(self).__name__, name))
         return object.__getattribute__(self, name)
 
@@ -127,7 +127,7 @@ def test_every_configuration_runs_one_step(path, tmp_path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("radar.features.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
     overrides = ["train.steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
@@ -149,7 +149,7 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
 
 def test_a_wrong_option_fails_before_a_tokenizer_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    study = ROOT / "ablations" / "one_model.yaml"
+    study = ROOT / "ablations" / "studies" / "one_model.yaml"
     line = fails(capsys, "ablate", study, "order.steps=65", "data.images=40", f"data.cache={tmp_path}")
     assert line == "radar: arm 'radial': order.steps=65 is not possible: a grid of 64 cells takes 1..64 steps"
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ablations import workers
 from ablations.cli import main
-from ablations.plan import plan_study
-from ablations.prepare import prepare
-from ablations.study import StudyQueue, storage_url
-from ablations.study.queue import place
-from ablations.trial import time_arms
+from ablations.study import workers
+from ablations.study.plan import plan_study
+from ablations.study.prepare import prepare
+from ablations.study.queue import StudyQueue, place
+from ablations.study.storage import storage_url
+from ablations.study.trial import time_arms
 from radar.errors import InputError
 from tests.command_line import fails
 
@@ -122,7 +122,7 @@ def test_arms_are_timed_again_when_code_or_hardware_changes(study, cache, monkey
     time_arms(plan, rows)
     assert (out / "timing.json").read_text() == kept and json.loads(kept)["commit"], "nothing has changed"
     for name, value in (("source_hash", lambda: "other"), ("hardware", lambda device: "other")):
-        monkeypatch.setattr(f"ablations.trial.{name}", value)
+        monkeypatch.setattr(f"ablations.study.trial.{name}", value)
         before = (out / "timing.json").read_text()
         time_arms(plan, rows)
         assert (out / "timing.json").read_text() != before, name

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from ablations.cli import main
-from ablations.figures import draw_front
-from ablations.results import Results, contrast_notes, size_notes
-from ablations.statistics import contrast, difference, holm, interval
-from ablations.tables import cell, column_of, compared, present, shown
-from ablations.tables import tested as all_tested
-from radar.orders import sizes_text
+from ablations.reporting.figures import draw_front
+from ablations.reporting.results import Results, contrast_notes, size_notes
+from ablations.reporting.statistics import contrast, difference, holm, interval
+from ablations.reporting.tables import cell, column_of, compared, present, shown
+from ablations.reporting.tables import tested as all_tested
+from radar.decoding.orders import sizes_text
 from tests.command_line import fails
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from experiments.tokenizer import train_tokenizer
-from radar.checkpoints import load_tokenizer
-from radar.config import to_config
+from radar.config.load import to_config
+from radar.config.options import DataConfig, TokenizerConfig
 from radar.data import load_data
 from radar.data.images import load_images
+from radar.data.tokens import batch_indices, cached_tokens
 from radar.errors import InputError
-from radar.options import DataConfig, TokenizerConfig
 from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, tokenizer_hash
-from radar.tokens import batch_indices, cached_tokens
+from radar.training.checkpoints import load_tokenizer
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from radar.blocks import PRESETS
+from radar.config.options import ModelConfig, SampleConfig
+from radar.decoding.orders import decode_sequence
 from radar.errors import InputError
-from radar.options import ModelConfig, SampleConfig
-from radar.orders import decode_sequence
-from radar.sampling import plan_turns, sample_tokens
-from radar.transformer import Transformer, parameter_count
+from radar.model.blocks import PRESETS
+from radar.model.transformer import Transformer, parameter_count
+from radar.sampling.sampler import plan_turns, sample_tokens
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model, typical
 
 

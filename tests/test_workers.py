@@ -7,9 +7,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ablations import workers
-from ablations.plan import plan_study
-from ablations.study import StudyQueue, storage_url
+from ablations.study import workers
+from ablations.study.plan import plan_study
+from ablations.study.queue import StudyQueue
+from ablations.study.storage import storage_url
 from tests.test_studies import STUDY
 
 MOMENTS = {  # when a signal comes -> what becomes of the first trial

@@ -25,10 +25,10 @@ import torch
 from lightning.pytorch import Callback
 from optuna.trial import FrozenTrial, TrialState
 
-from ablations.plan import Plan, Trial, encode
+from ablations.study.plan import Plan, Trial, encode
 from ablations.study.search import Reporter, Tuner, importances, make_sampler, suggest, tune
 from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
-from ablations.workers import STOP
+from ablations.study.workers import STOP
 from radar.errors import DiskFull, InputError, RunError
 from radar.files import is_full
 

@@ -14,11 +14,11 @@ import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import TrialState
 
-from ablations.plan import Params, Plan, Trial, encode
-from ablations.study_file import Range, parse_ranges
+from ablations.study.plan import Params, Plan, Trial, encode
+from ablations.study.study_file import Range, parse_ranges
 from experiments.train import learning_curve
+from radar.config.options import SampleConfig
 from radar.errors import RunError
-from radar.options import SampleConfig
 from radar.seeding import Stream, derive
 
 Score = Callable[[SampleConfig], float]

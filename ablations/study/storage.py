@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from ablations.plan import Plan
+from ablations.study.plan import Plan
 from radar.errors import InputError
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

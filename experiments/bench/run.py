@@ -16,15 +16,15 @@ from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
 from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
 from experiments.orders import parse_grid
 from experiments.timing import all_ready_to_sample, synchronised
-from radar.checkpoints import pick_device
-from radar.config import load_config
+from radar.config.load import load_config
+from radar.config.registry import choose
 from radar.errors import InputError
-from radar.graphs import warm_up_calls
-from radar.kernels import kernels
-from radar.modules import GeneratorModule
+from radar.kernels.build import kernels
+from radar.kernels.cuda_graphs import warm_up_calls
+from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
-from radar.transformer import parameter_count
-from radar.variants import choose
+from radar.training.checkpoints import pick_device
+from radar.training.generator import GeneratorModule
 
 Row = dict[str, Any]
 Timing = tuple[float, float]  # seconds, floor in seconds

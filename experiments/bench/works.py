@@ -16,14 +16,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.timing import training_flops
-from radar.cost import Cost, sampling_cost
-from radar.features import Classifier, extract
-from radar.metrics import frechet_distance
-from radar.modules import GeneratorModule
-from radar.orders import step_sizes
-from radar.sampling import product_dtype, sample_tokens
+from radar.data.tokens import Batch, BatchDataset, TokenSplit
+from radar.decoding.orders import step_sizes
+from radar.sampling.cost import Cost, sampling_cost
+from radar.sampling.sampler import product_dtype, sample_tokens
+from radar.scoring.features import Classifier, extract
+from radar.scoring.metrics import frechet_distance
 from radar.tokenizers import Convolutional, vq
-from radar.tokens import Batch, BatchDataset, TokenSplit
+from radar.training.generator import GeneratorModule
 
 DOWNSAMPLE = 8  # pixels per cell and side of decoded images
 STORED = 50_000  # images of the token file that is loaded from

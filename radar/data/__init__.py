@@ -6,13 +6,13 @@ Legend: B images, N cells, M images of a split; images are (3, H, W) uint8.
 from collections.abc import Callable
 from dataclasses import replace
 
+from radar.config.options import DataConfig
+from radar.config.registry import call, choose
 from radar.data.augment import AUGMENTS, AugmentedImages
 from radar.data.digits import digits
 from radar.data.folder import folder
 from radar.data.images import ImageData, ImageSet
 from radar.data.shapes import shapes
-from radar.options import DataConfig
-from radar.variants import call, choose
 
 __all__ = ["DATASETS", "AugmentedImages", "ImageData", "ImageSet", "load_data"]
 

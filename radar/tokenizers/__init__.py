@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radar.options import TokenizerConfig
+from radar.config.options import TokenizerConfig
+from radar.config.registry import call
 from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.levels import Levels
 from radar.tokenizers.llamagen import LlamaGenVQ
 from radar.tokenizers.tokenizer import Learned, Tokenizer, normalise, to_pixels
-from radar.variants import call
 
 __all__ = ["TOKENIZERS", "Convolutional", "Learned", "Tokenizer", "fsq", "normalise", "to_pixels", "vq"]
 

@@ -1,0 +1,137 @@
+"""What all trials of a study need once, made before the workers would race for it.
+
+Tokenizers, fields, tokens, feature networks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablations.reporting.results import REMEDY, Row
+from ablations.study.plan import Plan, naming
+from experiments.gap import estimate_field, field_origin, save_field
+from experiments.tokenizer import tokenizer_folder, train_tokenizer
+from radar.config.load import merge_options, parse_order, to_config
+from radar.config.options import Config
+from radar.data import load_data
+from radar.data.tokens import cached_tokens
+from radar.errors import InputError
+from radar.files import locked
+from radar.scoring.features import load_features
+from radar.tokenizers import build_tokenizer, tokenizer_hash
+from radar.training.checkpoints import adopt, build_generator, load_tokenizer, pick_device, read_checkpoint
+from radar.training.generator import GeneratorModule
+
+
+def prepare_inputs(plan: Plan) -> None:
+    """Make what the trials cannot even be planned without."""
+    check_arms(plan)
+    check_idle(plan)
+    train_tokenizers(plan)
+    estimate_fields(plan)
+
+
+def check_idle(plan: Plan) -> None:
+    """Refuse how to train tokenizers or estimate fields where no arm has any; raises InputError."""
+    configs, fields = [], list[str]()
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            configs.append(to_config(values, plan.overrides))
+            fields += covariances(configs[-1])
+    if plan.file.tokenizer_training and not any(build_tokenizer(config.tokenizer).learned for config in configs):
+        raise InputError("tokenizer_training has no effect: no arm has a learned tokenizer")
+    if plan.file.estimator is not None and not fields:
+        raise InputError(f"estimator: {plan.file.estimator} has no effect: no arm names an order.covariance")
+
+
+def covariances(config: Config) -> list[str]:
+    """Files of the fields that its orders are made for: of the trained one, and of the one that is sampled in."""
+    orders = [config.order] + ([parse_order(config.sample.order)] if config.sample.order else [])
+    return [order.covariance for order in orders if order.covariance is not None]
+
+
+def check_arms(plan: Plan) -> None:
+    """Build every arm whose tokenizer is still to be trained, on an untrained one; raises InputError.
+
+    A wrong option ends the study before that training and not after. Without fields, which come later.
+    """
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            config = adopt(to_config(values, plan.overrides))
+            path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
+            if path is None or Path(path).exists() or not tokenizer.learned:
+                continue
+            tokenizer_folder(Path(path))
+            data, order = load_data(config.data), replace(config.order, covariance=None)
+            config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
+            GeneratorModule(config, tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size))
+
+
+def train_tokenizers(plan: Plan) -> None:
+    """Train every learned tokenizer that is not trained yet, or not to its end, with `tokenizer_training`."""
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            config = to_config(values, plan.overrides)
+            path, learned = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer).learned
+        if path is None or not learned:
+            continue
+        with locked(Path(path).parent / "lock"):
+            if not is_trained(Path(path)):
+                kept = [text for text in plan.overrides if not text.startswith("train.")]  # those are the generator's
+                trained = to_config(merge_options(values, plan.file.tokenizer_training), kept)
+                train_tokenizer(replace(trained, run=str(Path(path).parent)), f"tokenizer of '{arm}'")
+
+
+def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+    """Options of every arm, merged; in a search those that all its trials have in common."""
+    arms = {"base": {}} if plan.searching else {arm: options for arm, (options, _) in plan.arms.items()}
+    return [(arm, merge_options(plan.base, plan.file.config, options)) for arm, options in arms.items()]
+
+
+def estimate_fields(plan: Plan) -> None:
+    """Estimate every field that an arm's order is made for, from the arm's own data, where `estimator` is given."""
+    if plan.file.estimator is None:
+        return
+    for arm, values in arm_values(plan):
+        with naming(arm):
+            config = to_config(values, plan.overrides)
+            for path in covariances(config):
+                estimate_once(config, plan.file.estimator, Path(path))
+
+
+def estimate_once(config: Config, estimator: str, path: Path) -> None:
+    """Estimate a field; raises InputError if one of another origin is in its place already."""
+    tokenizer = tokenizer_hash(load_tokenizer(config.tokenizer))
+    origin = f"{estimator} of {load_data(config.data).identity}, tokenizer {tokenizer}"
+    with locked(path.parent / "lock"):
+        if not path.exists():
+            field, _, title = estimate_field(config, estimator)
+            save_field(field, path, origin)
+            print(f"{path}: {title}")
+    if (found := field_origin(path)) != origin:
+        raise InputError(f"{path} is a field of another origin ({found}, here {origin}); delete it, or name another")
+
+
+def is_trained(path: Path) -> bool:
+    """Whether a checkpoint is there and has made all of its steps; raises InputError for a damaged one."""
+    if not path.exists():
+        return False
+    checkpoint = read_checkpoint(path)
+    return bool(checkpoint["global_step"] >= checkpoint["radar"]["config"]["train"]["steps"])
+
+
+def prepare(plan: Plan, rows: Sequence[Row]) -> None:
+    """Encode the images and train the feature networks that the trials use.
+
+    Raises InputError if the rows that are there already were scored by others.
+    """
+    configs = [trial.config for trial in plan.trials] or [plan.sketch().config]
+    parts = {repr((c.data, c.tokenizer, c.evaluate.features)): c for c in configs}
+    for config in parts.values():
+        _, data, tokenizer = build_generator(config)
+        network = load_features(config.evaluate.features, data, config.data.cache).title
+        if others := {row["fid_feature"] for row in rows} - {network}:
+            raise InputError(f"rows are there that {', '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
+        tokenizer.to(pick_device(config.train.device))
+        cached_tokens(data, tokenizer, config.data.cache, config.data.workers)

@@ -1,0 +1,125 @@
+"""One trial of a study: train, tune the sampling if asked to, sample, score, draw; and the timing of all arms."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.utils.tensorboard import SummaryWriter
+
+from ablations.study.plan import Plan, Trial
+from ablations.study.queue import Row
+from ablations.study.search import Score, Tuner
+from experiments.evaluate import evaluate, open_reference, save_row
+from experiments.pictures import pixel_scale, tile
+from experiments.sample import Samples, draw_samples, save_pictures, scored_labels
+from experiments.timing import measure_rounds, measure_speed, speed_columns
+from experiments.train import LAST, flatten, learning_curve, train_generator
+from radar.config.load import config_hash
+from radar.config.options import SampleConfig
+from radar.files import locked, replacing
+from radar.provenance import git_commit, hardware, source_hash, versions
+from radar.scoring.features import extract
+from radar.scoring.metrics import Reference, frechet_distance
+from radar.seeding import Stream, derive
+from radar.training.checkpoints import Generator, load_generator, pick_device
+
+Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
+
+
+def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tuner) -> Row:
+    """Make the row of one trial, or read the one that was saved before a stop."""
+    path = plan.out / "rows" / f"{trial.key}.json"
+    if (saved := read_json(path)) is not None and saved["trial"] == trial.digest:
+        return saved
+    run = Path(trial.config.run)
+    with locked(run / "lock"):  # arms that differ in sampling only share a training
+        checkpoint = train_generator(trial.config, trial.key, callbacks)
+    generator = replace(load_generator(checkpoint), config=trial.config)
+    reference = open_reference(generator)
+    settings = tune(trial, scorer(plan, generator, reference))
+    generator = replace(generator, config=replace(trial.config, sample=settings))
+    row, samples = evaluate(generator, reference)
+    if plan.searching and "images_per_s" in plan.objectives:
+        row |= measure_speed(generator)
+    save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)
+    log_tensorboard(run / "tensorboard" / trial.key, generator, row, samples)
+    row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params, "curve": learning_curve(run)} | row
+    save_row(row, path)
+    return row
+
+
+def scorer(plan: Plan, generator: Generator, reference: Reference) -> Score:
+    """Score sampling options by the fid of `tune.images` images that the evaluation will not draw."""
+
+    def score(settings: SampleConfig) -> float:
+        assert plan.file.tune is not None
+        fresh = replace(settings, images=plan.file.tune.images, seed=derive(Stream.TUNE, settings.seed) % 2**32)
+        images = draw_samples(generator, fresh, scored_labels(generator)).images
+        return frechet_distance(reference.features, extract(reference.network, images))
+
+    return score
+
+
+def log_tensorboard(folder: Path, generator: Generator, row: Row, samples: Samples) -> None:
+    """Log options with the figures that they led to, and the samples, for TensorBoard."""
+    options = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flatten(row["options"]).items()}
+    figures = {f"figures/{key}": value for key in ("fid", "nll", "accuracy", "steps") if (value := row.get(key))}
+    writer = SummaryWriter(str(folder))
+    writer.add_hparams(options, figures, run_name=".")
+    sheet = tile(samples.images[:100], 10, pixel_scale(samples.images.shape[3]))
+    writer.add_image("samples", sheet, generator.config.train.steps, dataformats="HWC")
+    writer.close()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a file that is written whole; None if it is missing or was damaged by something else."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def time_arms(plan: Plan, rows: Sequence[Row]) -> None:
+    """Time one trial of every arm whose checkpoint is on this machine, in turns, with nothing else running.
+
+    Kept in timing.json, seconds of every round, until an arm, its options, the code or the hardware changes.
+    """
+    digests = {row["arm"]: row["trial"] for row in reversed(rows)}
+    first = {trial.arm: trial for trial in reversed(plan.trials) if digests.get(trial.arm) == trial.digest}
+    arms = [arm for arm in plan.arms if arm in first and (Path(first[arm].config.run) / LAST).exists()]
+    if not arms:
+        return
+    torch.set_num_threads(plan.file.threads)
+    settings = {row["arm"]: row["options"]["sample"] for row in reversed(rows)}
+    wanted = {arm: config_hash({"trial": first[arm].digest, "sample": settings[arm]}) for arm in arms}
+    wanted |= {
+        "hardware": hardware(pick_device(first[arms[0]].config.train.device)),
+        "code": source_hash(),
+        **versions(),
+    }
+    with locked(plan.out / "timing.lock"):
+        if (kept := read_json(plan.out / "timing.json")) is not None and kept["trials"] == wanted:
+            return
+        rounds = measure_rounds([timed_generator(first[arm], SampleConfig(**settings[arm])) for arm in arms])
+        found = {"trials": wanted, "commit": git_commit(), "batch": first[arms[0]].config.evaluate.timing_batch}
+        with replacing(plan.out / "timing.json") as temporary:
+            temporary.write_text(json.dumps(found | {"seconds": dict(zip(arms, rounds, strict=True))}))
+
+
+def stored_speeds(folder: Path, baseline: str | None) -> Speeds:
+    """Images per second of every arm as timed last, if at all, and the speed-up against a baseline among them."""
+    if (found := read_json(folder / "timing.json")) is None:
+        return {}
+    seconds = found["seconds"]
+    base = seconds.get(baseline) if len(seconds) > 1 else None
+    timed = {arm: speed_columns(times, found["batch"], base) for arm, times in seconds.items()}
+    return {arm: {**columns, "timed_at": found["commit"]} for arm, columns in timed.items()}
+
+
+def timed_generator(trial: Trial, settings: SampleConfig) -> Generator:
+    """Open a trained arm with the sampling options that its row was made with."""
+    return replace(load_generator(Path(trial.config.run) / LAST), config=replace(trial.config, sample=settings))

@@ -1,0 +1,258 @@
+"""Tokens of a data set, encoded once and cached on disk, and training batches as pure functions of (seed, i).
+
+Legend: B images of a batch, M images of a split, N cells.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from radar.config.load import config_hash
+from radar.config.options import Config
+from radar.data import AugmentedImages, ImageData, ImageSet
+from radar.data.images import load_images
+from radar.errors import InputError
+from radar.files import replacing_folder
+from radar.seeding import Stream, derive
+from radar.tokenizers import Tokenizer, tokenizer_hash
+
+CHUNK = 64  # images that are encoded at once
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Memory-mapped tokens (M * V, N) of one split, V views of an image behind each other, and labels (M,)."""
+
+    tokens: NDArray[np.integer[Any]]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return len(self.tokens) // len(self.labels)
+
+    def gather(self, index: NDArray[np.int64], view: NDArray[np.int64] | int = 0) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N) int64 and labels (B,) at `index`, by default of the first views."""
+        rows = index * self.views + view
+        return torch.from_numpy(self.tokens[rows].astype(np.int64)), torch.from_numpy(self.labels[index])
+
+
+def cache_description(data: ImageData, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Describe what a cache must match to be used."""
+    return {
+        "data": data.name,
+        "images": data.identity,
+        "crop": data.crop,
+        "augment": data.augment,
+        "classes": list(data.classes),
+        "grid": list(tokenizer.grid(data.size)),
+        "vocabulary": tokenizer.vocabulary,
+        "tokenizer": tokenizer_hash(tokenizer),
+    }
+
+
+def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: int = 0) -> dict[str, TokenSplit]:
+    """Encode both splits once, the training images in all views, or open what was encoded before.
+
+    Encoding runs where the tokenizer is, fed by `workers` processes. `cache` is a folder of caches, or itself one (it
+    holds meta.json). Raises InputError for a cache that was made by another tokenizer, or of other images.
+    """
+    wanted, root = cache_description(data, tokenizer), Path(cache)
+    path = root if (root / "meta.json").exists() else root / f"tokens-{data.name}-{config_hash(wanted)}"
+    if not path.exists():
+        with replacing_folder(path) as temporary:
+            h, w = tokenizer.grid(data.size)
+            _encode(AugmentedImages(data), len(data.train), h * w, tokenizer, workers, temporary / "train")
+            _encode(data.held_out, len(data.held_out), h * w, tokenizer, workers, temporary / "held_out")
+            (temporary / "meta.json").write_text(json.dumps(wanted, indent=1))
+    _check(path, wanted)
+    return {name: _open(path, name) for name in ("train", "held_out")}
+
+
+def _reserved(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Make an .npy file as a memory map whose space is reserved: writing to it cannot fail for a full disk.
+
+    Raises OSError where there is no space for it.
+    """
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _encode(split: ImageSet, images: int, cells: int, tokenizer: Tokenizer, workers: int, folder: Path) -> None:
+    """Write the tokens of all of a split, which has `images` with their views, and the labels of the images."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
+    device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
+    tokens = _reserved(Path(f"{folder}-tokens.npy"), dtype, (len(split), cells))
+    labels = np.empty(len(split), np.int64)
+    batches = DataLoader(OrderedBatches(partial(_gather, split, 1), len(split), CHUNK), None, num_workers=workers)
+    for number, inputs, classes, _ in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
+        part = slice(number * CHUNK, number * CHUNK + len(classes))
+        tokens[part] = tokenizer.encode(inputs.to(device)).cpu().numpy()
+        labels[part] = classes.numpy()
+    tokens.flush()
+    np.save(f"{folder}-labels.npy", labels[:: len(split) // images])
+
+
+def _check(path: Path, wanted: dict[str, Any]) -> None:
+    try:
+        found = json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"token cache {path} is damaged ({error}); delete it") from error
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"token cache {path} was made with another {key} ({found.get(key)}, this run has {value}); "
+                "delete it or set data.cache to another folder"
+            )
+
+
+def _open(path: Path, name: str) -> TokenSplit:
+    try:
+        tokens = np.load(path / f"{name}-tokens.npy", mmap_mode="r")
+        return TokenSplit(tokens, np.load(path / f"{name}-labels.npy"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"token cache {path} is damaged ({error}); delete it") from error
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_indices(seed: int, number: int, batch: int, count: int) -> NDArray[np.int64]:
+    """Indices (B,) of training batch `number`: epochs are permutations laid end to end, batches may straddle them."""
+    place = np.arange(number * batch, (number + 1) * batch)
+    return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in place])
+
+
+# Indices (B,) of images, and of their views, -> tokens or images, labels.
+Gather = Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[Tensor, Tensor]]
+
+
+class Batch(NamedTuple):
+    """Number of the batch, its tokens (B, N) or images (B, 3, H, W), labels (B,), and numbers in the split (B,)."""
+
+    number: int
+    inputs: Tensor
+    labels: Tensor
+    images: Tensor
+
+
+@dataclass
+class BatchDataset(Dataset[Batch]):
+    """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact.
+
+    Of every image it takes one of its `views`, by (seed, i, place in the batch).
+    """
+
+    gather: Gather
+    count: int
+    batch: int
+    seed: int
+    total: int
+    start: int = 0
+    views: int = 1
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < self.total:
+            raise IndexError(index)
+        number = self.start + index
+        images = batch_indices(self.seed, number, self.batch, self.count)
+        random = np.random.default_rng(derive(Stream.AUGMENT, self.seed, number))
+        views = random.integers(self.views, size=self.batch)
+        return Batch(number, *self.gather(images, views), torch.from_numpy(images))
+
+
+@dataclass
+class OrderedBatches(Dataset[Batch]):
+    """A split once, in order, the first view of every image."""
+
+    gather: Gather
+    count: int
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        images = np.arange(index * self.batch, min((index + 1) * self.batch, self.count))
+        return Batch(index, *self.gather(images, np.zeros_like(images)), torch.from_numpy(images))
+
+
+class BatchDataModule(LightningDataModule):
+    """One long epoch of pure-function training batches, and the held-out split in order.
+
+    Args:
+        config: seed, batch size, steps, workers.
+        train, held_out: functions from indices to (inputs, labels), each with the number of images.
+        views: of every training image.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        train: tuple[Gather, int],
+        held_out: tuple[Gather, int],
+        views: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config, self.train, self.held_out, self.views = config, train, held_out, views
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Continue behind the batches that the restored optimizer steps have used."""
+        t, step = self.config.train, self.trainer.global_step if self.trainer else 0
+        # One batch more than needed: training ends by max_steps and never at the end of an epoch.
+        total = t.steps * t.accumulate + 1
+        seed, start = derive(Stream.DATA, self.config.seed), step * t.accumulate
+        batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.views)
+        return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Held-out images in order."""
+        batches = OrderedBatches(*self.held_out, self.config.train.batch_size)
+        return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
+
+
+def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataModule:
+    """Build batches of cached tokens."""
+    train, held_out = splits["train"], splits["held_out"]
+    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.views)
+
+
+def image_batches(config: Config, data: ImageData) -> BatchDataModule:
+    """Build batches of images, for a tokenizer to learn from."""
+
+    train, held_out = AugmentedImages(data), data.held_out
+    count = train.augment.views
+    return BatchDataModule(
+        config,
+        (partial(_gather, train, count), len(data.train)),
+        (partial(_gather, held_out, 1), len(held_out)),
+        count,
+    )
+
+
+def _gather(split: ImageSet, views: int, index: NDArray[np.int64], view: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    return load_images(split, (index * views + view).tolist())

@@ -1,0 +1,132 @@
+"""The order that a generator is trained in, as data, and the orders that it is sampled in.
+
+Legend: N cells, M orders of a file, B images.
+"""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from radar.config.load import parse_order
+from radar.config.options import Config, OrderConfig, SampleConfig
+from radar.config.registry import choose, takes
+from radar.decoding.orders import ORDERS, decode_sequence, decode_steps, step_sizes
+from radar.decoding.permutations import REDRAWS, image_steps
+from radar.errors import InputError
+from radar.seeding import Stream, derive
+
+
+class DecodingOrder:
+    """Which cell is decoded when: in training, and in sampling.
+
+    Args:
+        config: all options.
+        grid: (h, w).
+        step: what a checkpoint holds, in place of what the options give now.
+
+    Attributes:
+        step: (N,) step of each cell, or (M, N), where image i has row i modulo M.
+        varies: whether training images are given other orders than that.
+
+    Raises InputError for an order that is not possible on this grid.
+    """
+
+    def __init__(self, config: Config, grid: tuple[int, int], step: Tensor | None = None) -> None:
+        self.config, self.grid = config, grid
+        self.step = decode_steps(config.order, *grid) if step is None else step.long()
+        self.sequence = decode_sequence(self.step)
+        self.redraw = choose("redraw", config.train.redraw, REDRAWS)
+        first = torch.atleast_2d(self.sequence)[:1]
+        self.varies = self.redraw(config.order, first, *grid, 1, 0, 0.0) is not None  # fails here, not in mid-training
+        self.check_per_image(config.sample)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the step vector."""
+        return order_hash(self.step)
+
+    def stored(self) -> Tensor:
+        """Return the step vector for a checkpoint, as small as it can be."""
+        return self.step.to(torch.int16 if int(self.step.max()) < 2**15 else torch.int32)
+
+    def is_current(self) -> bool:
+        """Whether the options still give this order: neither the code nor a file behind them has changed."""
+        return torch.equal(decode_steps(self.config.order, *self.grid), self.step)
+
+    def in_training(self, index: Tensor, number: int) -> Tensor:
+        """Cells in decoding order for the training images `index` (B,) in batch `number`: (N,) or (B, N)."""
+        t, own = self.config.train, rows_of(self.sequence, index)
+        seed, progress = derive(Stream.ORDER, self.config.seed, number), number / (t.steps * t.accumulate)
+        drawn = self.redraw(self.config.order, own, *self.grid, len(index), seed, progress)
+        return own if drawn is None else drawn
+
+    def sampled(self, settings: SampleConfig) -> Tensor:
+        """(N,) or (M, N) step at which the sampler decodes each cell: as trained, or the order and steps of `settings`.
+
+        With `order_per_image` the images have others, of the same group sizes. Raises InputError where not possible.
+        """
+        if settings.order is None and settings.steps is None and settings.schedule is None:
+            return self.step
+        try:
+            if settings.order is None and not self.is_current():
+                raise InputError("the options do not give the trained order any more, so that it cannot be cut anew")
+            return decode_steps(self.sampled_options(settings), *self.grid)
+        except InputError as error:
+            given = {key: getattr(settings, key) for key in ("order", "steps", "schedule")}
+            asked = ", ".join(f"sample.{key}={value}" for key, value in given.items() if value is not None)
+            raise InputError(f"{asked}: {error}") from error
+
+    def sampled_options(self, settings: SampleConfig) -> OrderConfig:
+        """Options of the order that is sampled in; raises InputError if the model was trained on one order alone."""
+        if settings.order is not None and not self.varies:
+            raise InputError(
+                f"sample.order={settings.order} needs a model that was trained on many orders: train.redraw, which is "
+                "none here"
+            )
+        order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
+        if settings.steps is None and settings.schedule is None:
+            return order
+        steps = order.steps if settings.steps is None else settings.steps
+        return replace(order, steps=steps, schedule=settings.schedule or order.schedule, sizes=None, sizes_of=None)
+
+    def of_images(self, settings: SampleConfig, images: Tensor) -> Tensor:
+        """Step (N,) of all, or (B, N) of each of the images that the sampler numbers `images` (B,)."""
+        if not settings.order_per_image:
+            return rows_of(self.sampled(settings), images)
+        steps = image_steps(self.sampled_options(settings), *self.grid, settings.seed, images.tolist())
+        if step_sizes(steps) != step_sizes(self.sampled(settings)):
+            raise InputError(
+                "the options do not give the trained group sizes any more: no order per image can be drawn"
+            )
+        return steps
+
+    def sampled_digest(self, settings: SampleConfig) -> str:
+        """12 hex digits of the order that is sampled in; of the first images' where each has its own."""
+        own = settings.order_per_image
+        return order_hash(self.of_images(settings, torch.arange(8)) if own else self.sampled(settings))
+
+    def check_per_image(self, settings: SampleConfig) -> None:
+        """Refuse an order per image where it means nothing; raises InputError."""
+        if not settings.order_per_image:
+            return
+        order = self.sampled_options(settings)
+        choose("order", order.name, ORDERS)
+        if not self.varies or not takes(order.name, ORDERS, "seed"):
+            able = ", ".join(name for name in ORDERS if takes(name, ORDERS, "seed"))
+            raise InputError(
+                f"sample.order_per_image needs an order with a seed ({able}) and a model that was trained on many "
+                f"orders (train.redraw), not order '{order.name}' with train.redraw={self.config.train.redraw}; set it "
+                "to false for one order of all images"
+            )
+
+
+def order_hash(step: Tensor) -> str:
+    """Name a step vector (N,), or several (M, N), by 12 hex digits."""
+    return sha256(str(tuple(step.shape)).encode() + step.cpu().to(torch.int64).numpy().tobytes()).hexdigest()[:12]
+
+
+def rows_of(values: Tensor, images: Tensor) -> Tensor:
+    """(N,) for all images, or (B, N): row i modulo M of (M, N) for image i."""
+    return values if values.ndim == 1 else values[images.cpu() % len(values)]

@@ -1,0 +1,64 @@
+"""Another decoding sequence for each image, in training and in sampling. To add one: a function and a line in REDRAWS.
+
+Legend: B images, N cells.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from radar.config.options import OrderConfig
+from radar.decoding.orders import decode_sequence, decode_steps
+from radar.seeding import Stream, derive, generator
+
+# (order, own (N,) or (B, N), h, w, B, seed, progress) -> sequences (B, N), or None for its own.
+Redraw = Callable[[OrderConfig, Tensor, int, int, int, int, float], Tensor | None]
+
+
+def none(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Keep the order's own sequence."""
+    return None
+
+
+def by_seed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Draw the order again with a seed of its own for each image: (B, N), all with the same group sizes.
+
+    Raises InputError for an order that takes no seed.
+    """
+    return decode_sequence(_seeded(order, h, w, [derive(seed, i) for i in range(images)]))
+
+
+def _seeded(order: OrderConfig, h: int, w: int, seeds: Sequence[int]) -> Tensor:
+    """Steps (B, N) of an order drawn once with each seed."""
+    return torch.stack([decode_steps(replace(order, seed=seed % 2**32), h, w) for seed in seeds])
+
+
+def permuted(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Draw a random permutation of the cells for each image, whatever the order, whose group sizes stay: (B, N)."""
+    return _permutations(images, h * w, seed)
+
+
+def _permutations(images: int, cells: int, seed: int) -> Tensor:
+    return torch.rand(images, cells, generator=torch.Generator().manual_seed(seed)).argsort(1)
+
+
+def annealed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """RAR (arXiv 2411.00776): a random permutation, ever more rarely, and the order itself otherwise.
+
+    Its share is 1 for the first half of the training and falls linearly to 0 in the third quarter, as in the paper
+    (epochs 200 to 300 of 400).
+    """
+    drawn = _permutations(images, h * w, seed)
+    share = min(1.0, max(0.0, (0.75 - progress) / 0.25))
+    kept = torch.rand(images, 1, generator=generator(seed, 1)) >= share
+    return torch.where(kept, own, drawn)
+
+
+REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permuted, "annealed": annealed}
+
+
+def image_steps(order: OrderConfig, h: int, w: int, seed: int, images: Sequence[int]) -> Tensor:
+    """Draw an order with a seed for each image of the sampler: (B, N), row i a function of (seed, images[i]) alone."""
+    return _seeded(order, h, w, [derive(Stream.IMAGE_ORDER, seed, image) for image in images])

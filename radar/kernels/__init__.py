@@ -1,0 +1,1 @@
+"""Faster ways to compute the same: laid-out weights, kernels of our own, recorded passes."""

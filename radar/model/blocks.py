@@ -1,0 +1,158 @@
+"""Parts of the transformer: sizes, rotary positions, blocks.
+
+Legend: B images, S slots, N cells, D width, H heads, E head width, L layers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+
+from radar.attention import attend
+from radar.config.options import ModelConfig
+from radar.config.registry import choose
+from radar.errors import InputError
+from radar.kernels.linear import Linear
+
+EPS = 1e-5  # of RMSNorm, as LlamaGen
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, depth and heads of a trunk, and how many of the layers run on queries alone."""
+
+    dim: int
+    layers: int
+    heads: int
+    query_layers: int = 0
+
+
+# B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
+PRESETS: dict[str, Shape] = {
+    "tiny": Shape(64, 4, 2),
+    "small": Shape(384, 6, 6),
+    "B": Shape(768, 12, 12),
+    "L": Shape(1024, 24, 16),
+    "XL": Shape(1280, 36, 20),
+    "XXL": Shape(1536, 48, 24),
+    "3B": Shape(3200, 24, 32),
+}
+
+
+def model_shape(config: ModelConfig) -> Shape:
+    """Resolve preset and overrides; raises InputError where the width does not split into heads of 4n."""
+    preset = choose("model preset", config.preset, PRESETS)
+    dim = preset.dim if config.dim is None else config.dim
+    layers = preset.layers if config.layers is None else config.layers
+    heads = preset.heads if config.heads is None else config.heads
+    if min(dim, layers, heads) < 1 or dim % (4 * heads):
+        raise InputError(
+            f"model.dim={dim} with model.heads={heads} is not possible: "
+            "dim must be a multiple of 4 * heads (2-D rotary positions), layers at least 1"
+        )
+    asking = min(layers - 1, round(layers * config.query_share))
+    if config.query_share and not asking:
+        raise InputError(f"model.query_share={config.query_share} of {layers} layers is no layer")
+    return Shape(dim, layers, heads, asking)
+
+
+def feed_forward_width(dim: int) -> int:
+    """SwiGLU width: 8/3 of D, rounded up to a multiple of 256 (LlamaGen), or of D where D is smaller."""
+    unit = min(256, dim)
+    return -(-(8 * dim // 3) // unit) * unit
+
+
+def rotary_table(h: int, w: int, width: int, base: float = 10_000.0) -> Tensor:
+    """Cosine and sine (1 + N, E / 2, 2) to rotate by: half of the pairs turn by row, half by column.
+
+    Row 0 is the class token; cell (r, c) stands at (r + 1, c + 1), so that no cell shares its place.
+    """
+    frequency = base ** (-torch.arange(0, width // 2, 2).float() / (width // 2))
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    places = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
+    angles = (places[:, :, None] * frequency).flatten(1)
+    return torch.stack([angles.cos(), angles.sin()], -1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring features: x (B, H, S, E), angles (B or 1, 1, S, E / 2, 2).
+
+    Complex products are fastest by themselves, but the compiler cannot fuse them.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        (a, b), (cos, sin) = pairs.unbind(-1), angles.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(angles))
+    return turned.flatten(-2).type_as(x)
+
+
+class Block(nn.Module):
+    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then SwiGLU."""
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = shape.dim // shape.heads, feed_forward_width(shape.dim)
+        self.heads = shape.heads
+        self.qkv = Linear(shape.dim, 3 * shape.dim)
+        self.out = Linear(shape.dim, shape.dim)
+        self.q_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
+        self.gate_up = Linear(shape.dim, 2 * hidden)
+        self.down = Linear(hidden, shape.dim)
+        self.norm1, self.norm2 = nn.RMSNorm(shape.dim, EPS), nn.RMSNorm(shape.dim, EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        return self.finish(x, attend(*self.project(x, angles), mask).transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3)
+        q, k, v = qkv.unbind(2)
+        q, k = rotate(self.q_norm(q.float()), angles), rotate(self.k_norm(k.float()), angles)
+        return q.to(v.dtype), k.to(v.dtype), v  # autocast leaves norms in float32
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add what attention mixed (B, S, D), then the feed-forward layer, to x (B, S, D)."""
+        x = x + self.dropout(self.out(mixed))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(F.silu(gate) * up))  # type: ignore[no-any-return]
+
+
+class QueryBlock(Block):
+    """Pre-norm block that queries run alone: cross-attention to keys and values made once for all such blocks."""
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
+        super().__init__(shape, config)
+        self.qkv = Linear(shape.dim, shape.dim)
+        del self.k_norm
+
+    def ask(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Queries (B, H, S, E) of x (B, S, D)."""
+        q = self.qkv(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rotate(self.q_norm(q.float()), angles).to(q.dtype)
+
+    def cross(self, x: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, S, D), k and v (B, H, N, E) -> (B, S, D)."""
+        return self.finish(x, attend(self.ask(x, angles), k, v, mask).transpose(1, 2).flatten(2))
+
+
+class Memory(nn.Module):
+    """Keys and values of the content for all query blocks (ARPG, arXiv 2503.10568)."""
+
+    def __init__(self, shape: Shape, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.norm = nn.RMSNorm(shape.dim, EPS)
+        self.kv = Linear(shape.dim, 2 * shape.dim)
+        self.k_norm = nn.RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, E) of x (B, S, D)."""
+        k, v = self.kv(self.norm(x)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
+        return rotate(self.k_norm(k.float()), angles).to(v.dtype), v

@@ -1,0 +1,203 @@
+"""The transformer: embeds slots, runs pre-norm blocks under a mask, returns logits where a slot has a target.
+
+It sees slots, cells and a mask, and never the name of an order or a variant. RMSNorm, SwiGLU, QK-norm, 2-D rotary
+positions by cell; shapes follow LlamaGen's presets.
+Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width, H heads, E head width, L layers.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
+
+from radar.attention import NONE, Predictions, Slots
+from radar.config.options import ModelConfig
+from radar.kernels.linear import Linear
+from radar.model.blocks import EPS, Block, Memory, QueryBlock, model_shape, rotary_table
+from radar.model.kv_cache import Cache, cached_attention
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@functools.cache
+def _compiled(function: Callable[P, R], dynamic: bool | None = None) -> Callable[P, R]:
+    torch._dynamo.config.cache_size_limit = 64  # of all models of one process
+    return torch.compile(function, dynamic=dynamic)
+
+
+class Transformer(nn.Module):
+    """Slots in, logits out.
+
+    Args:
+        config: shape, dropout, QK-norm, activation checkpointing, compilation.
+        vocabulary: V.
+        classes: number of labels; label `classes` means "no label".
+        grid: (h, w), N = h * w.
+        mixes: whether slots have second targets, for which there is a second head.
+    """
+
+    angles: Tensor
+
+    def __init__(
+        self, config: ModelConfig, vocabulary: int, classes: int, grid: tuple[int, int], mixes: bool = False
+    ) -> None:
+        super().__init__()
+        self.shape = shape = model_shape(config)
+        self.vocabulary, self.classes, self.grid = vocabulary, classes, grid
+        self.recompute, self.compiled = config.checkpoint_activations, config.compile
+        self.tokens = nn.Embedding(vocabulary, shape.dim)
+        self.labels = nn.Embedding(classes + 1, shape.dim)
+        self.query = nn.Parameter(torch.empty(shape.dim))
+        self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
+        self.query_layers = shape.query_layers
+        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
+        self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
+        self.memory = Memory(shape, config) if self.query_layers else None
+        self.norm = nn.RMSNorm(shape.dim, EPS)
+        self.head = Linear(shape.dim, vocabulary)
+        self.second_head = Linear(shape.dim, vocabulary) if mixes else None
+        angles = rotary_table(*grid, shape.dim // shape.heads)
+        angles[0] *= config.class_position
+        self.register_buffer("angles", angles, persistent=False)
+        self.apply(self._initialise)
+        nn.init.normal_(self.query, std=0.02)
+        nn.init.zeros_(self.head.weight)  # a new model is exactly uniform: NLL = N log V
+        if self.second_head is not None:
+            nn.init.zeros_(self.second_head.weight)
+
+    @property
+    def cache_layers(self) -> int:
+        """Keys and values to keep: of every block, but one for all query blocks."""
+        return len(self.blocks) + bool(self.query_layers)
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def forward(
+        self,
+        slots: Slots,
+        content: Tensor,
+        labels: Tensor,
+        sequence: Tensor,
+        mask: Tensor | BlockMask | None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Predict every target (see Slots.predictions): logits (B, T, V).
+
+        Args:
+            slots: S slots.
+            content: (B, S) token of each slot; ignored for queries and the class token.
+            labels: (B,) class, or `classes` for none.
+            sequence: (N,) or (B, N) cells in decoding order.
+            mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
+            cache: keys and values of the slots of earlier passes.
+        """
+        inputs = slots.content, slots.rank, slots.place, content, labels, torch.atleast_2d(sequence)
+        if cache is not None:
+            assert not isinstance(mask, BlockMask)
+            whole = self.compiled and content.device.type == "cpu"
+            decode = _compiled(Transformer.decode, dynamic=True) if whole else Transformer.decode
+            carriers = slots.contents if self.query_layers else len(slots)
+            return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
+        x, angles = self.embed(*inputs)
+        if self.query_layers:
+            return self.predict(self._crossed(x, angles, slots, mask), slots.predictions)
+        return self.predict(self._through(x, angles, mask), slots.predictions)
+
+    def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+        for block in cast(list[Block], self.blocks):
+            x = self._run(Block.forward, block, x, angles, mask)
+        return x
+
+    def _run(self, function: Callable[..., Tensor], *args: object) -> Tensor:
+        """Run a block as configured: compiled, or computed again in the backward pass."""
+        function = _compiled(function) if self.compiled else function
+        if self.recompute and self.training:
+            return checkpoint(function, *args, use_reentrant=False)  # type: ignore[no-any-return]
+        return function(*args)
+
+    def _part(self, function: Callable[..., R], *args: object) -> R:
+        """Run a part of a pass with the cache: compiled by itself, where the pass is not as a whole."""
+        alone = self.compiled and not torch.compiler.is_compiling()
+        return (_compiled(function, dynamic=True) if alone else function)(*args)
+
+    def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
+        """Run the content through the blocks, then the queries through theirs."""
+        assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
+        known, asking = (torch.nonzero(kind).flatten() for kind in (slots.content, ~slots.content))
+        seen = self._through(x[:, known], angles[:, :, known], mask[known][:, known])
+        k, v = self.memory(seen, angles[:, :, known])
+        y, places, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
+        for block in cast(list[QueryBlock], self.query_blocks):
+            y = self._run(QueryBlock.cross, block, y, places, k, v, rows)
+        return x.index_copy(1, asking, y)
+
+    def decode(
+        self,
+        inputs: tuple[Tensor, ...],
+        mask: Tensor | None,
+        predictions: Predictions,
+        carriers: int,
+        buffer: Tensor,
+        start: Tensor,
+    ) -> Tensor:
+        """Logits (B, T, V) of `inputs` (see `embed`), with the cache.
+
+        Compiled in one piece on a CPU, where calls cost most, and otherwise in parts that all blocks share: that takes
+        seconds, and calls cost nothing in a recording (radar/kernels). `carriers` is the number of slots, from the
+        first, that run through all but the query blocks.
+        """
+        x, angles = self.embed(*inputs)
+        y, places = x[:, carriers:], angles[:, :, carriers:]
+        x, angles = x[:, :carriers], angles[:, :, :carriers]
+        rows = columns = None
+        if mask is not None:
+            seen = mask.shape[1] - y.shape[1]
+            rows, columns = mask[:carriers, :seen], mask[carriers:, :seen]
+        for layer, block in enumerate(cast(list[Block], self.blocks)):
+            q, k, v = self._part(Block.project, block, x, angles)
+            x = self._part(Block.finish, block, x, cached_attention(q, k, v, rows, buffer, start, layer))
+        if self.memory is not None:
+            k, v = self._part(Memory.forward, self.memory, x, angles)
+            for other in cast(list[QueryBlock], self.query_blocks):
+                q = self._part(QueryBlock.ask, other, y, places)
+                mixed = cached_attention(q, k, v, columns, buffer, start, len(self.blocks))
+                y = self._part(Block.finish, other, y, mixed)
+            x = torch.cat([x, y], 1)
+        return self.predict(x, predictions)
+
+    def predict(self, x: Tensor, predictions: Predictions) -> Tensor:
+        """Logits (B, T, V) from the last features (B, S, D): of one slot each, or the mean of one with each head."""
+        logits = self.head(self.norm(x[:, predictions.first]))
+        if self.second_head is None or predictions.second is None:
+            return logits  # type: ignore[no-any-return]
+        others = self.second_head(self.norm(x[:, predictions.second]))
+        has = torch.stack([predictions.first, predictions.second], -1) != NONE
+        share = has / has.sum(-1, keepdim=True)
+        return logits * share[:, :1] + others * share[:, 1:]  # type: ignore[no-any-return]
+
+    def embed(
+        self, carries: Tensor, rank: Tensor, place: Tensor, content: Tensor, labels: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
+
+        A slot must know which cell it fills: without, parallel decoding fails (NAR, arXiv 2503.10696). Also returned
+        are the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
+        """
+        x = torch.where(carries[:, None], self.tokens(content), self.query)
+        x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)
+        x = self.places(cells[:, place.clamp(min=0)]) * (place != NONE)[:, None] + x
+        angles = self.angles[torch.where(rank == NONE, 0, cells[:, rank.clamp(min=0)] + 1)]
+        return x, angles[:, None]
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

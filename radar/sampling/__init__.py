@@ -1,0 +1,1 @@
+"""The parallel sampler, its guidance and its cost on paper."""

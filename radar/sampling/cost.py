@@ -1,0 +1,71 @@
+"""What sampling costs on paper: matrix operations and bytes of every forward pass, read off the planned turns [ours].
+
+Per slot and layer: 2 (4 D^2 + 3 D F) operations for the projections and SwiGLU of width F, and 4 D for every slot that
+the dense attention covers; 2 D V for every predicted target. Bytes: all weights once per pass, keys and values of all
+covered slots once per pass and image. Activations are left out: they fit the cache of the processor.
+Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from radar.model.blocks import Shape, feed_forward_width
+from radar.sampling.sampler import Turn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations (of weights, of attention), bytes and number of some passes, for a batch."""
+
+    products: float
+    attention: float
+    bytes: float
+    passes: int
+
+    @property
+    def flops(self) -> float:
+        """All operations."""
+        return self.products + self.attention
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One after the other."""
+        return Cost(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.bytes + other.bytes,
+            self.passes + other.passes,
+        )
+
+    def seconds(self, flops_per_s: float, bytes_per_s: float) -> float:
+        """Roofline floor: no device with these rates can be faster."""
+        return max(self.flops / flops_per_s, self.bytes / bytes_per_s)
+
+
+def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
+    """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
+    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
+    blocks = shape.layers * (4 * d * d + 3 * d * f) - late * 2 * d * d
+    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary
+
+
+def pass_cost(shape: Shape, vocabulary: int, turn: Turn, batch: int, element: int = 4) -> Cost:
+    """Cost of one forward pass for `batch` rows (guidance doubles them); `element` bytes per number.
+
+    With query layers, content runs through the other layers and makes keys and values once more (2 D^2), queries run
+    through the query layers, which make none (2 D^2 less).
+    """
+    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
+    early, block, memory = shape.layers - late, 4 * d * d + 3 * d * f, 2 * d * d * bool(late)
+    queries = len(turn.slots) - turn.slots.contents if late else 0
+    content, covered = len(turn.slots) - queries, turn.covered - queries
+    heads = 2 if turn.slots.mixes else 1
+    layered = content * (early * block + memory) + queries * late * (block - 2 * d * d)
+    products = batch * 2 * (layered + len(turn.targets) * heads * d * vocabulary)
+    attention = batch * 4 * d * covered * (early * content + late * queries)
+    moved = weight_count(shape, vocabulary, heads) + batch * (early + bool(late)) * 2 * covered * d
+    return Cost(float(products), float(attention), float(moved * element), 1)
+
+
+def sampling_cost(shape: Shape, vocabulary: int, turns: Sequence[Turn], batch: int, element: int = 4) -> Cost:
+    """Cost of drawing `batch` images without guidance."""
+    return sum((pass_cost(shape, vocabulary, turn, batch, element) for turn in turns), Cost(0.0, 0.0, 0.0, 0))

@@ -1,0 +1,1 @@
+"""What is trained, and how it goes on after a stop."""

@@ -1,0 +1,201 @@
+"""Reading checkpoints back: configuration, averaged weights, and what must match."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radar.config.load import to_config
+from radar.config.options import Config, ModelConfig, TokenizerConfig
+from radar.config.registry import choose
+from radar.data import ImageData, load_data
+from radar.decoding.decoding_order import DecodingOrder
+from radar.errors import InputError
+from radar.model.blocks import model_shape
+from radar.sampling.guidance import guidance
+from radar.scoring.features import FEATURES
+from radar.scoring.labels import LABELS
+from radar.scoring.metrics import check_metrics
+from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
+from radar.training.callbacks import TrainingClock, WeightAverage
+from radar.training.generator import GeneratorModule
+from radar.training.tokenizer import TokenizerModule
+from radar.training.trained import TrainedModule
+
+# Options of a checkpoint that may be set anew.
+FREE = (
+    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "order.covariance=",
+    "order.path=", "train.device=", "model.compile=",
+)  # fmt: skip
+
+
+OF_TRAINING = ("dropout", "label_dropout", "backend", "checkpoint_activations", "compile")  # options of a model
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project with the safe loader; raises InputError if missing, damaged or foreign."""
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or "radar" not in checkpoint:
+        raise InputError(f"checkpoint {path} was not written by this project")
+    return checkpoint
+
+
+def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Load the weights, then the average over them if there is one; raises InputError on any mismatch."""
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+        average = checkpoint["callbacks"].get(WeightAverage.__name__, {}).get("average", [])
+        for weight, value in zip(WeightAverage.parameters(module), average, strict=bool(average)):
+            weight.copy_(value)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"checkpoint {path} does not fit this model: {reason}") from error
+    module.eval()
+
+
+def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Build a tokenizer, with the weights of `checkpoint` if it is a learned one.
+
+    Options that are not given are those of the checkpoint; raises InputError where given ones are others.
+    """
+    tokenizer = build_tokenizer(config)
+    if not isinstance(tokenizer, Learned):
+        return tokenizer.eval()
+    how = "train it first by `radar tokenizer CONFIG`, CONFIG being a YAML file or a ready-made name, or `radar import`"
+    if config.checkpoint is None:
+        raise InputError(
+            f"tokenizer '{config.name}' must be trained or imported: {how} one, then set tokenizer.checkpoint"
+        )
+    if not Path(config.checkpoint).exists():
+        raise InputError(f"tokenizer.checkpoint={config.checkpoint} does not exist: {how} it")
+    checkpoint = read_checkpoint(config.checkpoint)
+    trained = to_config(checkpoint["radar"]["config"])
+    for name, given in vars(replace(config, checkpoint=None)).items():
+        if given is not None and given != (found := getattr(trained.tokenizer, name)):
+            raise InputError(
+                f"checkpoint {config.checkpoint} holds another tokenizer: {name} is {found}, tokenizer.{name}={given}"
+            )
+    tokenizer = build_tokenizer(trained.tokenizer)
+    assert isinstance(tokenizer, Learned)
+    module = TokenizerModule(trained, tokenizer)
+    restore_weights(module, checkpoint, config.checkpoint)
+    return tokenizer.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator with all that it needs to make and judge images, on one device."""
+
+    config: Config
+    module: GeneratorModule
+    data: ImageData
+    tokenizer: Tokenizer
+    commit: str
+    train_seconds: float
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (h, w)."""
+        return self.module.model.grid
+
+
+def build_generator(config: Config, step: Tensor | None = None) -> tuple[GeneratorModule, ImageData, Tokenizer]:
+    """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
+
+    Raises InputError if they do not fit together.
+    """
+    check_metrics(config.evaluate.metrics)
+    choose("feature network", config.evaluate.features, FEATURES)
+    choose("labels", config.evaluate.labels, LABELS)
+    guidance(config.sample.guidance_schedule, config.sample.guidance_power)
+    data = load_data(config.data)
+    tokenizer = load_tokenizer(config.tokenizer)
+    grid = tokenizer.grid(data.size)
+    origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
+    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin, step), data, tokenizer
+
+
+def adopt(config: Config) -> Config:
+    """Take over the model options of the checkpoint `init`, if there is one, but for how it is trained and computed.
+
+    Raises InputError if it is no generator of this project, or if another size than its own is asked for.
+    """
+    if config.init is None:
+        return config
+    theirs = to_config(read_checkpoint(config.init)["radar"]["config"]).model
+    asked, there = model_shape(config.model), model_shape(theirs)
+    if asked not in (model_shape(ModelConfig()), there):
+        raise InputError(f"init={config.init} is a model of another size: {there}; the options model.* give {asked}")
+    return replace(config, model=replace(theirs, **{name: getattr(config.model, name) for name in OF_TRAINING}))
+
+
+def begin_with(module: GeneratorModule, path: str | Path) -> None:
+    """Load the weights to begin a training with; raises InputError if model, tokens or images are others."""
+    checkpoint = read_checkpoint(path)
+    check_origin(module, checkpoint, path)
+    restore_weights(module, checkpoint, path)
+    module.train()
+
+
+def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse a generator that was trained on other tokens than these images give here."""
+    for what, mine in module.origin.items():
+        if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
+            raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolve `train.device`; raises InputError if it is not there."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, device=best if name == "auto" else name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"train.device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any] | None = None) -> None:
+    """Print one line where the options give another order now than the checkpoint holds; its own is used.
+
+    Another line where they give other orders to single images, as far as what a checkpoint says of itself shows it.
+    """
+    name, own = order.config.order.name, (found or {}).get("sampled_order")
+    try:
+        if not order.is_current():
+            said = f"{path} was trained in another order '{name}' than this version and these files give; "
+            said += "its own is used"
+        elif found is not None and own and own != order.sampled_digest(to_config(found["config"]).sample):
+            said = f"{path} was trained by a version that draws other orders for single images than this one does"
+        else:
+            return
+    except InputError:  # a file that it was made from is gone; it is not needed any more
+        return
+    print(f"radar: {said}", file=sys.stderr)
+
+
+def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
+    """Open a checkpoint, with `key=value` overrides of how it is sampled and scored and where things lie.
+
+    Raises InputError for a bad checkpoint, and for an override that would change what was trained.
+    """
+    checkpoint = read_checkpoint(path)
+    for text in overrides or []:
+        if not text.startswith(FREE):
+            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(FREE)}")
+    config = to_config(checkpoint["radar"]["config"], overrides or [])
+    module, data, tokenizer = build_generator(config, checkpoint["radar"].get("order"))
+    tell_if_changed(module.order, path, checkpoint["radar"])
+    restore_weights(module, checkpoint, path)
+    check_origin(module, checkpoint, path)
+    device = pick_device(config.train.device)
+    module.to(device)
+    tokenizer.to(device)
+    seconds = float(checkpoint["callbacks"].get(TrainingClock.__name__, {}).get("seconds", 0.0))
+    return Generator(config, module, data, tokenizer, checkpoint["radar"]["commit"], seconds)

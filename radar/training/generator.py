@@ -1,0 +1,304 @@
+"""The LightningModule that trains a generator: transformer + order + attention variant.
+
+Every training step draws its random numbers from (seed, batch number), so that a resumed run repeats them.
+Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from radar.attention import BACKENDS, NONE, VARIANTS, Slots
+from radar.config.options import Config, ReviseConfig, SampleConfig
+from radar.config.registry import call, choose
+from radar.data.tokens import Batch
+from radar.decoding.decoding_order import DecodingOrder, rows_of
+from radar.decoding.orders import decode_sequence, step_sizes
+from radar.errors import InputError
+from radar.model.transformer import Transformer
+from radar.sampling.sampler import Turn, draw, plan_turns
+from radar.training.corruption import CORRUPTIONS, corruption_mask
+from radar.training.trained import TrainedModule
+
+
+class Layout(NamedTuple):
+    """What one iteration trains on: slots, their mask, which of them count (S,) bool, their share of the steps."""
+
+    slots: Slots
+    mask: Tensor | BlockMask
+    scored: Tensor
+    share: float
+
+
+class GeneratorModule(TrainedModule):
+    """A transformer that learns to decode in one order under one attention variant.
+
+    Args:
+        config: all options.
+        vocabulary: V.
+        classes: number of labels.
+        grid: (h, w).
+        origin: names of what options say by path (tokenizer, images); in checkpoints, compared when loading.
+        step: the order of a checkpoint, in place of what the options give now.
+
+    Raises InputError if order, variant and grid do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        vocabulary: int,
+        classes: int,
+        grid: tuple[int, int],
+        origin: dict[str, str] | None = None,
+        step: Tensor | None = None,
+    ) -> None:
+        super().__init__(config, origin)
+        self.order = DecodingOrder(config, grid, step)
+        self.slots = self._slots(step_sizes(self.step), config.revise)
+        if self.slots.mixes:
+            _check_directions(self, config, grid[1])
+        if config.model.query_share:
+            _check_query_blocks(self.slots, config)
+        # Query blocks take part of the mask, which only a dense one can be cut into.
+        backend = "sdpa" if config.model.query_share else config.model.backend
+        self.backend = choose("attention backend", backend, BACKENDS)
+        self._packed: tuple[Any, Layout] | None = None
+        self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
+        self.layout = choose("layout", config.train.layout, LAYOUTS)
+        self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
+        self.sampled_slots(config.sample)  # fails here, not after training
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Dense mask (S, S) of the whole layout."""
+        return self.slots.mask()
+
+    def packed(self) -> Layout:
+        """All steps in one sequence; built once for a backend and device."""
+        key = (self.device, self.backend, self.slots)
+        if self._packed is None or self._packed[0] != key:
+            slots, every = self.slots.to(self.device), torch.ones(len(self.slots), dtype=torch.bool)
+            self._packed = (key, Layout(slots, self.backend(self.slots, self.device), every, 1.0))
+        return self._packed[1]
+
+    @property
+    def step(self) -> Tensor:
+        """(N,) step of each cell, or (M, N)."""
+        return self.order.step
+
+    @property
+    def steps(self) -> int:
+        """K."""
+        return int(self.step.max()) + 1
+
+    @property
+    def cells(self) -> int:
+        """N."""
+        return self.step.shape[-1]
+
+    def sampled_step(self, settings: SampleConfig) -> Tensor:
+        """(N,) or (M, N) step at which the sampler decodes each cell; raises InputError where not possible."""
+        return self.order.sampled(settings)
+
+    def sampled_sequence(self, settings: SampleConfig, images: Sequence[int]) -> Tensor:
+        """(N,) cells in the sequence of the sampler, or (B, N), one for each of the images that it numbers so."""
+        return decode_sequence(self.order.of_images(settings, torch.tensor(images))).to(self.device)
+
+    def sampled_slots(self, settings: SampleConfig) -> Slots:
+        """Slots of the sampler; raises InputError where they are not possible."""
+        self.order.check_per_image(settings)
+        slots = self._slots(step_sizes(self.sampled_step(settings)), _revised(self.config.revise, settings))
+        if settings.choice_temperature is not None and not slots.waits.any():
+            raise InputError(
+                f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
+                f"cells in every step (bidirectional) and two steps at least, not '{self.config.attention}' in "
+                f"{int(slots.turn.max()) + 1}"
+            )
+        return slots
+
+    def turns(self, settings: SampleConfig) -> list[Turn]:
+        """Plan the sampler's forward passes, on this module's device."""
+        candidates = settings.choice_temperature is not None
+        return plan_turns(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
+
+    def _slots(self, sizes: list[int], revise: ReviseConfig) -> Slots:
+        return call("attention", self.config.attention, VARIANTS, sizes, **vars(revise))
+
+    def cross_entropy(
+        self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
+    ) -> Tensor:
+        """Loss (B, T) in nats of every target, given the content (B, S) and the true tokens (B, N) by rank."""
+        logits = self.model(slots, content, labels, sequence, mask)
+        truth = known[:, slots.predictions.target]
+        return F.cross_entropy(logits.flatten(0, 1).float(), truth.flatten(), reduction="none").view(truth.shape)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
+        number, tokens, labels, index = batch
+        self.seed_batch(number)
+        layout = self.layout(self)
+        slots, sequence = layout.slots.to(self.device), self.order.in_training(index, number).to(self.device)
+        known = by_rank(tokens, sequence)
+        dropped = torch.rand(labels.shape, device=self.device) < self.config.model.label_dropout
+        labels = torch.where(dropped, self.model.classes, labels)
+        content = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, sequence)
+        losses = self.cross_entropy(slots, layout.mask, content, labels, sequence, known)
+        source = slots.predictions.source
+        scored, revises = layout.scored.to(self.device)[source], slots.revises[source]
+        # Divided by what the whole layout holds, so that a sampled part estimates the loss of the packed one.
+        images, of_all = len(tokens) * layout.share, int(self.slots.revises.sum())
+        asked = losses[:, scored & ~revises].sum() / (images * (len(self.slots.predictions.target) - of_all))
+        revised = losses[:, scored & revises].sum() / (images * max(1, of_all))
+        if self.is_logged(number):
+            asks = scored & slots.asks[source]
+            self._log_training(losses[:, asks], slots.predictions.target[asks], asked, revised)
+        return self.checked(asked + self.config.train.correction_weight * revised)
+
+    def _corrupted(self, content: Tensor, slots: Slots, known: Tensor, labels: Tensor, sequence: Tensor) -> Tensor:
+        rate = self.config.train.corruption_rate
+        if not rate or not slots.revises.any():
+            return content
+
+        @torch.no_grad()
+        def predict() -> Tensor:
+            whole = self.slots.to(self.device)
+            logits = self.model(whole, known[:, whole.rank.clamp(min=0)], labels, sequence, self.mask.to(self.device))
+            asks = whole.asks[whole.predictions.source]
+            drawn = draw(
+                logits[:, asks].float().softmax(-1),
+                torch.rand(len(known), int(asks.sum()), device=self.device),
+            )
+            return torch.empty_like(known).index_copy_(1, whole.target[whole.asks], drawn)
+
+        bad = corruption_mask(slots, len(content), rate)
+        return torch.where(bad, self.corrupt(content, slots, self.model.vocabulary, predict), content)
+
+    def _log_training(self, losses: Tensor, ranks: Tensor, asked: Tensor, revised: Tensor) -> None:
+        values: dict[str, Tensor | float] = {"train/loss": asked.detach(), "train/images_seen": self.images_seen()}
+        if self.slots.revises.any():
+            values["train/correction_loss"] = revised.detach()
+        step = torch.atleast_2d(self.step)[0].sort().values.to(ranks.device)[ranks]
+        for k in step.unique().tolist():
+            values[f"order/step_{k:03d}"] = losses[:, step == k].mean().detach()
+        self.log_values(values)
+
+    def nll(
+        self, tokens: Tensor, labels: Tensor, settings: SampleConfig | None = None, images: Tensor | None = None
+    ) -> Tensor:
+        """Teacher-forced NLL (B,) in nats per image of the new cells; exact where the variant has no revision.
+
+        In the layout and order that is trained, or with `settings` in the one that is sampled. `images` (B,) are their
+        numbers, by default from 0 on, which matter where each has an order of its own.
+        """
+        slots, mask = self._layout_of(settings)
+        images = torch.arange(len(tokens)) if images is None else images
+        sequence = (
+            rows_of(self.order.sequence, images).to(self.device)
+            if settings is None
+            else self.sampled_sequence(settings, images.tolist())
+        )
+        known = by_rank(tokens, sequence)
+        content = known[:, slots.rank.clamp(min=0)]
+        losses = self.cross_entropy(slots, mask, content, labels, sequence, known)
+        return losses[:, slots.asks[slots.predictions.source]].double().sum(1)
+
+    def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Tensor]:
+        if settings is None:
+            return self.slots.to(self.device), self.mask.to(self.device)
+        slots = self.sampled_slots(settings)
+        slots = replace(slots, target=torch.where(slots.waits, NONE, slots.target))
+        return slots.to(self.device), slots.mask().to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the order itself: computed again by other code, it might be another."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["radar"] |= {
+            "order": self.order.stored(),
+            "sampled_order": self.order.sampled_digest(self.config.sample),
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sum over held-out images."""
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up the NLL of held-out images."""
+        _, tokens, labels, index = batch
+        nll = self.nll(tokens, labels, images=index)
+        self._sums += torch.tensor([float(nll.sum()), len(tokens)], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean held-out NLL in nats per image."""
+        self.log_validation()
+
+    def validation_values(self) -> dict[str, float]:
+        """Mean held-out NLL in nats per image."""
+        return {"val/nll": float(self._sums[0] / self._sums[1])}
+
+
+def by_rank(tokens: Tensor, sequence: Tensor) -> Tensor:
+    """Tokens (B, N) by cell in decoding order, given the cells in it: (N,), or (B, N)."""
+    return tokens.gather(1, sequence) if sequence.ndim == 2 else tokens[:, sequence]
+
+
+def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
+    rings, every = settings.revise_rings, settings.revise_every
+    return ReviseConfig(
+        rings=trained.rings if rings is None else rings, every=trained.every if every is None else every
+    )
+
+
+def _check_directions(module: GeneratorModule, config: Config, width: int) -> None:
+    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills."""
+    slots, cells = module.slots, torch.atleast_2d(module.order.sequence)
+    places = torch.stack([cells // width, cells % width], -1)
+    for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
+        pairs = (targets != NONE) & (slots.rank != NONE)
+        moves = places[:, targets[pairs]] - places[:, slots.rank[pairs]]
+        if (moves != torch.tensor(distance)).any() or module.order.varies:
+            raise InputError(
+                f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
+                f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"
+            )
+
+
+def _check_query_blocks(slots: Slots, config: Config) -> None:
+    if slots.predicts[slots.content].any() or slots.mask()[slots.content][:, ~slots.content].any():
+        raise InputError(
+            f"model.query_share needs an attention whose content predicts nothing and sees no query (plain), not "
+            f"'{config.attention}'"
+        )
+    if config.model.backend == "flex":
+        raise InputError("model.backend=flex does not go with model.query_share, whose layers take parts of the mask")
+
+
+def packed(module: GeneratorModule) -> Layout:
+    """All steps in one sequence."""
+    return module.packed()
+
+
+def sampled(module: GeneratorModule) -> Layout:
+    """`train.layout_steps` random steps and what they can see: shorter sequences, a noisier loss."""
+    count = min(module.config.train.layout_steps, module.steps)
+    chosen = torch.randperm(module.steps)[:count]
+    part = module.slots.only(chosen, module.mask)
+    return Layout(part, part.mask().to(module.device), torch.isin(part.turn, chosen), count / module.steps)
+
+
+def auto(module: GeneratorModule) -> Layout:
+    """Packed where all steps together take at most about 2N slots, otherwise sampled.
+
+    The study `layouts` compares them at equal wall time; sampling also bounds the length of the sequence.
+    """
+    return (packed if len(module.slots) <= 2 * module.cells + 1 else sampled)(module)
+
+
+LAYOUTS: dict[str, Callable[[GeneratorModule], Layout]] = {"packed": packed, "sampled": sampled, "auto": auto}

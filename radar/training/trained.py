@@ -1,0 +1,106 @@
+"""What every trained module shares: optimizer, clipping, logging, provenance, the check of the loss."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from radar.config.load import to_dict
+from radar.config.options import Config, TrainConfig
+from radar.errors import NonFiniteLoss
+from radar.provenance import git_commit
+from radar.seeding import Stream, derive
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Factor on `train.lr`: linear warm-up, then cosine to zero at the last step."""
+    warmup = config.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class TrainedModule(LightningModule):
+    """What both modules share: optimizer, clipping, logging, provenance inside checkpoints, the check of the loss."""
+
+    def __init__(self, config: Config, origin: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.config, self.origin = config, origin or {}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on vectors and embeddings, under `learning_rate`."""
+        t, groups = self.config.train, {True: list[Tensor](), False: list[Tensor]()}
+        for module in self.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.requires_grad:
+                    groups[parameter.ndim > 1 and not isinstance(module, torch.nn.Embedding)].append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": groups[True], "weight_decay": t.weight_decay},
+                {"params": groups[False], "weight_decay": 0.0},
+            ],
+            lr=t.lr,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, t))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip; check and log the norm that is computed for it anyway."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.train.clip)
+        self.log_values({"train/grad_norm": self.checked(norm)})
+
+    def log_values(self, values: dict[str, Tensor | float]) -> None:
+        """Log on every `log_every`-th optimizer step, straight to the loggers (cheaper than `self.log`)."""
+        step = self.global_step + 1
+        if step % self.config.train.log_every == 0:
+            for logger in self.loggers:
+                logger.log_metrics({key: float(value) for key, value in values.items()}, step)
+
+    def validation_values(self) -> dict[str, float]:
+        """Figures of the held-out images that `validation_step` has gone through, by their names in the logs."""
+        raise NotImplementedError
+
+    def log_validation(self) -> None:
+        """Log them at this optimizer step."""
+        values = self.validation_values()
+        self.log_dict(values, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(values, self.global_step)
+
+    def is_logged(self, number: int) -> bool:
+        """Tell whether batch `number` is the last of an optimizer step that is logged."""
+        t = self.config.train
+        return (number + 1) % t.accumulate == 0 and (self.global_step + 1) % t.log_every == 0
+
+    def images_seen(self) -> int:
+        """Training images up to and with this optimizer step."""
+        t = self.config.train
+        return (self.global_step + 1) * t.batch_size * t.accumulate
+
+    def seed_batch(self, number: int) -> None:
+        """Make all that is random in this batch a function of (seed, number)."""
+        torch.manual_seed(derive(Stream.STEP, self.config.seed, number))
+
+    def checked(self, value: Tensor) -> Tensor:
+        """Return a loss or gradient norm; raises NonFiniteLoss if it is NaN or infinite, before any weight changes."""
+        if not torch.isfinite(value):
+            raise NonFiniteLoss(
+                f"loss or gradient became {float(value)} at step {self.global_step}; "
+                "what was checkpointed before is kept; try a lower train.lr"
+            )
+        return value
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put configuration and git commit into the checkpoint as plain values."""
+        checkpoint["radar"] = {
+            "config": to_dict(self.config),
+            "commit": git_commit(),
+            "origin": self.origin,
+        }
