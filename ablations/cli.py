@@ -32,12 +32,12 @@ VERBS = {
     "bench": ("experiments.bench", "time sampling and training against the roofline floor of this device"),
     "ablate": ("ablations.ablate", "run a study: train, sample, score and time every arm"),
     "report": ("ablations.report", "write tables, pictures and pages of a study, also while it runs"),
-    "fronts": ("ablations.curves", "put reports of several numbers of steps together: quality against steps"),
+    "curves": ("ablations.curves", "put reports of several numbers of steps together: quality against steps"),
     "watch": ("ablations.watch", "follow a study in the terminal"),
 }
 STUDIES = ("ablate", "report", "watch")
-FOLDERS = ("sample", "evaluate", "fronts", *STUDIES)  # verbs whose --out is a folder and not a file
-ONE_THREAD = ("orders", "gap", "markov", "methods", "masks", "report", "fronts", "watch")
+FOLDERS = ("sample", "evaluate", "curves", *STUDIES)  # verbs whose --out is a folder and not a file
+ONE_THREAD = ("orders", "gap", "markov", "methods", "masks", "report", "curves", "watch")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read when numpy and torch are imported
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
 # Verbs that take key=value anywhere.
@@ -104,9 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     made["bench"].add_argument("--out", default="runs/bench.json", help="JSON; a PNG is written beside it")
     made["bench"].add_argument("--compare", nargs=2, metavar="JSON", help="compare two results and measure nothing")
     made["bench"].set_defaults(unchanged=vars(made["bench"].parse_args([])))  # --compare takes none of the others
-    made["fronts"].add_argument("folders", nargs="+", help="folders of reports, with results.json")
-    made["fronts"].add_argument("--baseline", help="arm that the others are compared with (default: the first)")
-    made["fronts"].add_argument("--out", default="runs/fronts", help="folder for fronts.md and fronts.png")
+    made["curves"].add_argument("folders", nargs="+", help="folders of reports, with results.json")
+    made["curves"].add_argument("--baseline", help="arm that the others are compared with (default: the first)")
+    made["curves"].add_argument("--out", default="runs/curves", help="folder for curves.md and curves.png")
     for verb in STUDIES:
         again = "; or the folder of a report, to write it again" if verb == "report" else ""
         made[verb].add_argument("study", help=f"YAML file, or the name of a ready-made study{again}")

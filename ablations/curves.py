@@ -1,4 +1,4 @@
-"""`radar fronts FOLDER...`: reports of one study at several numbers of steps, put together: quality against K.
+"""`radar curves FOLDER...`: reports of one study at several numbers of steps, put together: quality against K.
 
 Legend: K steps.
 """
@@ -28,9 +28,9 @@ from radar.errors import InputError
 PANELS = {"fid": ("fid", 3), "nll": ("held-out NLL (nats per image)", 2), "precision": ("precision", 3)}
 PANELS |= {"recall": ("recall", 3)}
 NEEDED = ("arm", "steps", "seed", "options", "variant", "correction", "fid_feature", "reference", "samples", "held_out")
-FREE = ("seed", "order.steps")  # may differ between the rows of an arm
+MAY_VARY = ("seed", "order.steps")  # may differ between the rows of an arm
 ALIKE = ("fid_feature", "reference", "samples", "held_out")
-WIDTH = 1.012  # arms stand side by side at one K, so that their bars can be told apart
+SIDE_BY_SIDE = 1.012  # arms stand side by side at one K, so that their bars can be told apart
 
 
 def read_rows(folders: Sequence[str]) -> list[Row]:
@@ -68,7 +68,7 @@ def _trained_with(row: Row) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(row["options"]).items()
-        if key not in FREE and not key.startswith("sample.")
+        if key not in MAY_VARY and not key.startswith("sample.")
     }
 
 
@@ -86,7 +86,7 @@ def by_steps(rows: Sequence[Row]) -> dict[int, list[Row]]:
     return groups
 
 
-def draw_fronts(rows: Sequence[Row]) -> Figure:
+def draw_curves(rows: Sequence[Row]) -> Figure:
     """Draw a panel per figure: a line per arm over K, with 95% intervals over seeds."""
     keys = [key for key in PANELS if numbers(rows, key)]
     lines = -(-len(keys) // 2)
@@ -97,12 +97,12 @@ def draw_fronts(rows: Sequence[Row]) -> Figure:
     for axis, key in zip(panels.flat, keys, strict=False):
         for number, (arm, group) in enumerate(arms.items()):
             parts = {k: part for k, part in by_steps(group).items() if numbers(part, key)}
-            places = {k: k * WIDTH ** (number - len(arms) / 2) for k in parts}
+            positions = {k: k * SIDE_BY_SIDE ** (number - len(arms) / 2) for k in parts}
             bars = [bar(part, key) or [[nan], [nan]] for part in parts.values()]
             for k, part in parts.items():
-                single_points(axis, places[k], numbers(part, key), COLOURS[number % len(COLOURS)])
+                single_points(axis, positions[k], numbers(part, key), COLOURS[number % len(COLOURS)])
             axis.errorbar(
-                list(places.values()), [interval(numbers(part, key)).center for part in parts.values()],
+                list(positions.values()), [interval(numbers(part, key)).center for part in parts.values()],
                 yerr=[[below[0] for below, _ in bars], [above[0] for _, above in bars]],
                 label=arm, capsize=2, markersize=5, linewidth=1,
                 fmt=MARKS[number % len(MARKS)], linestyle=LINES[number // len(COLOURS) % len(LINES)],
@@ -128,13 +128,13 @@ def steps_table(rows: Sequence[Row], cell: Callable[[str, Sequence[Row]], str]) 
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
-def fronts_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> str:
-    """Lay out fronts.md: every figure by arm and K, differences to the baseline at equal K, rank correlations."""
+def curves_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> str:
+    """Lay out curves.md: every figure by arm and K, differences to the baseline at equal K, rank correlations."""
     parts = [
         "# Quality against the number of steps",
-        f"`{shlex.join(['radar', 'fronts', *folders, '--baseline', baseline])}`",
+        f"`{shlex.join(['radar', 'curves', *folders, '--baseline', baseline])}`",
     ]
-    parts += ["![figures against steps](fronts.png)", "\n".join(facts(rows))]
+    parts += ["![figures against steps](curves.png)", "\n".join(facts(rows))]
     parts.append(
         "Mean ± half of the 95% interval (Student's t) over seeds, fewer than three are listed; differences are "
         "paired by seed: p of a two-sided t-test, and by Holm's procedure for the arms of one K."
@@ -168,13 +168,13 @@ def _difference_of(key: str, baseline: str) -> Callable[[str, Sequence[Row]], st
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run `radar fronts`."""
+    """Run `radar curves`."""
     rows = read_rows(args.folders)
     baseline = args.baseline or rows[0]["arm"]
     if baseline not in (arms := by_arm(rows)):
         raise InputError(f"baseline '{baseline}' is not an arm; choose from: {', '.join(arms)}")
-    out, page = Path(args.out), fronts_page(rows, args.folders, baseline)
-    save_figure(draw_fronts(rows), out / "fronts.png")
-    write_text(out / "fronts.md", page)
+    out, page = Path(args.out), curves_page(rows, args.folders, baseline)
+    save_figure(draw_curves(rows), out / "curves.png")
+    write_text(out / "curves.md", page)
     print(page)
-    print(out / "fronts.md")
+    print(out / "curves.md")

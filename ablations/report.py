@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ablations.reporting.figures import draw_curves, draw_front, draw_gap, draw_importances
+from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
 from ablations.reporting.results import Results, command_line, facts, notes
 from ablations.reporting.statistics import by_arm
@@ -21,7 +21,7 @@ from experiments.pictures import draw_steps, save_figure
 from radar.errors import InputError
 from radar.files import replacing
 
-FRONTS = (
+COSTS = (
     ("steps", "steps (forward passes)", "minimize", "fid-steps.png"),
     ("images_per_s", "images per second", "maximize", "fid-speed.png"),
 )
@@ -50,13 +50,13 @@ def write_text(path: Path, text: str) -> None:
 def save_figures(results: Results) -> dict[str, str]:
     """Draw every figure for which there are values: title -> file."""
     rows, made = results.rows, dict[str, tuple[Figure | None, str]]()
-    for key, label, direction, name in FRONTS:
+    for key, label, direction, name in COSTS:
         known = any(numbers([row], key) and numbers([row], "fid") for row in rows)
         made[f"fid against {label}"] = (draw_front(rows, key, label, direction) if known else None, name)
     feature = rows[0]["fid_feature"].split(":")[0]
     made["fid against the independence gap"] = (draw_gap(rows, "fid", f"fid[{feature}]"), "fid-gap.png")
     made["NLL against the independence gap"] = (draw_gap(rows, "nll", "held-out NLL (nats per image)"), "nll-gap.png")
-    made["learning curves"] = (draw_curves(rows), "curves.png")
+    made["learning curves"] = (draw_learning_curves(rows), "curves.png")
     made["importance of parameters"] = (draw_importances(results.importances), "importances.png")
     maps = step_maps(rows)
     made["step at which each cell is decoded"] = (draw_steps(maps) if maps else None, "steps.png")

@@ -14,7 +14,7 @@ from ablations.study.plan import Plan, plan_study
 from ablations.study.queue import StudyQueue
 from ablations.study.storage import storage_url
 
-FIGURES = (("steps", "{:.0f}"), ("fid", "{:.3f}"), ("nll", "{:.2f}"))
+FIGURES_SHOWN = (("steps", "{:.0f}"), ("fid", "{:.3f}"), ("nll", "{:.2f}"))
 
 
 def trial_line(key: str, state: str, attributes: Mapping[str, Any]) -> list[str]:
@@ -23,7 +23,8 @@ def trial_line(key: str, state: str, attributes: Mapping[str, Any]) -> list[str]
     trained = f"{progress['step']}/{progress['of']}" if progress else ""
     nll = f"{progress['nll']:.2f}" if progress else ""
     figures = [
-        form.format(row[name]) if row.get(name) is not None else nll if name == "nll" else "" for name, form in FIGURES
+        form.format(row[name]) if row.get(name) is not None else nll if name == "nll" else ""
+        for name, form in FIGURES_SHOWN
     ]
     return [key, state, trained, *figures, attributes.get("cause", "" if row else attributes.get("worker", ""))]
 
@@ -35,7 +36,7 @@ def status_table(plan: Plan, queue: StudyQueue) -> Table:
     table = Table(title=f"{plan.name}: {done} of {len(plan.slots)} done", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("trial", overflow="fold", min_width=20)
     table.add_column("state", no_wrap=True)
-    for name in ("trained", *(name for name, _ in FIGURES)):
+    for name in ("trained", *(name for name, _ in FIGURES_SHOWN)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for key in plan.slots:

@@ -105,8 +105,8 @@ def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]]
 def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     """Name what was compared, at what size: columns that need no trained weights."""
     sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
-    images = t.steps * t.batch_size * t.accumulate
-    turns, rows = module.turns(config.sample), 1 if config.sample.guidance == 1 else 2
+    images = t.max_steps * t.batch_size * t.accumulate
+    passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
         "order": config.sample.order or config.order.name,
         "variant": config.attention,
@@ -120,8 +120,8 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
         **gap_columns(module, config.sample),
         "params": parameter_count(module.model),
         "slots": len(module.slots),
-        "sampled_slots": sum(len(turn.slots) for turn in turns),
-        "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, turns, rows).flops / 1e9,
+        "sampled_slots": sum(len(one.slots) for one in passes),
+        "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, passes, rows).flops / 1e9,
         "train_tflops": training_flops(module) * images / 1e12,
         "images_seen": images,
         "step_map": step_map(module, config.sample),

@@ -30,7 +30,7 @@ from radar.errors import InputError
 from radar.files import replacing
 from radar.training.checkpoints import load_tokenizer, pick_device
 
-PAIRS = 3  # shown of every order
+PAIRS_SHOWN = 3  # shown of every order
 SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no orders are asked for
 
 # Defaults of the options that describe a field, by where it comes from.
@@ -138,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
         gaps[text] = gap = independence_gap(step, field)
         pairs = [
             f"({p.first // grid[1]},{p.first % grid[1]})-({p.second // grid[1]},{p.second % grid[1]}) {p.nats:.3f}"
-            for p in costly_pairs(step, field, PAIRS)
+            for p in costly_pairs(step, field, PAIRS_SHOWN)
         ]
         total, mean, most = float(gap.sum()), float(gap.mean()), float(gap.max())
         print(f"{text:36} {len(gap):4} {total:9.3f} {mean:9.4f} {most:9.3f}  {', '.join(pairs)}")

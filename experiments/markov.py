@@ -21,15 +21,16 @@ from experiments.orders import parse_grid
 from experiments.pictures import save_figure
 from radar.attention import VARIANTS, Slots
 from radar.config.options import OrderConfig, SampleConfig
-from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
+from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
 from radar.decoding.total_correlation import independence_gap
 from radar.errors import InputError
 from radar.files import replacing
-from radar.sampling.sampler import plan_turns, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import sample_tokens
 
 LEAST_CELLS, MOST_CELLS = 4, 16  # as many as the most steps below; 65,536 images
 STRONGEST = 5  # coupling; beyond, nearly all images are of one colour and the covariance is singular
-ORDERS = {
+SMALL_ORDERS = {
     "raster": OrderConfig("raster"),
     "diagonal": OrderConfig("diagonal"),
     "rows": OrderConfig("raster", steps=3),
@@ -77,34 +78,34 @@ def exact_gap(p: Tensor, step: Tensor) -> float:
 class ExactModel:
     """Stands for a transformer that has learned the field: logits are log conditionals given what is known."""
 
-    def __init__(self, p: Tensor, sequence: Tensor) -> None:
-        self.p, self.sequence = p, sequence.tolist()
+    def __init__(self, p: Tensor, permutation: Tensor) -> None:
+        self.p, self.permutation = p, permutation.tolist()
         self.classes, self.cache_layers, self.query = 1, 1, torch.zeros(1)
         self.shape = SimpleNamespace(dim=1, heads=1, layers=1)
 
     def __call__(self, slots: Slots, content: Tensor, *others: Any) -> Tensor:
         """Logits (M, T, 2)."""
-        known = slots.content & (slots.rank >= 0)
-        past = [self.sequence[rank] for rank in slots.rank[known].tolist()]
+        known = slots.is_token & (slots.rank >= 0)
+        past = [self.permutation[rank] for rank in slots.rank[known].tolist()]
         bits = 2 ** torch.arange(len(past) - 1, -1, -1)
         row = (content[:, known] * bits).sum(1)
         logits = []
         for target in slots.predictions.target.tolist():
-            joint = marginal(self.p, [*past, self.sequence[target]]).reshape(-1, 2)
+            joint = marginal(self.p, [*past, self.permutation[target]]).reshape(-1, 2)
             logits.append((joint / joint.sum(1, keepdim=True)).log()[row])
         return torch.stack(logits, 1)
 
 
 def draw(p: Tensor, step: Tensor, images: int, seed: int = 0) -> Tensor:
     """Count the images (2^N,) that the sampler draws with exact conditionals."""
-    sequence = decode_sequence(step)
-    turns = plan_turns(VARIANTS["nested"](step_sizes(step)), revise=False)
-    model: Any = ExactModel(p, sequence)
+    permutation = decode_permutation(step)
+    passes = plan_passes(VARIANTS["nested"](step_sizes(step)), revise=False)
+    model: Any = ExactModel(p, permutation)
     counts = torch.zeros(p.numel(), dtype=torch.long)
     for start in range(0, images, 20000):
         numbers = range(start, min(start + 20000, images))
         labels = torch.zeros(len(numbers), dtype=torch.long)
-        tokens = sample_tokens(model, turns, sequence, labels, SampleConfig(seed=seed), numbers)
+        tokens = sample_tokens(model, passes, permutation, labels, SampleConfig(seed=seed), numbers)
         counts += torch.bincount((tokens * 2 ** torch.arange(p.ndim - 1, -1, -1)).sum(1), minlength=p.numel())
     return counts
 
@@ -139,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"Ising field, {h}x{w} cells, {said}")
     print(f"{'order':14} {'K':>3} {'exact gap':>10} {'sampled':>18} {'Gaussian gap':>13}")
     rows = []
-    for name, order in ORDERS.items():
+    for name, order in SMALL_ORDERS.items():
         step = decode_steps(order, h, w)
         exact, (sampled, half) = exact_gap(p, step), measured_gap(p, draw(p, step, args.images))
         gaussian = float(independence_gap(step, covariance).sum())

@@ -11,7 +11,7 @@ from radar.config.registry import choose
 from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
 
-LARGEST = 4096  # slots
+MOST_SLOTS = 4096  # slots
 
 
 def main(args: argparse.Namespace) -> None:
@@ -26,9 +26,9 @@ def main(args: argparse.Namespace) -> None:
     slots = choose("attention", args.variant, VARIANTS)(
         step_sizes(decode_steps(to_config(parsed, args.options).order, h, w))
     )
-    if len(slots) > LARGEST:
+    if len(slots) > MOST_SLOTS:
         raise InputError(
-            f"a mask of {len(slots)} slots is too large to draw (at most {LARGEST}); choose a smaller --grid"
+            f"a mask of {len(slots)} slots is too large to draw (at most {MOST_SLOTS}); choose a smaller --grid"
         )
     path = Path(args.out or f"runs/mask-{args.order.replace(':', '-')}-{args.variant}.png")
     draw_mask(slots, f"{args.order} / {args.variant}, {h}x{w}", path)

@@ -25,8 +25,8 @@ def build(method: str, grid: tuple[int, int]) -> GeneratorModule:
 def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:
     """Forward passes of the sampler, and slots that they encode for one image."""
     module = build(method, grid)
-    turns = module.turns(module.config.sample)
-    return len(turns), sum(len(turn.slots) for turn in turns)
+    passes = module.passes(module.config.sample)
+    return len(passes), sum(len(one.slots) for one in passes)
 
 
 def parameters(method: str, options: list[str]) -> int:

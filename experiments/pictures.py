@@ -57,11 +57,11 @@ def draw_steps(maps: Sequence[tuple[str, Tensor]]) -> Figure:
 
 def draw_mask(slots: Slots, title: str, path: Path) -> None:
     """Draw who (row) sees whom (column): content in blue, queries in orange, unseen white; lines between steps."""
-    kinds = slots.mask().int() * (1 + (~slots.content).int())[None]
+    kinds = slots.mask().int() * (1 + (~slots.is_token).int())[None]
     figure, axis = plt.subplots(figsize=(7, 7))
     colours = ListedColormap(["white", *(np.array(c) / 255 for c in (WRITTEN, REVISED))])
     axis.imshow(kinds, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
-    edges = torch.nonzero((slots.step[1:] != slots.step[:-1]) | (slots.content[1:] != slots.content[:-1])).flatten()
+    edges = torch.nonzero((slots.step[1:] != slots.step[:-1]) | (slots.is_token[1:] != slots.is_token[:-1])).flatten()
     for edge in edges.tolist() if len(edges) <= 64 else []:
         axis.axhline(edge + 0.5, color="0.8", linewidth=0.4)
         axis.axvline(edge + 0.5, color="0.8", linewidth=0.4)

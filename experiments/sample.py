@@ -54,13 +54,13 @@ def draw_samples(generator: Generator, settings: SampleConfig, labels_of: LabelR
     """Draw `settings.images` images, by default with balanced labels, in batches that do not matter for the result."""
     module, parts = generator.module, []
     labels_of = labels_of or balanced_labels(generator)
-    turns = module.turns(settings)
+    passes = module.passes(settings)
     starts = range(0, settings.images, settings.batch_size)
     with ready_to_sample(module.model, settings):
         for start in tqdm(starts, "sample", disable=None, leave=False):
             numbers = range(start, min(start + settings.batch_size, settings.images))
-            labels, sequence = labels_of(numbers).to(module.device), module.sampled_sequence(settings, numbers)
-            tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
+            labels, permutation = labels_of(numbers).to(module.device), module.sampled_permutation(settings, numbers)
+            tokens = sample_tokens(module.model, passes, permutation, labels, settings, numbers)
             parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
     images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Samples(images, tokens, labels)
@@ -71,9 +71,9 @@ def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> l
     """Follow the first images, of labels (B,): a frame (B, 3, H, W) per pass, cells marked as written or revised."""
     module, trace, count = generator.module, Trace(), len(labels)
     labels = labels.to(module.device)
-    sequence = module.sampled_sequence(settings, range(count))
+    permutation = module.sampled_permutation(settings, range(count))
     with ready_to_sample(module.model, settings):
-        sample_tokens(module.model, module.turns(settings), sequence, labels, settings, range(count), trace)
+        sample_tokens(module.model, module.passes(settings), permutation, labels, settings, range(count), trace)
     known = torch.zeros_like(trace.written[0])
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):

@@ -42,11 +42,11 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
     module, settings = generator.module, generator.config.sample
     numbers = range(generator.config.evaluate.timing_batch)
     labels = balanced_labels(generator)(numbers).to(module.device)
-    turns, shared = module.turns(settings), module.sampled_sequence(settings, numbers)
+    passes, shared = module.passes(settings), module.sampled_permutation(settings, numbers)
 
     def work() -> object:
-        sequence = module.sampled_sequence(settings, numbers) if settings.order_per_image else shared
-        tokens = sample_tokens(module.model, turns, sequence, labels, settings, numbers)
+        permutation = module.sampled_permutation(settings, numbers) if settings.order_per_image else shared
+        tokens = sample_tokens(module.model, passes, permutation, labels, settings, numbers)
         return generator.tokenizer.decode(tokens, generator.grid)
 
     return work

@@ -72,7 +72,7 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
         accelerator=pick_device(t.device).type,
         devices=1,
         precision=t.precision,
-        max_steps=t.steps,
+        max_steps=t.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=t.accumulate,
         val_check_interval=t.validation_steps * t.accumulate,
@@ -95,7 +95,7 @@ def fit(
     average: bool = True,
     more: Sequence[Callback] = (),
 ) -> Path:
-    """Train to `train.steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
+    """Train to `train.max_steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
 
     Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
@@ -109,7 +109,7 @@ def fit(
             if done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
                 make_up_validation(config, module, batches, checkpoint, last)
             del checkpoint  # the Trainer reads it again
-        if done < config.train.steps:
+        if done < config.train.max_steps:
             quiet_lightning()
             trainer = build_trainer(config, title, average, more)
             write_config(config)
@@ -153,7 +153,7 @@ def check_kept(config: Config) -> None:
     """Refuse new sampling or scoring options for a training that is finished: its checkpoint would not hold them."""
     last = Path(config.run) / LAST
     checkpoint = read_checkpoint(last) if last.exists() else {"global_step": 0}
-    if checkpoint["global_step"] < config.train.steps:
+    if checkpoint["global_step"] < config.train.max_steps:
         return
     found = checkpoint["radar"]["config"]
     check_same(adopt(config), found, last)

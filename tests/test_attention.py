@@ -22,10 +22,10 @@ def leaks(slots: Slots, step: torch.Tensor) -> bool:
     """Whether a slot that asks for a cell depends on the content of its own or a later step."""
     step_of_rank = torch.atleast_2d(step)[0].sort().values  # the same of every image
     reached = reach(slots.mask())
-    for i in torch.nonzero(slots.asks | slots.waits).flatten():
-        seen = torch.nonzero(reached[i] & slots.content & (slots.rank != NONE)).flatten()
+    for i in torch.nonzero(slots.predicts_new | slots.is_candidate).flatten():
+        seen = torch.nonzero(reached[i] & slots.is_token & (slots.rank != NONE)).flatten()
         goals = torch.stack([slots.target[i], slots.second[i]])
-        if (step_of_rank[slots.rank[seen]] >= min(slots.turn[i], step_of_rank[goals[goals != NONE]].min())).any():
+        if (step_of_rank[slots.rank[seen]] >= min(slots.in_pass[i], step_of_rank[goals[goals != NONE]].min())).any():
             return True
     return False
 
@@ -43,9 +43,9 @@ def test_a_step_sees_one_copy_of_every_earlier_group(order, variant):
     _, slots = layout(order, variant)
     mask = slots.mask()
     for i in torch.nonzero(slots.step >= 0).flatten():
-        seen = torch.nonzero(mask[i] & slots.content & (slots.rank != NONE)).flatten()
+        seen = torch.nonzero(mask[i] & slots.is_token & (slots.rank != NONE)).flatten()
         assert len(slots.rank[seen].unique()) == len(seen), "no cell twice"
-        assert len(seen) == int((slots.group[~slots.content] < slots.step[i]).sum()), "and none is missing"
+        assert len(seen) == int((slots.group[~slots.is_token] < slots.step[i]).sum()), "and none is missing"
 
 
 def test_cheaper_nested_layouts():
@@ -62,11 +62,11 @@ def test_cheaper_nested_layouts():
     ("variant", "broken"),
     [
         ("causal", lambda asking, seen: seen.step <= asking.step + 1),
-        ("plain", lambda asking, seen: seen.content & (seen.step <= asking.step)),
-        ("relay", lambda asking, seen: seen.content & (seen.step <= asking.step + 1)),
+        ("plain", lambda asking, seen: seen.is_token & (seen.step <= asking.step)),
+        ("relay", lambda asking, seen: seen.is_token & (seen.step <= asking.step + 1)),
         ("nested", lambda asking, seen: seen.step <= asking.step + 1),
         ("full", lambda asking, seen: seen.step >= asking.step),
-        ("nested_memory", lambda asking, seen: seen.content | (seen.step == asking.step)),
+        ("nested_memory", lambda asking, seen: seen.is_token | (seen.step == asking.step)),
         ("bidirectional", lambda asking, seen: seen.step <= asking.step + 1),
         ("instructed", lambda asking, seen: seen.rank <= asking.rank),
         ("neighbours", lambda asking, seen: seen.step <= asking.step + 1),
@@ -81,11 +81,11 @@ def test_a_broken_mask_is_caught(variant, broken):
 def test_slots(order, variant):
     step, slots = layout(order, variant)
     predictions = slots.predictions
-    asked = predictions.target[slots.asks[predictions.source]]
+    asked = predictions.target[slots.predicts_new[predictions.source]]
     assert asked.sort().values.tolist() == list(range(CELLS)), "every cell is asked for exactly once"
     assert slots.mask().diagonal().all(), "every slot sees itself, so no row is empty"
     assert slots.mask()[:, 0].all(), "the class token is seen by all"
-    assert slots.turn.unique().tolist() == list(range(int(step.max()) + 1)), "one forward pass per step"
+    assert slots.in_pass.unique().tolist() == list(range(int(step.max()) + 1)), "one forward pass per step"
     revised = slots.target[slots.revises]
     assert (torch.atleast_2d(step)[0].sort().values[revised] < slots.step[slots.revises]).all(), (
         "only known cells are revised"
@@ -122,7 +122,7 @@ def test_definitions_on_a_small_case():
 def test_relay_takes_about_one_slot_per_cell():
     """Radial 16x16, 13 steps: the class token, 255 cells that carry and ask, and the 46 by which groups grow."""
     slots = VARIANTS["relay"]([1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1])
-    assert (len(slots), int((~slots.content).sum())) == (302, 46)
+    assert (len(slots), int((~slots.is_token).sum())) == (302, 46)
 
 
 def test_causal_needs_one_cell_per_step():
@@ -136,8 +136,8 @@ def test_chosen_steps_keep_all_that_they_see(order, variant):
     _, slots = layout(order, variant)
     chosen = torch.tensor([1, 3])
     part = slots.only(chosen, slots.mask())
-    rows = slots.predicts & torch.isin(slots.turn, chosen)
-    kept = part.predicts & torch.isin(part.turn, chosen)
+    rows = slots.predicts & torch.isin(slots.in_pass, chosen)
+    kept = part.predicts & torch.isin(part.in_pass, chosen)
     assert torch.equal(part.target[kept], slots.target[rows]) and torch.equal(part.second[kept], slots.second[rows])
     assert torch.equal(part.mask()[kept].sum(1), slots.mask()[rows].sum(1))
     assert len(slots.only(torch.tensor([0, 1]), slots.mask())) < len(slots)

@@ -72,7 +72,9 @@ def test_batches_draw_views_by_seed_batch_and_place(tmp_path):
 
 
 def test_through_the_data_modules(tmp_path):
-    config = to_config({"data": {"augment": "flip", "cache": str(tmp_path)}, "train": {"steps": 4, "batch_size": 16}})
+    config = to_config(
+        {"data": {"augment": "flip", "cache": str(tmp_path)}, "train": {"max_steps": 4, "batch_size": 16}}
+    )
     data = load_data(config.data)
     splits = cached_tokens(data, build_tokenizer(config.tokenizer), str(tmp_path))
     plain = splits["train"].gather(np.arange(len(splits["train"])))[0].view(-1, 8, 8)

@@ -25,7 +25,7 @@ from radar.scoring.features import train_classifier
 from radar.training.checkpoints import load_generator
 from tests.command_line import fails
 
-SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.steps=2"]
+SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.max_steps=2"]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
         (["attention=plain", "revise.rings=1"], "attention 'plain' takes no option 'rings'; it takes: none"),
         (["attention=full", "sample.revise_every=2"], "attention 'full' takes no option 'every'; it takes: none"),
         (["attention=nested", "sample.revise_rings=0"], "attention 'nested' with rings=0, every=1 is not possible"),
-        (["train.steps=x"], "train.steps=x is not possible: int expected"),
+        (["train.max_steps=x"], "train.max_steps=x is not possible: int expected"),
         (["train.layout=packd"], "unknown layout 'packd'"),
         (["train.corruption=noise"], "unknown corruption 'noise'"),
         (["train.precision=fp12"], "unknown precision 'fp12'"),
@@ -218,7 +218,7 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
 def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
     monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
-    small = ["data.images=60", "train.steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
+    small = ["data.images=60", "train.max_steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]
     for name in ("a", "b"):
@@ -282,15 +282,18 @@ def test_evaluate_tries_its_folder_before_the_work(checkpoint, tmp_path, capsys,
         (f"tokenizer.fsq_levels={[4] * 16}", "4294967296 codes, and 2 to 1048576 expected"),
         (f"tokenizer.fsq_levels={[4] * 31}", "codes, and 2 to 1048576 expected"),
         ("tokenizer.codebook=4294967295", "tokenizer.codebook=4294967295 is not possible: 4294967295 codes"),
-        ("train.steps=9223372036854775807", "train.steps=9223372036854775807 is not possible: it must be at most"),
+        (
+            "train.max_steps=9223372036854775807",
+            "train.max_steps=9223372036854775807 is not possible: it must be at most",
+        ),
         ("train.batch_size=99999999999", "train.batch_size=99999999999 is not possible: it must be at most"),
         ("order.sizes=[1,99999999999]", "order.sizes=99999999999 is not possible"),
-        ("train.warmup=11", "train.warmup=11 is not possible: it must be at most train.steps=10"),
+        ("train.warmup=11", "train.warmup=11 is not possible: it must be at most train.max_steps=10"),
     ],
 )
 def test_numbers_without_bound(option, message, capsys, tmp_path):
     name = "vq" if "codebook" in option else "fsq"
-    options = ["tokenizer.name=" + name, "tokenizer.levels=none", "train.steps=10"]
+    options = ["tokenizer.name=" + name, "tokenizer.levels=none", "train.max_steps=10"]
     assert message in fails(capsys, "tokenizer", "digits", *options, option, f"run={tmp_path}")
 
 

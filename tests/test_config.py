@@ -5,7 +5,9 @@ import pytest
 from radar.config.load import config_hash, load_config, to_config, to_dict
 from radar.config.options import Config
 from radar.config.registry import call
+from radar.config.renamed import upgrade
 from radar.errors import InputError
+from tests.command_line import fails
 
 
 @pytest.mark.parametrize(
@@ -32,11 +34,11 @@ def test_overrides_mean_what_they_say(text, read, value):
     [
         ("order.nme=x", "unknown option 'order.nme'; 'nme' is not one of: name, steps"),
         ("train", "'train' is not of the form key=value"),
-        ("--train.steps=4", "is not of the form key=value"),
-        ("train=4", "option 'train' is a group; set one of its members: steps"),
-        ("train.steps=many", "train.steps=many is not possible: int expected"),
-        ("train.steps=1.5", "train.steps=1.5 is not possible: int expected"),
-        ("train.steps=0", "train.steps=0 is not possible: it must be at least 1"),
+        ("--train.max_steps=4", "is not of the form key=value"),
+        ("train=4", "option 'train' is a group; set one of its members: max_steps"),
+        ("train.max_steps=many", "train.max_steps=many is not possible: int expected"),
+        ("train.max_steps=1.5", "train.max_steps=1.5 is not possible: int expected"),
+        ("train.max_steps=0", "train.max_steps=0 is not possible: it must be at least 1"),
         ("train.checkpoint_every=maybe", "train.checkpoint_every=maybe is not possible: int expected"),
         ("model.compile=maybe", "model.compile=maybe is not possible: bool expected"),
         ("order.centers=[[1,", "order.centers=.* is not possible: list expected"),
@@ -57,7 +59,7 @@ def test_bad_overrides(text, message):
     ("content", "message"),
     [
         ("order: {nam: radial}", "order.nam: Key 'nam' not in 'OrderConfig'. Did you mean: 'name'"),
-        ("train: {steps: x}", "train.steps: Value 'x' of type 'str' could not be converted to Integer"),
+        ("train: {max_steps: x}", "train.max_steps: Value 'x' of type 'str' could not be converted to Integer"),
         ("train: 3", "option 'train' is a group of options, but its value is 3"),
         ("[1, 2]", "does not hold a mapping"),
         ("a: [", "is not valid YAML"),
@@ -88,3 +90,27 @@ def test_call_refuses_what_a_variant_does_not_take():
     assert call("thing", "a", table, 1, y=None) == 2
     with pytest.raises(InputError, match="thing 'a' takes no option 'z'; it takes: y"):
         call("thing", "a", table, 1, z=3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("train.steps=5", "train.max_steps"), ("train.redraw=permuted", "train.permutations")]
+)
+def test_an_old_name_leads_to_the_new_one(old, new, capsys, tmp_path):
+    """In an override, a file, and a range of a study."""
+    key, value = old.split("=")
+    group, name = key.split(".")
+    assert f"option '{key}' is called '{new}' now" in fails(capsys, "train", "digits", old, f"run={tmp_path}")
+    (tmp_path / "old.yaml").write_text(f"{group}: {{{name}: {value}}}")
+    assert f"option '{key}' is called '{new}' now" in fails(capsys, "train", tmp_path / "old.yaml", f"run={tmp_path}")
+    (tmp_path / "s.yaml").write_text(f"name: s\nbase: digits\nfactors: {{{key}: [{value}]}}")
+    assert f"option '{key}' is called '{new}' now" in fails(capsys, "ablate", tmp_path / "s.yaml")
+
+
+def test_old_checkpoints_have_new_names():
+    checkpoint = {
+        "radar": {"config": {"train": {"steps": 7, "redraw": "permuted", "lr": 1.0}}},
+        "state_dict": {"model.places.weight": 1, "model.query": 2},
+    }
+    upgrade(checkpoint)
+    assert checkpoint["radar"]["config"]["train"] == {"max_steps": 7, "permutations": "random", "lr": 1.0}
+    assert checkpoint["state_dict"] == {"model.positions.weight": 1, "model.query": 2}

@@ -13,12 +13,13 @@ from experiments.bench.scaling import check_scaling
 from experiments.bench.works import Work
 from radar.attention import VARIANTS
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig
-from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
+from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
 from radar.errors import InputError
 from radar.model import kv_cache as cache
 from radar.model.blocks import model_shape
 from radar.sampling.cost import Cost, sampling_cost, weight_count
-from radar.sampling.sampler import plan_turns, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import sample_tokens
 from radar.training.generator import GeneratorModule
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails
@@ -35,11 +36,11 @@ SOME += [("radial", "plain", 2), ("halton in 5", "plain", 2)]
 def test_operations_on_paper_are_those_that_are_done(order, variant, query_layers, correction, monkeypatch):
     monkeypatch.setattr(cache, "kernels", lambda: None)  # which PyTorch could not count
     step, slots = layout(order, variant)
-    model, turns = small_model(slots, query_layers), plan_turns(slots, correction > 0, candidates=correction > 0)
+    model, passes = small_model(slots, query_layers), plan_passes(slots, correction > 0, candidates=correction > 0)
     settings = SampleConfig(correction=correction)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        sample_tokens(model, turns, decode_sequence(step), LABELS, settings, range(3))
-    assert counter.get_total_flops() == sampling_cost(model.shape, VOCABULARY, turns, 3).flops
+        sample_tokens(model, passes, decode_permutation(step), LABELS, settings, range(3))
+    assert counter.get_total_flops() == sampling_cost(model.shape, VOCABULARY, passes, 3).flops
 
 
 def test_weights_on_paper():
@@ -69,7 +70,7 @@ def test_every_slot_is_encoded_once_and_the_cache_never_grows(order, variant, mo
 
     monkeypatch.setattr(model, "forward", counted)
     monkeypatch.setattr(cache, "extend", watched)
-    sample_tokens(model, plan_turns(slots, False), decode_sequence(step), LABELS, SampleConfig(), range(3))
+    sample_tokens(model, plan_passes(slots, False), decode_permutation(step), LABELS, SampleConfig(), range(3))
     assert len(encoded) == int(step.max()) + 1 and sum(encoded) == len(slots) and len(buffers) == 1
 
 
@@ -80,7 +81,7 @@ def test_bench(tmp_path, capsys):
     arguments += ["--batch", "1,2"]
     main(["bench", *small, *arguments, "--guidance", "1,2", "--out", str(tmp_path / "a.json")])
     main(["bench", *small, *arguments[:2], "--batch", "1,2", "--out", str(tmp_path / "b.json")])
-    redrawn = ["--what", "train", "--arms", "random/plain", "--batch", "2", "train.redraw=permuted"]
+    redrawn = ["--what", "train", "--arms", "random/plain", "--batch", "2", "train.permutations=random"]
     main(["bench", *small, *redrawn, "--out", str(tmp_path / "redrawn.json")])
     found = json.loads((tmp_path / "a.json").read_text())
     assert "--guidance 3 has no effect on train" in fails(capsys, "bench", *small, "--what", "train", "--guidance", "3")
@@ -108,8 +109,10 @@ def test_scaling_is_predicted_from_the_other_grids():
     rows = []
     for side in (4, 6, 8):
         for order, variant in (("raster", "causal"), ("radial", "plain"), ("radial", "nested"), ("halton", "plain")):
-            turns = plan_turns(VARIANTS[variant](step_sizes(decode_steps(OrderConfig(name=order), side, side))), False)
-            cost = vars(sampling_cost(model_shape(ModelConfig()), 64, turns, 4))
+            passes = plan_passes(
+                VARIANTS[variant](step_sizes(decode_steps(OrderConfig(name=order), side, side))), False
+            )
+            cost = vars(sampling_cost(model_shape(ModelConfig()), 64, passes, 4))
             seconds = sum(rate * cost[term] for term, rate in per_term.items())
             row = {"what": "sample", "arm": f"{order}/{variant}", "grid": f"{side}x{side}", "batch": 4}
             rows.append(row | {"cost": cost, "seconds": 2 * seconds, "images_per_s_max": 4 / seconds})

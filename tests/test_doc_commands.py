@@ -18,7 +18,7 @@ from tests.test_studies import quick_workers
 
 __all__ = ["quick_workers"]  # a fixture
 
-SMALL = "train.steps=2 train.batch_size=4 model.dim=16 model.heads=1 model.layers=1 data.cache=cache"
+SMALL = "train.max_steps=2 train.batch_size=4 model.dim=16 model.heads=1 model.layers=1 data.cache=cache"
 TINY = "evaluate.images=20 evaluate.timing_repeats=1 evaluate.timing_batch=2 data.cache=cache"
 DRAWN = "sample.images=4 data.cache=cache"
 STUDY = f"{SMALL} {TINY} --workers 1"
@@ -49,8 +49,8 @@ COMMANDS = {
     "radar report ablations/studies/masks.yaml": f"{SMALL} {TINY}",
     "radar report FOLDER --baseline ARM": "",
     "radar ablate study.yaml --storage postgresql://user:password@host/database": STUDY,
-    "radar fronts runs/ablations/theory-*": "",
-    "radar fronts runs/ablations/theory-* --baseline radial": "",
+    "radar curves runs/ablations/theory-*": "",
+    "radar curves runs/ablations/theory-* --baseline radial": "",
     "radar bench --what sample,train --batch 16": (
         "--repeats 1 --grid 2x2 --arms raster/causal,radial/plain --vocabulary 16 --classes 3 model.dim=16 "
         "model.heads=1 model.layers=1"
@@ -63,15 +63,15 @@ COMMANDS = {
     "radar sample runs/gpt.ckpt sample.guidance=2": "sample.images=2 data.cache=cache",
     "radar train imagenet init=runs/gpt.ckpt data.root=IMAGENET/train tokenizer.name=llamagen_vq "
     "tokenizer.checkpoint=runs/vq.ckpt model.preset=B order.name=radial attention=plain": (
-        "train.steps=1 train.warmup=1 train.batch_size=2 train.accumulate=1 train.precision=32-true data.held_out=0.5 "
-        "data.workers=0 data.cache=cache model.dim=64 model.layers=1 model.heads=1 tokenizer.width=none "
-        "tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
+        "train.max_steps=1 train.warmup=1 train.batch_size=2 train.accumulate=1 train.precision=32-true "
+        "data.held_out=0.5 data.workers=0 data.cache=cache model.dim=64 model.layers=1 model.heads=1 "
+        "tokenizer.width=none tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
     ),
 }
 ABBREVIATED = ["radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
 ABBREVIATED += [
     f"radar {verb}"
-    for verb in ("ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "fronts", "evaluate")
+    for verb in ("ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "curves", "evaluate")
 ]
 FILES = {"FOLDER": "runs/ablations/masks", "ARM": "plain", "runs/ablations/theory-*": "runs/ablations/masks"}
 FILES |= {

@@ -87,7 +87,13 @@ def fill(folder: Path, leave: int) -> Path:
 
 
 def test_a_training_on_a_full_disk_goes_on_when_there_is_space(small_disk, capsys):
-    options = ["train", "digits", f"run={small_disk / 'run'}", f"data.cache={small_disk / 'cache'}", "train.steps=4"]
+    options = [
+        "train",
+        "digits",
+        f"run={small_disk / 'run'}",
+        f"data.cache={small_disk / 'cache'}",
+        "train.max_steps=4",
+    ]
     options += ["train.batch_size=4", "train.checkpoint_every=2", "model.dim=64"]
     ballast = fill(small_disk, 40_000)
     error = fails(capsys, *options)

@@ -8,12 +8,13 @@ import torch
 from ablations.cli import main
 from radar.attention import VARIANTS
 from radar.config.options import ModelConfig, SampleConfig
-from radar.decoding.orders import decode_sequence
+from radar.decoding.orders import decode_permutation
 from radar.kernels import cuda_graphs
 from radar.kernels.cuda_graphs import recorded, replay, unrecorded
 from radar.model.blocks import Block, Shape
 from radar.sampling import sampler
-from radar.sampling.sampler import Trace, plan_turns, ready_to_sample, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
 from tests.arms import CLASSES, arms, layout, small_model, typical
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
@@ -47,13 +48,13 @@ def drawer(order, variant, config, device="cpu", model=None):
     """Return the model, and a function that draws with a seed and labels."""
     step, slots = layout(order, variant)
     model = (model or small_model(slots)).to(device)
-    turns = plan_turns(slots, config.correction > 0, device, config.choice_temperature is not None)
-    sequence = decode_sequence(step).to(device)
+    passes = plan_passes(slots, config.correction > 0, device, config.choice_temperature is not None)
+    permutation = decode_permutation(step).to(device)
 
     def draw(seed=0, labels=LABELS, first=0, config=config, **more):
         images = range(first, first + len(labels))
         return sample_tokens(
-            model, turns, sequence, labels.to(device), replace(config, seed=seed), images, **more
+            model, passes, permutation, labels.to(device), replace(config, seed=seed), images, **more
         ).cpu()
 
     return model, draw
@@ -99,17 +100,17 @@ def test_what_a_recording_is_for(recordings):
         trace = Trace()
         radial(trace=trace)
         assert len(trace.tokens) == int(step.max()) + 1
-        zero = radial(rule=lambda turn, logits, current, noise: (0 * current, current == current))
+        zero = radial(rule=lambda each, logits, current, noise: (0 * current, current == current))
         assert not zero.any()
 
 
 def test_options_that_change_later(recordings):
     """A recording is of the options that it is for, whatever the first batch's became in the meantime."""
     step, slots = layout("radial", "plain")
-    model, turns, config = small_model(slots), plan_turns(slots, False), SampleConfig()
+    model, passes, config = small_model(slots), plan_passes(slots, False), SampleConfig()
 
     def draw(settings):
-        return sample_tokens(model, turns, decode_sequence(step), LABELS, settings, range(4))
+        return sample_tokens(model, passes, decode_permutation(step), LABELS, settings, range(4))
 
     plain = draw(config)
     with recorded(model):
@@ -192,14 +193,14 @@ def test_sampling_never_waits_for_the_gpu():
     """What would be an error in a recording: a value that the CPU asks for."""
     for order, variant in arms():
         step, slots = layout(order, variant)
-        model, turns = small_model(slots).to("cuda"), plan_turns(slots, True, "cuda")
-        sequence, labels = decode_sequence(step).to("cuda"), LABELS.to("cuda")
-        sample_tokens(model, turns, sequence, labels, PLAIN, range(4))
+        model, passes = small_model(slots).to("cuda"), plan_passes(slots, True, "cuda")
+        permutation, labels = decode_permutation(step).to("cuda"), LABELS.to("cuda")
+        sample_tokens(model, passes, permutation, labels, PLAIN, range(4))
         rule = sampler.choose_tokens(PLAIN)
-        noise = torch.rand(4, sum(len(turn.noise) for turn in turns), device="cuda")
+        noise = torch.rand(4, sum(len(each.noise) for each in passes), device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         try:
-            sampler._run(model, turns, PLAIN, rule, None, sequence, labels, noise)
+            sampler._run(model, passes, PLAIN, rule, None, permutation, labels, noise)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -224,7 +225,12 @@ def test_training_with_flex_attention_learns_what_training_with_a_dense_mask_doe
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_from_training_to_scores_on_a_gpu(precision, tmp_path, capsys):
-    options = [f"train.precision={precision}", f"sample.precision={precision}", "train.steps=60", "train.device=cuda"]
+    options = [
+        f"train.precision={precision}",
+        f"sample.precision={precision}",
+        "train.max_steps=60",
+        "train.device=cuda",
+    ]
     options += [
         "evaluate.images=300",
         "sample.batch_size=64",

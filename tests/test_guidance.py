@@ -11,7 +11,7 @@ from radar.config.options import OrderConfig
 from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
 from radar.sampling.guidance import guidance
-from radar.sampling.sampler import plan_turns
+from radar.sampling.passes import plan_passes
 
 K, N, S = 20, 256, 4.0
 STEP = decode_steps(OrderConfig(name="halton", steps=K, schedule="cosine"), 16, 16)
@@ -20,8 +20,8 @@ KNOWN = [sum(SIZES[:k]) for k in range(K + 1)]
 
 
 def scales(schedule: str, variant: str = "plain", revise: bool = True, power: float | None = None) -> list:
-    turns = plan_turns(VARIANTS[variant](SIZES), revise)
-    return [guidance(schedule, power)(S, turn.progress) for turn in turns]
+    passes = plan_passes(VARIANTS[variant](SIZES), revise)
+    return [guidance(schedule, power)(S, each.progress) for each in passes]
 
 
 @pytest.mark.parametrize("variant", ["plain", "nested", "relay", "bidirectional"])
@@ -50,10 +50,10 @@ def test_lpd_counts_inside_a_group():
 
 
 def test_revised_tokens_are_guided_as_the_first_of_their_pass():
-    turns = plan_turns(VARIANTS["nested"](SIZES), True)
-    for k, turn in enumerate(turns):
-        scale = guidance("per_token")(S, turn.progress)
-        assert torch.allclose(scale[turn.revises], torch.tensor(1 + (S - 1) * KNOWN[k] / N))
+    passes = plan_passes(VARIANTS["nested"](SIZES), True)
+    for k, each in enumerate(passes):
+        scale = guidance("per_token")(S, each.progress)
+        assert torch.allclose(scale[each.revises], torch.tensor(1 + (S - 1) * KNOWN[k] / N))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import radar.kernels.build
 import radar.kernels.linear
 import radar.model.kv_cache
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_sequence
+from radar.decoding.orders import decode_permutation
 from radar.kernels.build import FLAGS, Kernels, kernels
 from radar.kernels.linear import Linear, fast_products
-from radar.sampling.sampler import plan_turns, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import sample_tokens
 from tests.arms import CLASSES, layout, small_model
 
 EXACT = SampleConfig()
@@ -57,10 +58,10 @@ def cold(monkeypatch, tmp_path):
 
 def sampled(config=EXACT, compiled=False):
     step, slots = layout("raster", "causal")
-    model, turns = small_model(slots), plan_turns(slots, True)
+    model, passes = small_model(slots), plan_passes(slots, True)
     model.compiled = compiled
     with fast_products(model, torch.float32):
-        return sample_tokens(model, turns, decode_sequence(step), LABELS, config, range(4))
+        return sample_tokens(model, passes, decode_permutation(step), LABELS, config, range(4))
 
 
 @pytest.fixture
@@ -145,9 +146,9 @@ def test_threads(built, threads):
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_sampling_uses_them(compiled, calls, monkeypatch):
     """In every product and, where one slot runs per pass, every attention; no token changes."""
-    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST_WEIGHTS", 1)
     found = sampled(compiled=compiled)
-    model, passes = small_model(), len(decode_sequence(layout("raster", "causal")[0]))
+    model, passes = small_model(), len(decode_permutation(layout("raster", "causal")[0]))
     layers = sum(isinstance(part, Linear) for part in model.modules())
     assert calls.count("product") == layers * passes
     assert calls.count("attention") == len(model.blocks) * passes
@@ -160,7 +161,7 @@ def test_sampling_uses_them(compiled, calls, monkeypatch):
 @able
 def test_what_is_left_to_pytorch(calls, monkeypatch):
     """Attention of several queries, under a mask, in bfloat16, with gradients; products in bfloat16."""
-    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST_WEIGHTS", 1)
     sampled(SampleConfig(precision="bf16-mixed"))
     one, two, start = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 2, 4), torch.tensor(0)
     seen = torch.ones(1, 1, dtype=torch.bool)
@@ -185,7 +186,7 @@ def test_compiled_once(cold):
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler(compiler, cold, monkeypatch):
     """One warning, nothing half-written, the same tokens."""
-    monkeypatch.setattr(radar.kernels.linear, "LEAST", 1)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST_WEIGHTS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
         patch.setenv("CXX", compiler)

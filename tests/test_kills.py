@@ -36,7 +36,7 @@ heartbeat: 1
 seeds: [0, 1]
 config:
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: STEPS, batch_size: 32, warmup: 1, val_every: 20, checkpoint_every: 10}
+  train: {max_steps: STEPS, batch_size: 32, warmup: 1, val_every: 20, checkpoint_every: 10}
   evaluate: {images: 40, timing_batch: 4, timing_repeats: 1, metrics: [fid]}
   sample: {images: 12}
 arms:

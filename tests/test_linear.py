@@ -15,9 +15,10 @@ from experiments.sample import draw_film, draw_samples
 from experiments.timing import measure_rounds
 from radar.config.load import load_config
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_sequence
+from radar.decoding.orders import decode_permutation
 from radar.kernels.linear import Linear, fast_products, has_fast_products
-from radar.sampling.sampler import plan_turns, product_dtype, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import product_dtype, sample_tokens
 from radar.training.checkpoints import Generator, build_generator
 from tests.arms import CLASSES, layout, small_model
 
@@ -33,7 +34,7 @@ LOW = SampleConfig(precision="bf16-mixed")
 def small_layers_too():
     """Lay out every layer, whatever its size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radar.kernels.linear, "LEAST", 1)
+        patch.setattr(radar.kernels.linear, "LEAST_WEIGHTS", 1)
         yield
 
 
@@ -52,7 +53,7 @@ def products(monkeypatch):
 
 def sampled(model, config, variant="plain"):
     step, slots = layout("radial", variant)
-    return sample_tokens(model, plan_turns(slots, True), decode_sequence(step), LABELS, config, range(4))
+    return sample_tokens(model, plan_passes(slots, True), decode_permutation(step), LABELS, config, range(4))
 
 
 @settings(max_examples=30, deadline=None)
@@ -81,7 +82,7 @@ def test_samples_are_the_same(config, variant, products):
     with fast_products(model, product_dtype(config)):
         found = sampled(model, config, variant)
     layers = sum(isinstance(module, Linear) for module in model.modules())
-    passes = int(layout("radial", variant)[1].turn.max()) + 1
+    passes = int(layout("radial", variant)[1].in_pass.max()) + 1
     assert products == [product_dtype(config)] * layers * passes
     agree = (plain == found).float().mean()
     assert agree == 1 if config is PRECISE else agree > 0.9
@@ -127,7 +128,7 @@ def test_nothing_is_left_behind():
 
 
 def test_small_layers_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(radar.kernels.linear, "LEAST", 17)
+    monkeypatch.setattr(radar.kernels.linear, "LEAST_WEIGHTS", 17)
     with fast_products(Linear(4, 4), torch.float32):
         assert not radar.kernels.linear._products
 

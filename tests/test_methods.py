@@ -12,9 +12,10 @@ from radar.config.load import merge_options, to_config
 from radar.config.methods import METHODS
 from radar.config.options import Config, OrderConfig, SampleConfig
 from radar.data.tokens import Batch
-from radar.decoding.orders import decode_sequence, decode_steps, step_sizes
+from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
 from radar.errors import InputError
-from radar.sampling.sampler import Choice, Trace, all_noise, image_noise, sample_tokens
+from radar.sampling.draw import image_noise
+from radar.sampling.sampler import Choice, Trace, all_noise, sample_tokens
 from radar.training.generator import GeneratorModule
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks
@@ -30,7 +31,7 @@ SAMPLED = [(method, None) for method in METHODS] + [
 
 def small(method: str, **sample: object) -> GeneratorModule:
     """A method on a small grid, with few steps where its own are too many, and weights that matter."""
-    values = {"model": {"dim": 32, "layers": 3, "heads": 2}, "train": {"batch_size": 4, "steps": 8}}
+    values = {"model": {"dim": 32, "layers": 3, "heads": 2}, "train": {"batch_size": 4, "max_steps": 8}}
     config = merge_options({"method": method}, values, {"sample": sample})
     for group in ("order", "sample"):
         config[group]["steps"] = config[group]["steps"] and min(config[group]["steps"], 6)
@@ -66,12 +67,12 @@ def test_contract(method, order):
 @pytest.mark.parametrize(("method", "order"), SAMPLED)
 def test_images_depend_on_their_seed_alone_and_are_written_once(method, order):
     module = small(method, guidance=1.5, order=order)
-    settings, turns = module.config.sample, module.turns(module.config.sample)
+    settings, passes = module.config.sample, module.passes(module.config.sample)
 
     def draw(images: list[int], trace: Trace | None = None) -> torch.Tensor:
         labels = torch.tensor(images) % CLASSES
-        sequence = module.sampled_sequence(settings, images)
-        return sample_tokens(module.model, turns, sequence, labels, settings, images, trace)
+        permutation = module.sampled_permutation(settings, images)
+        return sample_tokens(module.model, passes, permutation, labels, settings, images, trace)
 
     trace = Trace()
     together = draw(list(range(8)), trace)
@@ -103,7 +104,7 @@ def choose(temperature: float, rule=None) -> tuple[GeneratorModule, Trace, torch
     """Images of a MaskGIT, and how they came about."""
     module, trace = small("maskgit", choice_temperature=temperature), Trace()
     settings, labels = module.config.sample, torch.zeros(50, dtype=torch.long)
-    args = module.turns(settings), module.order.sequence, labels, settings, range(50), trace, rule
+    args = module.passes(settings), module.order.permutation, labels, settings, range(50), trace, rule
     return module, trace, sample_tokens(module.model, *args)
 
 
@@ -111,16 +112,16 @@ def test_most_confident_first():
     """At temperature 0 every pass writes the cells of its most likely tokens, wherever earlier passes moved them."""
     passes = []
 
-    def rule(turn, logits, current, noise):
-        passes.append((turn, logits.log_softmax(-1).amax(-1)))
+    def rule(each, logits, current, noise):
+        passes.append((each, logits.log_softmax(-1).amax(-1)))
         return logits.argmax(-1), torch.ones_like(current, dtype=torch.bool)
 
     module, trace, _ = choose(0.0, rule)
-    cells = module.order.sequence.expand(50, -1).clone()
-    for (turn, belief), written in zip(passes, trace.written, strict=True):
+    cells = module.order.permutation.expand(50, -1).clone()
+    for (each, belief), written in zip(passes, trace.written, strict=True):
         ranked = belief.argsort(dim=1, descending=True, stable=True)
-        cells[:, turn.targets] = cells[:, turn.targets].gather(1, ranked)
-        best = cells[:, turn.targets[: turn.keeps]]
+        cells[:, each.targets] = cells[:, each.targets].gather(1, ranked)
+        best = cells[:, each.targets[: each.num_commit]]
         assert torch.equal(torch.zeros_like(written).scatter_(1, best, True), written)
 
 
@@ -129,14 +130,14 @@ def test_choice_noise_fades_and_is_its_own():
     (_, calm, _), (_, noisy, _) = choose(0.0), choose(100.0)
     assert not torch.equal(calm.written[0], noisy.written[0])
     module = small("maskgit", choice_temperature=2.0)
-    settings, turns = module.config.sample, module.turns(module.config.sample)
-    choice = Choice(turns, settings, all_noise(turns, settings, range(200))[1])
-    tokens = torch.zeros(200, len(turns[0].targets), dtype=torch.long)
+    settings, passes = module.config.sample, module.passes(module.config.sample)
+    choice = Choice(passes, settings, all_noise(passes, settings, range(200))[1])
+    tokens = torch.zeros(200, len(passes[0].targets), dtype=torch.long)
     flat = torch.zeros(*tokens.shape, VOCABULARY)
-    first = choice.rank(0, turns[0], flat, tokens)
+    first = choice.rank(0, passes[0], flat, tokens)
     assert len(first[:, 0].unique()) > 5, "equal beliefs are ranked by noise"
-    last = len(turns) - 1
-    assert (choice.rank(last, turns[0], flat, tokens) == torch.arange(tokens.shape[1])).all(), "none at the last pass"
+    last = len(passes) - 1
+    assert (choice.rank(last, passes[0], flat, tokens) == torch.arange(tokens.shape[1])).all(), "none at the last pass"
     token_noise = image_noise(settings.seed, range(200), tokens.shape[1])
     correlation = torch.corrcoef(torch.stack([token_noise.flatten(), choice.gumbel[:, : tokens.shape[1]].flatten()]))
     assert abs(float(correlation[0, 1])) < 0.1
@@ -176,8 +177,8 @@ def test_another_order_in_sampling():
 @pytest.mark.parametrize("grid", [(4, 4), (3, 7), (5, 6), (1, 5)])
 def test_neighbours_are_right_and_below(grid):
     step = decode_steps(OrderConfig(name="diagonal"), *grid)
-    slots, sequence = VARIANTS["neighbours"](step_sizes(step)), decode_sequence(step)
-    rows, columns = sequence // grid[1], sequence % grid[1]
+    slots, permutation = VARIANTS["neighbours"](step_sizes(step)), decode_permutation(step)
+    rows, columns = permutation // grid[1], permutation % grid[1]
     for targets, dr, dc in ((slots.target, 0, 1), (slots.second, 1, 0)):
         for rank, target in zip(slots.rank.tolist(), targets.tolist(), strict=True):
             if rank == NONE:
@@ -186,7 +187,7 @@ def test_neighbours_are_right_and_below(grid):
             r, c = int(rows[rank]) + dr, int(columns[rank]) + dc
             inside = r < grid[0] and c < grid[1]
             assert (target != NONE) == inside
-            assert not inside or sequence[target] == r * grid[1] + c
+            assert not inside or permutation[target] == r * grid[1] + c
 
 
 def test_neighbours_need_diagonals():
@@ -196,18 +197,18 @@ def test_neighbours_need_diagonals():
 
 def test_instructed_is_causal_cell_by_cell():
     slots = VARIANTS["instructed"]([1] * 5)
-    place = 2 * slots.rank + slots.content.int()  # class token -1, then query 0, content 0, query 1, ...
+    place = 2 * slots.rank + slots.is_token.int()  # class token -1, then query 0, content 0, query 1, ...
     assert torch.equal(slots.mask(), place[:, None] >= place)
 
 
 def test_later_steps_of_randar_see_what_they_would_have_seen_cell_by_cell():
     """The first cell of every group is predicted the same, whatever the groups before it were."""
     step, grouped = layout("random in 5", "instructed")
-    single, model, sequence = VARIANTS["instructed"]([1] * CELLS), small_model(), decode_sequence(step)
-    tokens = torch.randint(VOCABULARY, (2, CELLS), generator=torch.Generator().manual_seed(2))[:, sequence]
+    single, model, permutation = VARIANTS["instructed"]([1] * CELLS), small_model(), decode_permutation(step)
+    tokens = torch.randint(VOCABULARY, (2, CELLS), generator=torch.Generator().manual_seed(2))[:, permutation]
     with torch.inference_mode():
         logits = [
-            model(slots, tokens[:, slots.rank.clamp(min=0)], torch.tensor([0, 1]), sequence, slots.mask())
+            model(slots, tokens[:, slots.rank.clamp(min=0)], torch.tensor([0, 1]), permutation, slots.mask())
             for slots in (single, grouped)
         ]
     first = torch.tensor([0, *step_sizes(step)[:-1]]).cumsum(0)
@@ -234,14 +235,14 @@ def test_a_method_stands_for_its_options_and_yields_to_others():
 def test_what_does_not_fit_is_refused():
     for text, message in {
         "sample.choice_temperature=1": "needs an attention that predicts all unknown cells",
-        "model.query_share=0.5": "model.query_share needs an attention whose content predicts nothing",
+        "model.query_share=0.5": "model.query_share needs an attention whose tokens predict nothing",
     }.items():
         config = to_config({}, ["method=radar", text])
         with pytest.raises(InputError, match=message):
             GeneratorModule(config, VOCABULARY, CLASSES, GRID)
     nar, arpg, randar = ({"method": name} for name in ("nar", "arpg", "randar"))
     for values, options, grid, message in (
-        (nar, ["train.redraw=permuted"], GRID, "train.redraw=none"),
+        (nar, ["train.permutations=random"], GRID, "train.permutations=fixed"),
         (nar, ["order.name=halton", "order.steps=10", "order.schedule=linear"], (4, 4), "needs order 'diagonal'"),
         (nar, [], (7, 3), "not higher than wide"),
         (nar, ["order.name=raster"], GRID, "needs order 'diagonal'"),

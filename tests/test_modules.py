@@ -14,7 +14,8 @@ from radar.errors import InputError, NonFiniteLoss
 from radar.training.callbacks import WeightAverage
 from radar.training.checkpoints import load_generator, read_checkpoint, restore_weights
 from radar.training.corruption import CORRUPTIONS, corruption_mask
-from radar.training.generator import LAYOUTS, GeneratorModule
+from radar.training.generator import GeneratorModule
+from radar.training.layouts import LAYOUTS
 from radar.training.trained import learning_rate
 from tests.arms import layout, typical
 
@@ -55,7 +56,7 @@ def test_every_corruption_trains(kind):
     )
     loss = made.training_step(BATCH, 0)
     assert torch.isfinite(loss) and loss.requires_grad
-    truth = BATCH[1][:, made.order.sequence][:, made.slots.rank.clamp(min=0)]
+    truth = BATCH[1][:, made.order.permutation][:, made.slots.rank.clamp(min=0)]
     changed = seen[0] != truth
     assert changed[:, made.slots.revises].any() and not changed[:, ~made.slots.revises].any()
     assert seen[0].min() >= 0 and seen[0].max() < 7
@@ -70,12 +71,12 @@ def test_without_corruption_known_tokens_are_clean():
 
 def test_revising_less_in_sampling_than_in_training():
     made = module(corruption_rate=0.0)
-    most = sum(len(turn.slots) for turn in made.turns(SampleConfig()))
-    fewer = sum(len(turn.slots) for turn in made.turns(SampleConfig(revise_rings=1)))
+    most = sum(len(each.slots) for each in made.passes(SampleConfig()))
+    fewer = sum(len(each.slots) for each in made.passes(SampleConfig(revise_rings=1)))
     assert fewer == 2 * 16 + 1 - int((made.step == made.step.max()).sum()) < most
     made = module(corruption_rate=0.0)
     made.config.revise.every = 2
-    assert sum(len(turn.slots) for turn in made.turns(SampleConfig(revise_every=1))) == most
+    assert sum(len(each.slots) for each in made.passes(SampleConfig(revise_every=1))) == most
 
 
 @pytest.mark.parametrize(("order", "variant"), typical())
@@ -117,21 +118,21 @@ def test_randomness_is_a_function_of_seed_and_batch_number():
 
 
 def test_learning_rate():
-    config = TrainConfig(steps=100, warmup=10)
+    config = TrainConfig(max_steps=100, warmup=10)
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1 == rates[10]
     assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_a_short_training_has_a_curve_and_a_short_warm_up():
-    assert [TrainConfig(steps=n).validation_steps for n in (1, 9, 100, 1500)] == [1, 1, 10, 150]
-    assert [TrainConfig(steps=n).warmup_steps for n in (1, 100, 500, 1500)] == [0, 10, 50, 50]
-    assert TrainConfig(steps=100, val_every=500).validation_steps == 100, "at its end at least"
+    assert [TrainConfig(max_steps=n).validation_steps for n in (1, 9, 100, 1500)] == [1, 1, 10, 150]
+    assert [TrainConfig(max_steps=n).warmup_steps for n in (1, 100, 500, 1500)] == [0, 10, 50, 50]
+    assert TrainConfig(max_steps=100, val_every=500).validation_steps == 100, "at its end at least"
 
 
 def test_accumulation_equals_a_large_batch(tmp_path):
     """Two halves of a batch give the gradient, and so the weights, of the whole (no dropout, no corruption)."""
-    common = [*SMALL, f"data.cache={tmp_path}", "train.steps=6", "train.corruption_rate=0", "model.label_dropout=0"]
+    common = [*SMALL, f"data.cache={tmp_path}", "train.max_steps=6", "train.corruption_rate=0", "model.label_dropout=0"]
     common += ["train.layout=packed"]
     whole = train_generator(load_config(None, [*common, f"run={tmp_path / 'a'}", "train.batch_size=8"]))
     halves = [*common, f"run={tmp_path / 'b'}", "train.batch_size=4", "train.accumulate=2"]
@@ -168,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
         *SMALL,
         f"run={tmp_path / 'run'}",
         f"data.cache={tmp_path}",
-        "train.steps=20",
+        "train.max_steps=20",
         "train.checkpoint_every=4",
     ]
     original = GeneratorModule.cross_entropy
@@ -185,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
 
 
 def test_checkpoint_holds_config_and_commit_and_the_average_is_loaded(tmp_path):
-    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=3"]
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.max_steps=3"]
     path = train_generator(load_config(None, options))
     checkpoint = read_checkpoint(path)
     assert to_config(checkpoint["radar"]["config"]) == load_config(None, options)
@@ -200,7 +201,7 @@ def test_checkpoint_holds_config_and_commit_and_the_average_is_loaded(tmp_path):
 
 
 def test_logs_hold_what_the_docs_say(tmp_path):
-    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=4", "train.log_every=2"]
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.max_steps=4", "train.log_every=2"]
     options += ["train.layout=packed"]
     train_generator(load_config(None, options))
     lines = (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
@@ -211,7 +212,7 @@ def test_logs_hold_what_the_docs_say(tmp_path):
 
 
 def test_a_run_of_another_configuration_is_not_continued(tmp_path):
-    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=2"]
+    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.max_steps=2"]
     train_generator(load_config(None, options))
     with pytest.raises(InputError, match=r"belongs to another configuration \(train.lr: 0.002, this run has 0.1\)"):
         train_generator(load_config(None, [*options, "train.lr=0.1"]))
@@ -219,7 +220,13 @@ def test_a_run_of_another_configuration_is_not_continued(tmp_path):
 
 
 def test_an_order_per_image_trains(tmp_path):
-    options = [*SMALL, f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=2", "train.redraw=seed"]
+    options = [
+        *SMALL,
+        f"run={tmp_path / 'run'}",
+        f"data.cache={tmp_path}",
+        "train.max_steps=2",
+        "train.permutations=reseeded",
+    ]
     options += ["order.name=random", "order.steps=7", "attention=plain"]
     assert train_generator(load_config(None, options)).exists()
 
@@ -227,7 +234,7 @@ def test_an_order_per_image_trains(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "foreign", "missing", "shape"])
 def test_bad_checkpoints(damage, tmp_path):
     path = train_generator(
-        load_config(None, [*SMALL, f"run={tmp_path}", f"data.cache={tmp_path}", "train.steps=1", "train.warmup=1"])
+        load_config(None, [*SMALL, f"run={tmp_path}", f"data.cache={tmp_path}", "train.max_steps=1", "train.warmup=1"])
     )
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:1000])

@@ -211,7 +211,7 @@ def sampled(config: Config) -> str:
 def test_fields_are_known_by_what_they_hold(tmp_path):
     """Estimated once; another one in its place is refused, and names another result of sampling."""
     path = tmp_path / "field.npz"
-    options = ["attention=plain", "train.redraw=permuted", f"sample.order=optimised:covariance={path}"]
+    options = ["attention=plain", "train.permutations=random", f"sample.order=optimised:covariance={path}"]
     config = load_config(find_config("digits"), [*options, f"data.cache={tmp_path}"])
     estimate_once(config, "embeddings", path)
     before, written = sampled(config), path.stat().st_mtime_ns
@@ -245,7 +245,7 @@ def test_the_gap_verb(tmp_path, capsys):
         (["--pooled"], "--pooled has no effect without --from-data"),
         (["order.steps=7"], "order.steps=7 has no effect without --from-data"),
         (["--from-data", "digits", "--grid", "4x4"], "--grid has no effect with --from-data"),
-        (["--from-data", "digits", "train.steps=5"], "train.steps=5 has no effect with --from-data"),
+        (["--from-data", "digits", "train.max_steps=5"], "train.max_steps=5 has no effect with --from-data"),
         (["--orders", "halton:steps=7,radial:steps=5", "--steps", "9"], "--steps 9 has no effect"),
         (["--from-data", "digits", "--images", "1"], "cannot be estimated from 1 images"),
         (["--orders", "halton", "--steps", "0"], "steps=0 is not possible"),

@@ -25,7 +25,7 @@ from radar.errors import InputError
 from radar.training.checkpoints import load_generator, read_checkpoint
 from radar.training.generator import GeneratorModule
 
-SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.steps=2"]
+SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.max_steps=2"]
 HALTON = ["order.name=halton", "order.steps=7", "order.schedule=cosine", "attention=plain"]
 
 
@@ -81,7 +81,7 @@ def test_trials_are_named_by_their_orders(tmp_path, cache, monkeypatch):
     """Another permutation under the same name is another trial, and another training."""
     (tmp_path / "x.yaml").write_text(
         "name: x\nbase: digits\n"
-        "config: {order: {name: halton, steps: 7}, attention: plain, train: {redraw: permuted}}\n"
+        "config: {order: {name: halton, steps: 7}, attention: plain, train: {permutations: random}}\n"
         "arms: {own: {}, radial: {sample: {order: radial}}, each: {sample: {order_per_image: true}}}"
     )
     plan = partial(plan_study, str(tmp_path / "x.yaml"), str(tmp_path), [f"data.cache={cache}"])
@@ -125,7 +125,7 @@ def test_an_order_per_image_goes_with_its_image(tmp_path):
     module.training_step(Batch(0, tokens, labels, images), 0)
     expected = torch.from_numpy(steps).argsort(dim=1, stable=True)[images % 3]
     assert torch.equal(seen[0], expected)
-    assert torch.equal(module.sampled_sequence(SampleConfig(), images.tolist()), expected)
+    assert torch.equal(module.sampled_permutation(SampleConfig(), images.tolist()), expected)
     module.eval()
     alone = torch.cat([module.nll(tokens[i : i + 1], labels[:1], None, images[i : i + 1]) for i in range(4)])
     assert torch.allclose(module.nll(tokens, labels, images=images), alone) and torch.equal(seen[-1], expected)
@@ -198,7 +198,11 @@ def test_sizes_are_given_or_taken_from_another_order():
 
 
 def test_another_order_of_sampling_keeps_the_sizes():
-    values = {"order": {"name": "random", "sizes_of": "radial"}, "attention": "plain", "train": {"redraw": "permuted"}}
+    values = {
+        "order": {"name": "random", "sizes_of": "radial"},
+        "attention": "plain",
+        "train": {"permutations": "random"},
+    }
     module = GeneratorModule(to_config(values), 7, 3, (8, 8))
     assert step_sizes(module.sampled_step(SampleConfig(order="halton"))) == step_sizes(module.step)
     assert step_sizes(module.sampled_step(SampleConfig(order="halton:steps=3"))) == [21, 22, 21]
@@ -206,7 +210,9 @@ def test_another_order_of_sampling_keeps_the_sizes():
 
 
 def test_a_study_whose_tokenizer_is_still_to_be_trained_may_sample_an_order_per_image(tmp_path):
-    text = "name: x\nbase: shapes_fsq\nconfig: {order: {name: radial}, attention: plain, train: {redraw: permuted}}\n"
+    text = (
+        "name: x\nbase: shapes_fsq\nconfig: {order: {name: radial}, attention: plain, train: {permutations: random}}\n"
+    )
     text += f"arms: {{a: {{tokenizer: {{checkpoint: {tmp_path}/t/last.ckpt}}, "
     (tmp_path / "x.yaml").write_text(text + "sample: {order: halton, order_per_image: true}}}")
     check_arms(read_plan(str(tmp_path / "x.yaml"), str(tmp_path), ["data.images=20"]))

@@ -14,7 +14,7 @@ from radar.decoding.orders import (
     ROUNDINGS,
     SCHEDULES,
     adjacent_share,
-    decode_sequence,
+    decode_permutation,
     decode_steps,
     group_sizes,
     step_sizes,
@@ -30,7 +30,7 @@ def check(step: torch.Tensor, cells: int) -> None:
     assert step.shape == (cells,)
     assert step.dtype == torch.int64
     assert step.unique().tolist() == list(range(int(step.max()) + 1))
-    assert decode_sequence(step).sort().values.tolist() == list(range(cells))
+    assert decode_permutation(step).sort().values.tolist() == list(range(cells))
     assert sum(step_sizes(step)) == cells
 
 
@@ -121,8 +121,8 @@ def test_group_sizes(cells, schedule, data):
 
 def test_paths_move_to_neighbours():
     for name in ("snake", "spiral_in", "spiral_out"):
-        sequence = decode_sequence(decode_steps(OrderConfig(name=name), 7, 5))
-        rows, columns = sequence // 5, sequence % 5
+        permutation = decode_permutation(decode_steps(OrderConfig(name=name), 7, 5))
+        rows, columns = permutation // 5, permutation % 5
         assert ((rows.diff().abs() + columns.diff().abs()) == 1).all(), name
 
 

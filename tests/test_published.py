@@ -273,7 +273,7 @@ def test_imported_weights_are_sampled_scored_and_tuned_to_another_order(tmp_path
     with torch.inference_mode():
         before = generator.module.nll(tokens, labels)
     options = [*data, f"init={imported}", f"run={tmp_path / 'run'}", "order.name=radial", "attention=plain"]
-    tuned = load_generator(train_generator(load_config(None, [*options, "train.steps=2", "train.batch_size=4"])))
+    tuned = load_generator(train_generator(load_config(None, [*options, "train.max_steps=2", "train.batch_size=4"])))
     assert tuned.config.model.class_position is False and tuned.config.order.name == "radial"
     with pytest.raises(InputError, match=r"init=.* is a model of another size: .*dim=64.*give .*dim=32"):
         train_generator(load_config(None, [*options, "model.dim=32"]))

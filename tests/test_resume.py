@@ -15,7 +15,7 @@ from experiments.train import learning_curve
 OPTIONS = {
     "model": {"dim": 16, "layers": 1, "heads": 1, "dropout": 0.1},
     "attention": "nested",
-    "train": {"steps": 20, "batch_size": 4, "warmup": 4, "val_every": 5, "checkpoint_every": 3, "accumulate": 2},
+    "train": {"max_steps": 20, "batch_size": 4, "warmup": 4, "val_every": 5, "checkpoint_every": 3, "accumulate": 2},
     "data": {"held_out": 0.1},
 }
 

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_sequence
+from radar.decoding.orders import decode_permutation
 from radar.errors import InputError
-from radar.sampling.sampler import Trace, draw, filter_probabilities, image_noise, plan_turns, sample_tokens
+from radar.sampling.draw import draw, filter_probabilities, image_noise
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import Trace, sample_tokens
 from radar.training.generator import by_rank
 from tests.arms import CELLS, CLASSES, VOCABULARY, arms, layout, small_model
 
@@ -25,28 +27,28 @@ def test_training_equals_sampling(order, variant):
 
 
 def check_training_equals_sampling(step, slots, query_layers):
-    model, sequence = small_model(slots, query_layers), decode_sequence(step)
+    model, permutation = small_model(slots, query_layers), decode_permutation(step)
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
-    known = by_rank(tokens, sequence)
+    known = by_rank(tokens, permutation)
     with torch.inference_mode():
-        packed = model(slots, known[:, slots.rank.clamp(min=0)], LABELS, sequence, slots.mask())
+        packed = model(slots, known[:, slots.rank.clamp(min=0)], LABELS, permutation, slots.mask())
     target, _, _, source = slots.predictions
-    keys = zip(slots.turn[source].tolist(), target.tolist(), slots.content[source].tolist(), strict=True)
+    keys = zip(slots.in_pass[source].tolist(), target.tolist(), slots.is_token[source].tolist(), strict=True)
     expected = dict(zip(keys, packed.unbind(1), strict=True))
-    passes = []
+    seen = []
 
-    def forced(turn, logits, current, noise):
-        passes.append((turn, logits.clone()))
-        return known[:, turn.targets], torch.ones_like(current, dtype=torch.bool)
+    def forced(each, logits, current, noise):
+        seen.append((each, logits.clone()))
+        return known[:, each.targets], torch.ones_like(current, dtype=torch.bool)
 
-    turns = plan_turns(slots, True, candidates=True)
-    found = sample_tokens(model, turns, sequence, LABELS, SampleConfig(), range(4), rule=forced)
+    passes = plan_passes(slots, True, candidates=True)
+    found = sample_tokens(model, passes, permutation, LABELS, SampleConfig(), range(4), rule=forced)
     assert torch.equal(found, tokens)
     checked = 0
-    for number, (turn, logits) in enumerate(passes):
-        target, _, _, source = turn.slots.predictions
+    for number, (each, logits) in enumerate(seen):
+        target, _, _, source = each.slots.predictions
         for j, (cell, slot) in enumerate(zip(target.tolist(), source.tolist(), strict=True)):
-            difference = logits[:, j] - expected[number, cell, bool(turn.slots.content[slot])]
+            difference = logits[:, j] - expected[number, cell, bool(each.slots.is_token[slot])]
             assert difference.abs().max() < 1e-4, (number, cell)
             checked += 1
     assert checked == len(expected), "every prediction of the packed layout is made once"
@@ -55,12 +57,12 @@ def check_training_equals_sampling(step, slots, query_layers):
 @pytest.mark.parametrize(("order", "variant"), arms())
 def test_passes_and_cells(order, variant, monkeypatch):
     step, slots = layout(order, variant)
-    model, passes, trace = small_model(slots), [], Trace()
+    model, run, trace = small_model(slots), [], Trace()
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda *args: passes.append(1) or forward(*args))
+    monkeypatch.setattr(model, "forward", lambda *args: run.append(1) or forward(*args))
     settings = SampleConfig(correction=0.5)
-    sample_tokens(model, plan_turns(slots, True), decode_sequence(step), LABELS, settings, range(4), trace)
-    assert len(passes) == int(step.max()) + 1
+    sample_tokens(model, plan_passes(slots, True), decode_permutation(step), LABELS, settings, range(4), trace)
+    assert len(run) == int(step.max()) + 1
     written = torch.stack(trace.written)
     assert (written.sum(0) == 1).all(), "every cell is written exactly once"
     assert torch.equal(written.int().argmax(0), step.expand(4, -1)), "in the step that the order says"
@@ -75,10 +77,10 @@ def draw_images(images: list[int], batch: int, order: str = "radial", variant: s
     step, slots = layout(order, variant)
     settings = SampleConfig(guidance=1.5, correction=0.3, seed=5)
     parts = [images[i : i + batch] for i in range(0, len(images), batch)]
-    model, turns, sequence = small_model(slots), plan_turns(slots, True), decode_sequence(step)
+    model, passes, permutation = small_model(slots), plan_passes(slots, True), decode_permutation(step)
     labels = [torch.tensor(part) % CLASSES for part in parts]
     return torch.cat(
-        [sample_tokens(model, turns, sequence, y, settings, part) for part, y in zip(parts, labels, strict=True)]
+        [sample_tokens(model, passes, permutation, y, settings, part) for part, y in zip(parts, labels, strict=True)]
     )
 
 
@@ -141,12 +143,12 @@ def logits_of_passes(settings: SampleConfig, labels: torch.Tensor) -> list[torch
     step, slots = layout("radial", "plain")
     passes = []
 
-    def rule(turn, logits, current, noise):
+    def rule(each, logits, current, noise):
         passes.append(logits)
         return torch.zeros_like(current), torch.ones_like(current, dtype=torch.bool)
 
-    sequence = decode_sequence(step)
-    sample_tokens(small_model(), plan_turns(slots, True), sequence, labels, settings, range(len(labels)), rule=rule)
+    permutation = decode_permutation(step)
+    sample_tokens(small_model(), plan_passes(slots, True), permutation, labels, settings, range(len(labels)), rule=rule)
     return passes
 
 
@@ -177,11 +179,11 @@ def test_unknown_guidance_schedule():
 
 def test_correction_replaces_only_unlikely_tokens():
     step, slots = layout("radial", "nested")
-    sequence, model = decode_sequence(step), small_model()
+    permutation, model = decode_permutation(step), small_model()
 
     def revised(threshold: float) -> int:
         trace, settings = Trace(), SampleConfig(correction=threshold)
-        sample_tokens(model, plan_turns(slots, True), sequence, LABELS, settings, range(4), trace)
+        sample_tokens(model, plan_passes(slots, True), permutation, LABELS, settings, range(4), trace)
         return int(torch.stack(trace.revised).sum())
 
     most = 4 * int(slots.revises.sum())
@@ -192,9 +194,9 @@ def test_correction_replaces_only_unlikely_tokens():
 def test_without_correction_nothing_is_predicted_twice(variant):
     """The passes shrink to the new cells, and draw the very tokens that a threshold of zero leaves in place."""
     step, slots = layout("radial", variant)
-    short, long = plan_turns(slots, False), plan_turns(slots, True)
-    assert sum(len(turn.targets) for turn in short) == CELLS
-    args = (decode_sequence(step), LABELS, SampleConfig(), range(4))
+    short, long = plan_passes(slots, False), plan_passes(slots, True)
+    assert sum(len(each.targets) for each in short) == CELLS
+    args = (decode_permutation(step), LABELS, SampleConfig(), range(4))
     assert torch.equal(sample_tokens(small_model(), short, *args), sample_tokens(small_model(), long, *args))
 
 
@@ -203,5 +205,7 @@ def test_uniform_model_samples_uniformly():
     torch.nn.init.zeros_(model.head.weight)
     step, slots = layout("halton in 5", "plain")
     labels = torch.zeros(1000, dtype=torch.long)
-    tokens = sample_tokens(model, plan_turns(slots, True), decode_sequence(step), labels, SampleConfig(), range(1000))
+    tokens = sample_tokens(
+        model, plan_passes(slots, True), decode_permutation(step), labels, SampleConfig(), range(1000)
+    )
     assert chisquare(F.one_hot(tokens, VOCABULARY).sum((0, 1)).numpy()).pvalue > 1e-4

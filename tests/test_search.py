@@ -24,7 +24,7 @@ base: digits
 config:
   order: {steps: 7}
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: 3, batch_size: 32, warmup: 1}
+  train: {max_steps: 3, batch_size: 32, warmup: 1}
   evaluate: {images: 40, timing_batch: 4, timing_repeats: 1}
 seeds: [0]
 factors: {model.layers: [1, 2], order.name: [radial, halton]}
@@ -88,7 +88,7 @@ name: searched
 base: digits
 config:
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: 6, batch_size: 32, warmup: 1, val_every: 2}
+  train: {max_steps: 6, batch_size: 32, warmup: 1, val_every: 2}
   evaluate: {images: 40, metrics: [fid]}
 search:
   sampler: SAMPLER

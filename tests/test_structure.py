@@ -79,7 +79,7 @@ def read_options(monkeypatch) -> set[tuple[str, str]]:
 def test_every_option_is_read(read_options, tmp_path, monkeypatch):
     """By a short run of the commands: nothing is an option that does nothing."""
     monkeypatch.chdir(tmp_path)
-    small = ["train.steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=2"]
+    small = ["train.max_steps=1", "train.batch_size=2", "model.dim=16", "model.heads=1", "model.layers=2"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]
     main(["train", "digits", "run=run", *small])
     main(["sample", "run/last.ckpt", "sample.images=4"])
@@ -92,7 +92,7 @@ def test_every_option_is_read(read_options, tmp_path, monkeypatch):
 
 def shrunk(values: dict, tmp_path: Path) -> Config:
     """One step of a run at a size for tests, with everything else as in the file."""
-    small = [f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.steps=1", "train.batch_size=2"]
+    small = [f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.max_steps=1", "train.batch_size=2"]
     small += ["train.accumulate=1", "model.dim=16", "model.heads=1", "model.layers=1", "train.device=cpu"]
     small += ["train.precision=32-true", "data.workers=0", "train.warmup=1"]
     return to_config(values, small)
@@ -128,19 +128,19 @@ def test_every_configuration_runs_one_step(path, tmp_path):
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
-    overrides = ["train.steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
+    overrides = ["train.max_steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
     # Past the check that no option makes an arm something else: here all arms are to be as small.
     plan = dataclasses.replace(read_plan(str(path), str(tmp_path / "out"), []), overrides=tuple(overrides))
     plan.file.seeds = plan.file.seeds[:1]
     if plan.file.tokenizer_training:
-        plan.file.tokenizer_training |= {"train": {"steps": 1, "batch_size": 2, "warmup": 1}}
+        plan.file.tokenizer_training |= {"train": {"max_steps": 1, "batch_size": 2, "warmup": 1}}
     prepare_inputs(plan)
     assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
     prepare(plan, [])
     # Every trial has been built by now; of those that differ in the order alone one is trained.
-    trials = {(t.config.attention, t.config.train.redraw, repr(t.config.tokenizer)): t for t in plan.trials}
+    trials = {(t.config.attention, t.config.train.permutations, repr(t.config.tokenizer)): t for t in plan.trials}
     for trial in trials.values():
         assert train_generator(trial.config).exists()
     row = run_trial(plan, trial, [], lambda trial, score: trial.config.sample)

@@ -14,7 +14,7 @@ from ablations.cli import main
 from ablations.study import workers
 from ablations.study.plan import plan_study
 from ablations.study.prepare import prepare
-from ablations.study.queue import StudyQueue, place
+from ablations.study.queue import StudyQueue, machine
 from ablations.study.storage import storage_url
 from ablations.study.trial import time_arms
 from radar.errors import InputError
@@ -25,7 +25,7 @@ name: tiny
 base: digits
 config:
   model: {dim: 16, heads: 1, layers: 1}
-  train: {steps: 3, batch_size: 32, warmup: 1}
+  train: {max_steps: 3, batch_size: 32, warmup: 1}
   evaluate: {images: 40, timing_batch: 4, timing_repeats: 2}
   sample: {images: 12}
 seeds: [0, 1]
@@ -197,7 +197,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         ),
         "name: x\nbase: digits\narms: {a: {sample: [1]}}": "a list stands where a group of options belongs",
         "name: x\nbase: digits\narms: {a: {}}\nestimator: embeddings": "estimator: embeddings has no effect",
-        "name: x\nbase: digits\narms: {a: {}}\ntokenizer_training: {train: {steps: 9}}": (
+        "name: x\nbase: digits\narms: {a: {}}\ntokenizer_training: {train: {max_steps: 9}}": (
             "tokenizer_training has no effect: no arm has a learned tokenizer"
         ),
         "name: x\nbase: digits\nfactors: {data.held_out: [0.2, 0.5]}": "data.held_out differs between the arms",
@@ -257,7 +257,7 @@ def test_trials_claimed_by_nobody_are_taken_up(tmp_path, cache):
     queue = StudyQueue.create(plan, storage_url(None, plan))
     queue.enqueue([*plan.slots, "removed-seed9"])
     queue.study.ask()
-    queue.study.ask().set_user_attr("worker", f"{place()} 999999999")
+    queue.study.ask().set_user_attr("worker", f"{machine()} 999999999")
 
     def run(trial, callbacks, tuner):
         return {"fid": math.nan if trial.seed else 1.0, "steps": 7, "trial": trial.digest, "arm": trial.arm}
@@ -274,7 +274,7 @@ def test_workers_of_another_machine_of_the_same_name_are_left_alone(tmp_path, ca
     plan = plan_study(str(tmp_path / "tiny.yaml"), str(tmp_path / "out"), [f"data.cache={cache}"])
     queue = StudyQueue.create(plan, storage_url(None, plan))
     queue.enqueue(plan.slots[:3])
-    for name in (place(), f"{socket.gethostname()}/0123456789ab", socket.gethostname()):
+    for name in (machine(), f"{socket.gethostname()}/0123456789ab", socket.gethostname()):
         queue.study.ask().set_user_attr("worker", f"{name} 999999999")
     queue.fail_dead({})
     assert [trial.state.name for trial in queue.study.get_trials()] == ["FAIL", "RUNNING", "RUNNING"]
@@ -299,7 +299,7 @@ def test_watch(study, cache, capsys, monkeypatch):
 
 
 def test_trials_that_fail_do_not_stop_the_study(tmp_path, cache, capsys):
-    text = STUDY.replace("radial/nested: {", "radial/nested: {train: {lr: 1.0e+30, steps: 30}, ").replace(
+    text = STUDY.replace("radial/nested: {", "radial/nested: {train: {lr: 1.0e+30, max_steps: 30}, ").replace(
         "[0, 1]", "[0]"
     )
     (tmp_path / "tiny.yaml").write_text(text)

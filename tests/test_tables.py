@@ -125,7 +125,7 @@ def test_a_report_is_written_again_against_another_arm(tmp_path, capsys):
     assert (rows_of["a"]["speedup_min"], rows_of["a"]["speedup_max"]) == (1.5, 3.0)
     assert "fid against b" in capsys.readouterr().out and "fid against b" in (folder / "report.md").read_text()
     assert "baseline 'c' is not an arm; choose from: a, b" in fails(capsys, "report", folder, "--baseline", "c")
-    assert "has no effect" in fails(capsys, "report", folder, "train.steps=3")
+    assert "has no effect" in fails(capsys, "report", folder, "train.max_steps=3")
     (tmp_path / "empty").mkdir()
     assert "holds no report" in fails(capsys, "report", tmp_path / "empty")
 

@@ -144,7 +144,7 @@ def test_an_image_alone_is_coded_as_in_company(name):
 
 
 def test_what_is_not_given_is_taken_from_the_checkpoint(tmp_path):
-    small = ["data.name=shapes", "data.images=20", "train.steps=1", "train.warmup=1", "train.batch_size=4"]
+    small = ["data.name=shapes", "data.images=20", "train.max_steps=1", "train.warmup=1", "train.batch_size=4"]
     small += [f"run={tmp_path}", f"data.cache={tmp_path}", "tokenizer.name=fsq", "tokenizer.fsq_levels=[4,4]"]
     path = str(train_tokenizer(to_config({}, [*small, "tokenizer.width=16", "tokenizer.downsample=8"])))
     for given in ({}, {"width": 16}):

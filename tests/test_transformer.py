@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from radar.config.options import ModelConfig, SampleConfig
-from radar.decoding.orders import decode_sequence
+from radar.decoding.orders import decode_permutation
 from radar.errors import InputError
 from radar.model.blocks import PRESETS
 from radar.model.transformer import Transformer, parameter_count
-from radar.sampling.sampler import plan_turns, sample_tokens
+from radar.sampling.passes import plan_passes
+from radar.sampling.sampler import sample_tokens
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model, typical
 
 
@@ -27,8 +28,8 @@ def test_a_new_model_is_uniform(order, variant):
     step, slots = layout(order, variant)
     model = Transformer(ModelConfig(dim=16, layers=1, heads=1), VOCABULARY, CLASSES, GRID, slots.mixes)
     content = torch.zeros(2, len(slots), dtype=torch.long)
-    logits = model(slots, content, torch.tensor([0, CLASSES]), decode_sequence(step), slots.mask())
-    nll = -logits.log_softmax(-1)[:, slots.asks[slots.predictions.source], 0].double().sum(1)
+    logits = model(slots, content, torch.tensor([0, CLASSES]), decode_permutation(step), slots.mask())
+    nll = -logits.log_softmax(-1)[:, slots.predicts_new[slots.predictions.source], 0].double().sum(1)
     assert nll.tolist() == pytest.approx([CELLS * math.log(VOCABULARY)] * 2, rel=1e-6)
 
 
@@ -39,7 +40,7 @@ def test_activation_checkpointing_changes_nothing():
         model = small_model().train()
         model.recompute = recompute
         content = torch.ones(2, len(slots), dtype=torch.long)
-        model(slots, content, torch.tensor([0, 1]), decode_sequence(step), slots.mask()).square().sum().backward()
+        model(slots, content, torch.tensor([0, 1]), decode_permutation(step), slots.mask()).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -54,10 +55,10 @@ def test_compiling_changes_nothing(recompute):
         model = small_model()
         model.compiled, model.recompute = compiled, recompute
         model.train()
-        logits = model(slots, content, labels, decode_sequence(step), slots.mask())
+        logits = model(slots, content, labels, decode_permutation(step), slots.mask())
         logits.square().mean().backward()
         tokens = sample_tokens(
-            model.eval(), plan_turns(slots, False), decode_sequence(step), labels, SampleConfig(), range(2)
+            model.eval(), plan_passes(slots, False), decode_permutation(step), labels, SampleConfig(), range(2)
         )
         results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None), tokens])
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*results, strict=True))
@@ -66,12 +67,12 @@ def test_compiling_changes_nothing(recompute):
 def test_one_order_per_image_equals_each_alone():
     _, slots = layout("random in 5", "plain")
     model = small_model()
-    sequences = torch.stack([torch.randperm(CELLS) for _ in range(3)])
+    permutations = torch.stack([torch.randperm(CELLS) for _ in range(3)])
     content, labels = torch.randint(VOCABULARY, (3, len(slots))), torch.tensor([0, 1, 2])
     with torch.inference_mode():
-        together = model(slots, content, labels, sequences, slots.mask())
+        together = model(slots, content, labels, permutations, slots.mask())
         for i in range(3):
-            alone = model(slots, content[i : i + 1], labels[i : i + 1], sequences[i], slots.mask())
+            alone = model(slots, content[i : i + 1], labels[i : i + 1], permutations[i], slots.mask())
             assert torch.allclose(together[i], alone[0], atol=1e-5)
 
 

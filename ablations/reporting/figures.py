@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
-from ablations.reporting.statistics import LEAST, Correlation, by_arm, gap_correlation, interval, pareto_front
+from ablations.reporting.statistics import LEAST_SEEDS, Correlation, by_arm, gap_correlation, interval, pareto_front
 from ablations.reporting.tables import arm_means, column_of, numbers
 
 Row = Mapping[str, Any]
@@ -52,7 +52,7 @@ def bar(group: Sequence[Row], key: str) -> list[list[float]] | None:
 
 def single_points(axis: Axes, x: float, values: Sequence[float], colour: str) -> None:
     """Show single seeds where they are too few for an interval."""
-    if 1 < len(values) < LEAST:
+    if 1 < len(values) < LEAST_SEEDS:
         axis.plot([x] * len(values), values, ".", color=colour, markersize=5, alpha=0.6)
 
 
@@ -79,8 +79,8 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     axis.set_xlim(0.8 * min(x for x, _ in points.values()), 1.4 * max(x for x, _ in points.values()))
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(StrMethodFormatter("{x:.0f}"))
-    if len(places := sorted({x for x, _ in points.values()})) < min(8, len(points)):  # the values themselves
-        axis.set_xticks(places)
+    if len(positions := sorted({x for x, _ in points.values()})) < min(8, len(points)):  # the values themselves
+        axis.set_xticks(positions)
         axis.xaxis.set_minor_locator(NullLocator())
     axis.tick_params(axis="x", which="both", labelsize=8)
     axis.set_xlabel(label)
@@ -104,8 +104,8 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     panels[0, 0].set_ylabel(label)
     handles, names = panels[0, 0].get_legend_handles_labels()
     if len(names) <= MOST_NAMES:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        figure.legend(handles, names, fontsize=8, ncol=2 * len(found), frameon=False, **place)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        figure.legend(handles, names, fontsize=8, ncol=2 * len(found), frameon=False, **below)
     return figure
 
 
@@ -134,7 +134,7 @@ def correlated(name: str, found: Correlation) -> str:
     return f"Spearman's rank correlation {found.rho:.2f} {span}, {found.arms} arms ({name})"
 
 
-def draw_curves(rows: Sequence[Row]) -> Figure | None:
+def draw_learning_curves(rows: Sequence[Row]) -> Figure | None:
     """Draw validation NLL by optimizer step, a line per arm: the mean over seeds, and their range as a band."""
     figure, axis = _canvas()
     curves = {arm: [dict(row["curve"]) for row in group if row.get("curve")] for arm, group in by_arm(rows).items()}
@@ -167,8 +167,8 @@ def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> Figure |
     names = list(dict.fromkeys(name for shares in importances.values() for name in shares))
     height = 0.8 / len(importances)
     for number, (objective, shares) in enumerate(importances.items()):
-        places = [i + number * height for i in range(len(names))]
-        axis.barh(places, [shares.get(n, 0.0) for n in names], height, label=objective, color=COLOURS[number])
+        positions = [i + number * height for i in range(len(names))]
+        axis.barh(positions, [shares.get(n, 0.0) for n in names], height, label=objective, color=COLOURS[number])
     axis.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("share of the variance (fANOVA)")

@@ -19,8 +19,17 @@ from radar.decoding.orders import sizes_text
 from radar.errors import InputError
 
 Row = dict[str, Any]
-SHARED = ("fid_feature", "feature_accuracy", "reference", "rfid_reference", "samples", "labels", "hardware", "dtype")
-SHARED += ("train_precision", "commit", "trained_at", "timed_at", "torch", "lightning")
+SOURCES_SHOWN = (
+    "fid_feature",
+    "feature_accuracy",
+    "reference",
+    "rfid_reference",
+    "samples",
+    "labels",
+    "hardware",
+    "dtype",
+)
+SOURCES_SHOWN += ("train_precision", "commit", "trained_at", "timed_at", "torch", "lightning")
 
 REMEDY = (
     "processors of different kinds train different ones: share data.cache between the machines, or begin a new --out"
@@ -49,8 +58,8 @@ class Results:
         """Collect what a study has done so far, with the speeds that were timed last; raises InputError."""
         plan = queue.plan
         base = chosen_baseline(baseline, plan.arms, plan.baseline)
-        place = {arm: number for number, arm in enumerate(plan.arms)}
-        ordered = sorted(queue.rows(), key=lambda row: (place.get(row["arm"], 0), row["seed"]))  # as the file has them
+        index = {arm: number for number, arm in enumerate(plan.arms)}
+        ordered = sorted(queue.rows(), key=lambda row: (index.get(row["arm"], 0), row["seed"]))  # as the file has them
         speeds = stored_speeds(plan.out, base)
         rows = [{**row, **speeds.get(row["arm"], {})} for row in ordered]
         if len(networks := {row["fid_feature"] for row in rows}) > 1:
@@ -127,7 +136,7 @@ def command_line(args: argparse.Namespace) -> str:
 
 def facts(rows: Sequence[Row]) -> list[str]:
     """List where the figures come from, all values that occur."""
-    found = {key: sorted({_fact(row[key]) for row in rows if row.get(key) is not None}) for key in SHARED}
+    found = {key: sorted({_fact(row[key]) for row in rows if row.get(key) is not None}) for key in SOURCES_SHOWN}
     return [f"- {key.replace('_', ' ')}: {', '.join(values)}" for key, values in found.items() if values]
 
 

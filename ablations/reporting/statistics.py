@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 ROUNDING = 1e-9  # relative; what differs by less is equal
-LEAST = 3  # values for an interval or a test: that of two is 12.7 standard errors to each side
+LEAST_SEEDS = 3  # values for an interval or a test: that of two is 12.7 standard errors to each side
 
 
 class Interval(NamedTuple):
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean with Student's 95% interval over seeds."""
-    if len(values) < LEAST:
+    if len(values) < LEAST_SEEDS:
         return Interval(mean(values), None)
     factor = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Interval(mean(values), factor * stdev(values) / sqrt(len(values)))
@@ -86,9 +86,9 @@ def summary(gaps: Sequence[float]) -> Difference | None:
 def holm(values: Sequence[float]) -> list[float]:
     """Correct p-values for their number, by Holm's step-down procedure."""
     found, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        found[place] = largest
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        found[index] = largest
     return found
 
 

@@ -185,10 +185,10 @@ def nest(params: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in params.items():
         *groups, last = key.split(".")
-        place = nested
+        turn_of = nested
         for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
+            turn_of = turn_of.setdefault(group, {})
+        turn_of[last] = value
     return nested
 
 
@@ -200,17 +200,17 @@ def encode(params: Params) -> Params:
 def spread_out(trials: list[Trial]) -> list[Trial]:
     """Order the trials: those that share a training apart, so that workers train in parallel; the longest first."""
     rank: dict[str, int] = {}
-    place = {}
+    turn_of = {}
     for trial in trials:
-        place[trial.key] = rank[trial.config.run] = rank.get(trial.config.run, -1) + 1
+        turn_of[trial.key] = rank[trial.config.run] = rank.get(trial.config.run, -1) + 1
     cost = {run: training_cost(config) for run, config in {t.config.run: t.config for t in trials}.items()}
-    return sorted(trials, key=lambda trial: (place[trial.key], -cost[trial.config.run]))
+    return sorted(trials, key=lambda trial: (turn_of[trial.key], -cost[trial.config.run]))
 
 
 def training_cost(config: Config) -> int:
     """Slots that a training goes through."""
     module, _, _ = build_generator(config)
-    return len(module.slots) * config.train.steps * config.train.batch_size * config.train.accumulate
+    return len(module.slots) * config.train.max_steps * config.train.batch_size * config.train.accumulate
 
 
 def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:

@@ -118,7 +118,7 @@ def is_trained(path: Path) -> bool:
     if not path.exists():
         return False
     checkpoint = read_checkpoint(path)
-    return bool(checkpoint["global_step"] >= checkpoint["radar"]["config"]["train"]["steps"])
+    return bool(checkpoint["global_step"] >= checkpoint["radar"]["config"]["train"]["max_steps"])
 
 
 def prepare(plan: Plan, rows: Sequence[Row]) -> None:

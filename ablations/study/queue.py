@@ -173,7 +173,7 @@ class StudyQueue:
 
     def fail_dead(self, unclaimed: dict[int, float]) -> None:
         """Fail trials whose worker on this machine is gone, or died between claiming and the first heartbeat."""
-        here, patience = place(), 3 * self.plan.file.heartbeat
+        here, patience = machine(), 3 * self.plan.file.heartbeat
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             name, _, process = trial.user_attrs.get("worker", "").rpartition(" ")
             since = unclaimed.setdefault(trial.number, time.monotonic())
@@ -195,7 +195,7 @@ class StudyQueue:
         if trial.user_attrs.get("key") not in self.plan.slots or self.is_surplus(trial):
             trial.set_user_attr("surplus", True)
             raise Surplus
-        trial.set_user_attr("worker", f"{place()} {os.getpid()}")
+        trial.set_user_attr("worker", f"{machine()} {os.getpid()}")
         try:
             return self.values(trial, run)
         except (optuna.TrialPruned, *STORAGE_ERRORS):
@@ -235,7 +235,7 @@ class StudyQueue:
 
 
 @cache
-def place() -> str:
+def machine() -> str:
     """Name where process numbers mean what they mean here: host, its boot, and the container.
 
     Machines may share a host name, and their processes numbers; a boot has an identity of its own.

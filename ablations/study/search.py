@@ -127,12 +127,12 @@ def importances(study: optuna.Study, objectives: Iterable[str]) -> dict[str, dic
     Arms and seeds are no parameters: what they change is not told apart from noise.
     """
     found = {}
-    for place, name in enumerate(objectives):
+    for index, name in enumerate(objectives):
         try:
             found[name] = optuna.importance.get_param_importances(
                 study,
                 evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-                target=lambda trial, place=place: trial.values[place],
+                target=lambda trial, index=index: trial.values[index],
                 normalize=False,
             )
         except (ValueError, RuntimeError):  # fewer than two trials, or all alike

@@ -98,7 +98,7 @@ def parse_ranges(ranges: Mapping[str, Any]) -> dict[str, Range]:
 
 def _parse_range(key: str, value: Any) -> Range:
     kind = check_free(key)
-    if isinstance(value, list) and any(value.index(one) < place for place, one in enumerate(value)):
+    if isinstance(value, list) and any(value.index(one) < index for index, one in enumerate(value)):
         raise InputError(f"range of '{key}' has values {value}: none twice expected")
     if isinstance(value, list) and value:
         return Range(choices=tuple(value))

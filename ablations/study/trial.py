@@ -71,7 +71,7 @@ def log_tensorboard(folder: Path, generator: Generator, row: Row, samples: Sampl
     writer = SummaryWriter(str(folder))
     writer.add_hparams(options, figures, run_name=".")
     sheet = tile(samples.images[:100], 10, pixel_scale(samples.images.shape[3]))
-    writer.add_image("samples", sheet, generator.config.train.steps, dataformats="HWC")
+    writer.add_image("samples", sheet, generator.config.train.max_steps, dataformats="HWC")
     writer.close()
 
 

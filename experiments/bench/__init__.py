@@ -12,7 +12,7 @@ from experiments.bench.scaling import check_scaling
 from radar.errors import InputError
 from radar.files import replacing
 
-OPTIONS = ("model.", "order.", "revise.", "train.precision=", "train.device=", "train.redraw=", "sample.")
+OPTIONS = ("model.", "order.", "revise.", "train.precision=", "train.device=", "train.permutations=", "sample.")
 
 
 def main(args: argparse.Namespace) -> None:

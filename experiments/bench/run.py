@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
-from experiments.bench.works import SAMPLED, SHARED, WORKS, Work, sample
+from experiments.bench.works import SAME_FOR_ALL_ARMS, SAMPLED, WORKS, Work, sample
 from experiments.orders import parse_grid
 from experiments.timing import all_ready_to_sample, synchronised
 from radar.config.load import load_config
@@ -29,7 +29,7 @@ from radar.training.generator import GeneratorModule
 Row = dict[str, Any]
 Timing = tuple[float, float]  # seconds, floor in seconds
 Arms = list[tuple[str, GeneratorModule]]
-LARGEST = "max"
+MAX_BATCH = "max"
 # Environment that changes speed, by how the names begin; of paths the name alone is kept.
 SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX", "RADAR_")
 
@@ -83,7 +83,7 @@ def describe(work: Work, timings: Sequence[Timing], batch: int) -> Row:
 
 def bench(what: str, arms: Arms, batch: int, repeats: int) -> list[Row]:
     """Time one kind of work for all arms and grids in turns, but for the rounds of warming up: a row for each."""
-    if what in SHARED:
+    if what in SAME_FOR_ALL_ARMS:
         arms = [*{module.model.grid: ("(any)", module) for _, module in arms}.values()]
     works = [(WORKS[what](module, batch), module) for _, module in arms]
     dropped = warm_up_calls(arms[0][1].device)
@@ -111,7 +111,7 @@ def largest_batch(module: GeneratorModule, kept: int = 1) -> int:
     small, large = (peak_bytes(module.device, work.call) for work in works)
     free = free_bytes(module.device)
     if small is None or large is None or free is None:
-        raise InputError(f"--batch {LARGEST} is not possible: the memory in use cannot be read on this system")
+        raise InputError(f"--batch {MAX_BATCH} is not possible: the memory in use cannot be read on this system")
     least = (works[1].cost.bytes - works[0].cost.bytes) / 48 / works[1].cost.passes
     batch, per_image = 64, max(least, (large - small) / 48)
     while 2 * batch * per_image * kept < 0.8 * free:
@@ -125,11 +125,11 @@ def run_bench(args: argparse.Namespace) -> Row:
     scales, kinds = parse_numbers("--guidance", args.guidance, float), args.what.split(",")
     for what in kinds:
         choose("kind of work", what, WORKS)
-        if args.batch.count(LARGEST) and what not in SAMPLED:
-            raise InputError(f"--batch {LARGEST} with --what {what} is not possible: it is for {', '.join(SAMPLED)}")
+        if args.batch.count(MAX_BATCH) and what not in SAMPLED:
+            raise InputError(f"--batch {MAX_BATCH} with --what {what} is not possible: it is for {', '.join(SAMPLED)}")
     if scales != [1.0] and not any(what in SAMPLED for what in kinds):
         raise InputError(f"--guidance {args.guidance} has no effect on {args.what}; it is for {', '.join(SAMPLED)}")
-    batches = [b if b == LARGEST else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
+    batches = [b if b == MAX_BATCH else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
     options = ["model.preset=small", *args.options]
     arms = {
         scale: [
@@ -147,7 +147,7 @@ def run_bench(args: argparse.Namespace) -> Row:
         modules = [module for _, module in arms[scale]]
         with all_ready_to_sample(modules if what in SAMPLED else ()):
             kept = len(modules) if first.device.type == "cuda" else 1
-            batch = min(largest_batch(module, kept) for module in modules) if wanted == LARGEST else wanted
+            batch = min(largest_batch(module, kept) for module in modules) if wanted == MAX_BATCH else wanted
             rows += bench(what, arms[scale], batch, args.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),

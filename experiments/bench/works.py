@@ -44,15 +44,15 @@ def sample(module: GeneratorModule, batch: int) -> Work:
     """One batch of sampling, tokens only."""
     settings, numbers = module.config.sample, range(batch)
     labels = torch.arange(batch, device=module.device) % module.model.classes
-    turns, sequence = module.turns(settings), module.sampled_sequence(settings, numbers)
+    passes, permutation = module.passes(settings), module.sampled_permutation(settings, numbers)
     rows = batch if settings.guidance == 1 else 2 * batch
     low = product_dtype(settings) == torch.bfloat16
     return Work(
-        lambda: sample_tokens(module.model, turns, sequence, labels, settings, numbers),
-        sampling_cost(module.model.shape, module.model.vocabulary, turns, rows, 2 if low else 4),
+        lambda: sample_tokens(module.model, passes, permutation, labels, settings, numbers),
+        sampling_cost(module.model.shape, module.model.vocabulary, passes, rows, 2 if low else 4),
         low,
-        len(turns),
-        sum(len(turn.slots) for turn in turns),
+        len(passes),
+        sum(len(one.slots) for one in passes),
     )
 
 
@@ -130,7 +130,7 @@ WORKS: dict[str, Callable[[GeneratorModule, int], Work]] = {
     "metrics": metrics,
 }
 SAMPLED = ("sample", "decode")  # where guidance matters, and the largest batch is looked for
-SHARED = ("load", "metrics")  # the same for every arm
+SAME_FOR_ALL_ARMS = ("load", "metrics")  # the same for every arm
 
 
 @torch.no_grad()

@@ -5,29 +5,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from radar.attention.slots import NONE, Part, Predicate, Side, Slots, class_token, join, starts_of, step_of_rank
+from radar.attention.slots import Predicate, Side, Slots, class_token, join, queries, starts_of, step_of_rank, tokens
 from radar.errors import InputError
 
 Encoding = Callable[[Tensor, Tensor], Tensor]  # (block, group) -> the block whose copy of the group it sees
 
 
 def _blocks(sizes: Sequence[int], sees: Predicate, latest: Encoding = lambda block, group: block) -> Slots:
-    """Build one block per step k: known groups as content, to be revised, and the new ring as queries.
+    """Build one block per step k: known groups as tokens, to be revised, and the new ring as queries.
 
     A block holds its own copy of the groups for which `latest` says so, and sees older copies of the others.
     """
     step, parts = step_of_rank(sizes), [class_token()]
     for k in range(len(sizes)):
-        anew = (step < k) & (latest(torch.tensor(k), step) == k)
-        for content in (True, False):
-            rank = torch.nonzero(anew if content else step == k).flatten()
-            block = torch.full_like(rank, k)
-            parts.append(Part(block, content, rank, rank, block))
+        known = torch.nonzero((step < k) & (latest(torch.tensor(k), step) == k)).flatten()
+        parts.append(tokens(known, step=k, predicts=known, in_pass=k))
+        parts.append(queries(torch.nonzero(step == k).flatten(), step=k))
     return join(sizes, parts, sees)
 
 
 def _sees_nested(asking: Side, seen: Side) -> Tensor:
-    return (seen.step == -1) | ((seen.step == asking.step) & (seen.content | ~asking.content))
+    return (seen.step == -1) | ((seen.step == asking.step) & (seen.is_token | ~asking.is_token))
 
 
 def nested(sizes: Sequence[int], rings: int | None = None, every: int = 1) -> Slots:
@@ -49,8 +47,8 @@ def nested(sizes: Sequence[int], rings: int | None = None, every: int = 1) -> Sl
         return torch.maximum(group + 1, last - last % every)
 
     def sees(asking: Side, seen: Side) -> Tensor:
-        older = seen.content & (seen.group < asking.step) & (seen.step == latest(asking.step, seen.group))
-        return (seen.step == -1) | older | (~asking.content & ~seen.content & (seen.step == asking.step))
+        older = seen.is_token & (seen.group < asking.step) & (seen.step == latest(asking.step, seen.group))
+        return (seen.step == -1) | older | (~asking.is_token & ~seen.is_token & (seen.step == asking.step))
 
     return _blocks(sizes, sees, latest)
 
@@ -65,7 +63,7 @@ def full(sizes: Sequence[int]) -> Slots:
 
 
 def _sees_nested_memory(asking: Side, seen: Side) -> Tensor:
-    return _sees_nested(asking, seen) | (seen.content & (seen.step < asking.step))
+    return _sees_nested(asking, seen) | (seen.is_token & (seen.step < asking.step))
 
 
 def nested_memory(sizes: Sequence[int]) -> Slots:
@@ -81,7 +79,6 @@ def bidirectional(sizes: Sequence[int]) -> Slots:
     """
     starts, parts = starts_of(sizes), [class_token()]
     for k in range(len(sizes)):
-        for content, rank in ((True, torch.arange(starts[k])), (False, torch.arange(starts[k], starts[-1]))):
-            block = torch.full_like(rank, k)
-            parts.append(Part(block, content, rank, torch.full_like(rank, NONE) if content else rank, block))
+        parts.append(tokens(torch.arange(starts[k]), step=k, in_pass=k))
+        parts.append(queries(torch.arange(starts[k], starts[-1]), step=k))
     return join(sizes, parts, _sees_full)

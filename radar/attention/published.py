@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from radar.attention.slots import NONE, Part, Side, Slots, class_token, join, starts_of
+from radar.attention.slots import NONE, Side, Slots, class_token, join, queries, starts_of, tokens
 from radar.errors import InputError
 
 
@@ -21,17 +21,16 @@ def instructed(sizes: Sequence[int]) -> Slots:
     first = torch.tensor(starts[:-1])
     for k in range(len(sizes)):
         asked = torch.arange(starts[k], starts[k + 1])
-        place, none = torch.full_like(asked, k), torch.full_like(asked, NONE)
-        parts.append(Part(place, False, asked, asked, place))
+        parts.append(queries(asked, step=k))
         if k + 1 < len(sizes):
-            parts.append(Part(place[1:], False, asked[1:], none[1:], place[1:] + 1))
-            parts.append(Part(place, True, asked, none, place + 1))
+            parts.append(queries(asked[1:], step=k, predicts=NONE, in_pass=k + 1))
+            parts.append(tokens(asked, step=k))
 
     def sees(asking: Side, seen: Side) -> Tensor:
-        """Queries of a pass see each other in turn; beyond the pass everyone sees the sequence cell by cell."""
-        asks, asked = ~asking.content & (asking.turn == asking.step), ~seen.content & (seen.turn == seen.step)
+        """Queries of a pass see those before them; beyond the pass everyone sees the sequence cell by cell."""
+        asks, asked = ~asking.is_token & (asking.in_pass == asking.step), ~seen.is_token & (seen.in_pass == seen.step)
         kept = ~asked | (seen.rank == first.to(seen.rank.device)[seen.step])
-        before = (seen.rank < asking.rank) | ((seen.rank == asking.rank) & (asking.content | ~seen.content))
+        before = (seen.rank < asking.rank) | ((seen.rank == asking.rank) & (asking.is_token | ~seen.is_token))
         together = asked & (seen.step == asking.step) & (seen.rank <= asking.rank)
         return torch.where(asks, (kept & (seen.step < asking.step)) | together, kept & before)
 
@@ -54,13 +53,12 @@ def neighbours(sizes: Sequence[int]) -> Slots:
             "attention 'neighbours' needs steps of 1, 2, 3, ... cells that grow and shrink by at most one, as in order "
             f"'diagonal', but the order has steps of {', '.join(map(str, sizes[:8]))}{', ...' * (len(sizes) > 8)}"
         )
-    starts, parts = starts_of(sizes), [class_token(target=0, second=0)]
+    starts, parts = starts_of(sizes), [class_token(predicts=0, second=0)]
     for k in range(len(sizes) - 1):
         rank = torch.arange(starts[k], starts[k + 1])
         right = starts[k + 1] + torch.arange(sizes[k]) - int(sizes[k + 1] < sizes[k])
         targets = [
             torch.where((cell >= starts[k + 1]) & (cell < starts[k + 2]), cell, NONE) for cell in (right, right + 1)
         ]
-        place = torch.full_like(rank, k)
-        parts.append(Part(place, True, rank, targets[0], place + 1, targets[1]))
+        parts.append(tokens(rank, step=k, predicts=targets[0], second=targets[1]))
     return join(sizes, parts, _sees_neighbours)

@@ -1,6 +1,7 @@
 """Slots: the sequence that the transformer sees, who sees whom in it, and what is predicted where.
 
-Legend: N cells, S slots, T predictions, K steps.
+Tokens and queries are the content and query streams of XLNet (arXiv 1906.08237).
+Legend: N cells, S slots, T predictions, K steps. A *rank* is the index of a cell in the decoding permutation.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +14,17 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 NONE = -1
-FIELDS = ("step", "content", "group", "rank", "target", "second", "turn")  # tensors of Slots
+FIELDS = ("step", "is_token", "group", "rank", "target", "second", "in_pass")  # tensors of Slots
 
 
 class Side(NamedTuple):
     """What a predicate may ask of a slot; tensors that broadcast against the other side's."""
 
     step: Tensor
-    content: Tensor
+    is_token: Tensor
     group: Tensor
     rank: Tensor
-    turn: Tensor
+    in_pass: Tensor
 
 
 Predicate = Callable[[Side, Side], Tensor]
@@ -51,22 +52,22 @@ class Slots:
 
     Attributes:
         step: step that the slot belongs to; -1 for the class token.
-        content: True if it carries a token (CONTENT), False if it asks for one (QUERY).
+        is_token: True if it carries a token, False if it is a query.
         group: step that decodes its cell; -1 for the class token.
-        rank: place of its cell in the decoding sequence; -1 for the class token.
+        rank: rank of its cell; -1 for the class token.
         target: rank of the cell that it predicts; -1 for none.
         second: rank of the cell that it predicts with the second head; -1 for none.
-        turn: forward pass in which the sampler computes it.
+        in_pass: forward pass in which the sampler computes it.
         sees: (asking side, seen side) -> bool tensor.
     """
 
     step: Tensor
-    content: Tensor
+    is_token: Tensor
     group: Tensor
     rank: Tensor
     target: Tensor
     second: Tensor
-    turn: Tensor
+    in_pass: Tensor
     sees: Predicate
 
     def __len__(self) -> int:
@@ -94,34 +95,34 @@ class Slots:
         return Predictions(target, first, second, torch.maximum(first, second))
 
     @cached_property
-    def place(self) -> Tensor:
-        """(S,) rank of the one cell that it predicts, or else of its own; -1 for a class token without target."""
+    def position(self) -> Tensor:
+        """(S,) rank of the cell whose embedding it gets: the one that it predicts, or else its own; -1 for none."""
         return torch.where((self.target == NONE) | (self.second != NONE), self.rank, self.target)
 
     @cached_property
-    def contents(self) -> int:
+    def num_tokens(self) -> int:
         """How many slots carry a token."""
-        return int(self.content.sum())
+        return int(self.is_token.sum())
 
     @property
     def revises(self) -> Tensor:
         """(S,) True where a slot predicts its own, already known token again (correction)."""
-        return self.content & (self.target != NONE) & (self.target == self.rank)
+        return self.is_token & (self.target != NONE) & (self.target == self.rank)
 
     @property
-    def waits(self) -> Tensor:
+    def is_candidate(self) -> Tensor:
         """(S,) True where a query predicts a cell that a later step decodes: a candidate for data-dependent orders."""
-        return ~self.content & (self.target != NONE) & (self.group > self.step)
+        return ~self.is_token & (self.target != NONE) & (self.group > self.step)
 
     @property
-    def asks(self) -> Tensor:
+    def predicts_new(self) -> Tensor:
         """(S,) True where a slot predicts a cell that is decoded in this pass."""
-        return self.predicts & ~self.revises & ~self.waits
+        return self.predicts & ~self.revises & ~self.is_candidate
 
     @property
     def side(self) -> Side:
         """What predicates see of the slots."""
-        return Side(self.step, self.content, self.group, self.rank, self.turn)
+        return Side(self.step, self.is_token, self.group, self.rank, self.in_pass)
 
     def mask(self) -> Tensor:
         """Dense mask (S, S): True where the row's slot sees the column's."""
@@ -150,7 +151,7 @@ class Slots:
 
     def only(self, steps: Tensor, mask: Tensor) -> "Slots":
         """Keep what predicts the cells of `steps`, and all that this can see through any number of layers of `mask`."""
-        wanted = torch.isin(self.turn, steps) & self.predicts
+        wanted = torch.isin(self.in_pass, steps) & self.predicts
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
         return self.take(wanted)
@@ -163,35 +164,63 @@ def _position(values: Tensor, listed: Tensor) -> Tensor:
 
 
 class Part(NamedTuple):
-    """Slots of one kind; `second` only where they have second targets."""
+    """Slots of one kind, all (S,); `second` only where they have second targets."""
 
     step: Tensor
-    content: bool
+    is_token: Tensor
     rank: Tensor
     target: Tensor
-    turn: Tensor
+    in_pass: Tensor
     second: Tensor | None = None
 
 
-def class_token(target: int = NONE, second: int = NONE) -> Part:
+def tokens(
+    rank: Tensor,
+    step: Tensor | int,
+    predicts: Tensor | int = NONE,
+    in_pass: Tensor | int | None = None,
+    second: Tensor | None = None,
+) -> Part:
+    """Slots that carry the tokens of the cells `rank` (S,), of `step`; by default encoded in the pass after it.
+
+    `predicts` and `second` are the ranks that they predict: by default none.
+    """
+    step = _each(step, rank)
+    in_pass = step + 1 if in_pass is None else _each(in_pass, rank)
+    return Part(step, _each(1, rank).bool(), rank, _each(predicts, rank), in_pass, second)
+
+
+def queries(
+    rank: Tensor, step: Tensor | int, predicts: Tensor | int | None = None, in_pass: Tensor | int | None = None
+) -> Part:
+    """Slots that ask for the cells `rank` (S,) in `step`: by default each predicts its own, in the pass of its step."""
+    step = _each(step, rank)
+    predicts, in_pass = rank if predicts is None else predicts, step if in_pass is None else in_pass
+    return Part(step, _each(0, rank).bool(), rank, _each(predicts, rank), _each(in_pass, rank))
+
+
+def _each(value: Tensor | int, rank: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.full_like(rank, value)
+
+
+def class_token(predicts: int = NONE, second: int = NONE) -> Part:
     """Slot 0: step -1, no cell."""
-    step, rank, goal, turn, also = (torch.tensor([value]) for value in (-1, NONE, target, 0, second))
-    return Part(step, True, rank, goal, turn, also)
+    none = torch.tensor([NONE])
+    return tokens(none, step=-1, predicts=predicts, second=torch.tensor([second]))
 
 
 def join(sizes: Sequence[int], parts: Sequence[Part], sees: Predicate) -> Slots:
     """Put the parts behind each other."""
-    step, rank, target, turn = (
-        torch.cat([getattr(p, name) for p in parts]) for name in ("step", "rank", "target", "turn")
+    step, is_token, rank, target, in_pass = (
+        torch.cat([getattr(part, name) for part in parts]) for name in Part._fields if name != "second"
     )
-    content = torch.cat([torch.full_like(part.rank, part.content, dtype=torch.bool) for part in parts])
-    second = torch.cat([torch.full_like(p.rank, NONE) if p.second is None else p.second for p in parts])
+    second = torch.cat([_each(NONE, p.rank) if p.second is None else p.second for p in parts])
     group = torch.cat([step_of_rank(sizes), torch.tensor([-1])])[rank]
-    return Slots(step, content, group, rank, target, second, turn, sees)
+    return Slots(step, is_token, group, rank, target, second, in_pass, sees)
 
 
 def step_of_rank(sizes: Sequence[int]) -> Tensor:
-    """(N,) step of each place in the decoding sequence."""
+    """(N,) step of each rank."""
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 

@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from radar.config.methods import method_options
 from radar.config.options import Config, OrderConfig
+from radar.config.renamed import refuse_old_name, refuse_old_names
 from radar.errors import InputError
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     overrides = [text for text in overrides if not text.startswith("method=")]
     try:
         values = merge_options(values, *named)
+        refuse_old_names(values)
         for group, kind in typing.get_type_hints(Config).items():
             if dataclasses.is_dataclass(kind) and not isinstance(values.get(group, {}), Mapping):
                 raise InputError(f"option '{group}' is a group of options, but its value is {values[group]!r}")
@@ -169,12 +171,13 @@ def _split(text: str) -> tuple[str, Any]:
     """Read `key=value` by the type of the field, so that name=yes or dim=010 mean what they say."""
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
-        raise InputError(f"'{text}' is not of the form key=value (example: train.steps=500)")
+        raise InputError(f"'{text}' is not of the form key=value (example: train.max_steps=500)")
     return key, _parse(key, value, option_type(key))
 
 
 def option_type(key: str) -> Any:
     """Type of a dotted option; raises InputError for an unknown one or a group."""
+    refuse_old_name(key)
     kind: Any = Config
     for part in key.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}

@@ -41,7 +41,7 @@ def rar() -> Options:
     return _method(
         {"name": "raster"},
         "causal",
-        train={"redraw": "annealed"},
+        train={"permutations": "annealed"},
         sample={"guidance_schedule": "power_cosine", "guidance_power": 2.5},
     )
 
@@ -53,7 +53,7 @@ def randar() -> Options:
     of its own. Guidance grows with the cells known before a pass.
     """
     sample = {"steps": 88, "schedule": "cosine", "order_per_image": True, "guidance_schedule": "known_before"}
-    return _method({"name": "random"}, "instructed", train={"redraw": "permuted"}, sample=sample)
+    return _method({"name": "random"}, "instructed", train={"permutations": "random"}, sample=sample)
 
 
 def par_4x() -> Options:
@@ -89,7 +89,7 @@ def arpg() -> Options:
         {"name": "random"},
         "plain",
         model={"query_share": 0.5},
-        train={"redraw": "permuted"},
+        train={"permutations": "random"},
         sample={"steps": 64, "schedule": "arccos", "guidance_schedule": "known_after"},
     )
 
@@ -103,7 +103,7 @@ def lpd() -> Options:
     any number of steps.
     """
     sample = {"order_per_image": True, "guidance_schedule": "per_token"}
-    return _method({"name": "lpd"}, "plain", train={"redraw": "permuted"}, sample=sample)
+    return _method({"name": "lpd"}, "plain", train={"permutations": "random"}, sample=sample)
 
 
 def maskgit() -> Options:
@@ -116,7 +116,7 @@ def maskgit() -> Options:
     return _method(
         {"name": "random", "steps": 8, "schedule": "cosine"},
         "bidirectional",
-        train={"redraw": "permuted", "layout": "sampled", "layout_steps": 2},
+        train={"permutations": "random", "layout": "sampled", "layout_steps": 2},
         sample={"choice_temperature": 4.5},
     )
 
@@ -129,7 +129,7 @@ def halton_maskgit() -> Options:
     return _method(
         {"name": "halton", "steps": 12, "schedule": "cosine"},
         "bidirectional",
-        train={"redraw": "permuted", "layout": "sampled", "layout_steps": 2},
+        train={"permutations": "random", "layout": "sampled", "layout_steps": 2},
         sample={"order_per_image": True},
     )
 

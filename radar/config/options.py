@@ -99,7 +99,7 @@ class ModelConfig:
 class TrainConfig:
     """How it is trained (radar/training). Images seen = steps * batch_size * accumulate."""
 
-    steps: int = 1000  # optimizer steps
+    max_steps: int = 1000  # optimizer steps
     batch_size: int = 64
     accumulate: int = 1
     lr: float = 2e-3
@@ -109,7 +109,7 @@ class TrainConfig:
     ema: float = 0.995  # decay of the generator's weight average; 0 turns it off
     layout: str = "auto"  # packed: all steps in one sequence; sampled: some per iteration; auto: see radar/training
     layout_steps: int = 3  # random steps per iteration of the sampled layout
-    redraw: str = "none"  # another order for each image: seed, permuted, annealed (radar/decoding/permutations.py)
+    permutations: str = "fixed"  # of the training images: fixed, reseeded, random, annealed (radar/decoding)
     corruption: str = "uniform"  # what replaces known tokens in nested and full
     corruption_rate: float = 0.3  # each image and step draws its rate from 0 to this
     correction_weight: float = 1.0  # weight of the correction loss
@@ -122,12 +122,12 @@ class TrainConfig:
     @property
     def warmup_steps(self) -> int:
         """Steps of warm-up."""
-        return min(50, self.steps // 10) if self.warmup is None else self.warmup
+        return min(50, self.max_steps // 10) if self.warmup is None else self.warmup
 
     @property
     def validation_steps(self) -> int:
         """Optimizer steps between two validations."""
-        return min(self.steps, max(1, self.steps // 10) if self.val_every is None else self.val_every)
+        return min(self.max_steps, max(1, self.max_steps // 10) if self.val_every is None else self.val_every)
 
 
 @dataclass
@@ -143,8 +143,10 @@ class SampleConfig:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     correction: float = 0.0  # known tokens less likely than this are drawn again; 0 turns it off
-    order: str | None = None  # another order, in sampling only: name[:option=value...]; needs train.redraw
-    order_per_image: bool = False  # draw the order anew for each image, by (sample.seed, image); needs train.redraw
+    order: str | None = None  # another order, in sampling only: name[:option=value...]; needs train.permutations
+    order_per_image: bool = (
+        False  # draw the order anew for each image, by (sample.seed, image); needs train.permutations
+    )
     steps: int | None = None  # cut the decoding sequence into so many groups, in sampling only; by default as trained
     schedule: str | None = None  # their sizes (see order.schedule), in sampling only
     choice_temperature: float | None = None  # write the most confident cells first, with so much Gumbel noise (MaskGIT)
@@ -190,7 +192,7 @@ class Config:
         _expand_paths(self)
         t, s, m, e = self.train, self.sample, self.model, self.evaluate
         for name, value in {
-            "train.steps": t.steps,
+            "train.max_steps": t.max_steps,
             "train.batch_size": t.batch_size,
             "train.accumulate": t.accumulate,
             "train.layout_steps": t.layout_steps,
@@ -263,7 +265,12 @@ def _numbers(group: Any, kind: type) -> Iterator[tuple[str, Any]]:
 
 def check_training(train: TrainConfig) -> None:
     """Check what only a training that begins must fulfil, so that older checkpoints open; raises InputError."""
-    _require(train.warmup_steps <= train.steps, "train.warmup", train.warmup, f"at most train.steps={train.steps}")
+    _require(
+        train.warmup_steps <= train.max_steps,
+        "train.warmup",
+        train.warmup,
+        f"at most train.max_steps={train.max_steps}",
+    )
 
 
 PATHS = {"data": ("root", "cache"), "tokenizer": ("checkpoint",), "order": ("covariance", "path")}

@@ -138,8 +138,8 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def batch_indices(seed: int, number: int, batch: int, count: int) -> NDArray[np.int64]:
     """Indices (B,) of training batch `number`: epochs are permutations laid end to end, batches may straddle them."""
-    place = np.arange(number * batch, (number + 1) * batch)
-    return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in place])
+    position = np.arange(number * batch, (number + 1) * batch)
+    return np.array([_permutation(seed, int(p) // count, count)[int(p) % count] for p in position])
 
 
 # Indices (B,) of images, and of their views, -> tokens or images, labels.
@@ -224,7 +224,7 @@ class BatchDataModule(LightningDataModule):
         """Continue behind the batches that the restored optimizer steps have used."""
         t, step = self.config.train, self.trainer.global_step if self.trainer else 0
         # One batch more than needed: training ends by max_steps and never at the end of an epoch.
-        total = t.steps * t.accumulate + 1
+        total = t.max_steps * t.accumulate + 1
         seed, start = derive(Stream.DATA, self.config.seed), step * t.accumulate
         batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.views)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)

@@ -12,8 +12,8 @@ from torch import Tensor
 from radar.config.load import parse_order
 from radar.config.options import Config, OrderConfig, SampleConfig
 from radar.config.registry import choose, takes
-from radar.decoding.orders import ORDERS, decode_sequence, decode_steps, step_sizes
-from radar.decoding.permutations import REDRAWS, image_steps
+from radar.decoding.orders import ORDERS, decode_permutation, decode_steps, step_sizes
+from radar.decoding.permutations import PERMUTATIONS, image_steps
 from radar.errors import InputError
 from radar.seeding import Stream, derive
 
@@ -36,10 +36,10 @@ class DecodingOrder:
     def __init__(self, config: Config, grid: tuple[int, int], step: Tensor | None = None) -> None:
         self.config, self.grid = config, grid
         self.step = decode_steps(config.order, *grid) if step is None else step.long()
-        self.sequence = decode_sequence(self.step)
-        self.redraw = choose("redraw", config.train.redraw, REDRAWS)
-        first = torch.atleast_2d(self.sequence)[:1]
-        self.varies = self.redraw(config.order, first, *grid, 1, 0, 0.0) is not None  # fails here, not in mid-training
+        self.permutation = decode_permutation(self.step)
+        self.permute = choose("permutations", config.train.permutations, PERMUTATIONS)
+        first = torch.atleast_2d(self.permutation)[:1]
+        self.varies = self.permute(config.order, first, *grid, 1, 0, 0.0) is not None  # fails here, not in mid-training
         self.check_per_image(config.sample)
 
     @property
@@ -57,9 +57,9 @@ class DecodingOrder:
 
     def in_training(self, index: Tensor, number: int) -> Tensor:
         """Cells in decoding order for the training images `index` (B,) in batch `number`: (N,) or (B, N)."""
-        t, own = self.config.train, rows_of(self.sequence, index)
-        seed, progress = derive(Stream.ORDER, self.config.seed, number), number / (t.steps * t.accumulate)
-        drawn = self.redraw(self.config.order, own, *self.grid, len(index), seed, progress)
+        t, own = self.config.train, rows_of(self.permutation, index)
+        seed, progress = derive(Stream.ORDER, self.config.seed, number), number / (t.max_steps * t.accumulate)
+        drawn = self.permute(self.config.order, own, *self.grid, len(index), seed, progress)
         return own if drawn is None else drawn
 
     def sampled(self, settings: SampleConfig) -> Tensor:
@@ -82,8 +82,8 @@ class DecodingOrder:
         """Options of the order that is sampled in; raises InputError if the model was trained on one order alone."""
         if settings.order is not None and not self.varies:
             raise InputError(
-                f"sample.order={settings.order} needs a model that was trained on many orders: train.redraw, which is "
-                "none here"
+                f"sample.order={settings.order} needs a model that was trained on many orders, and here is "
+                "train.permutations=fixed"
             )
         order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
         if settings.steps is None and settings.schedule is None:
@@ -117,8 +117,8 @@ class DecodingOrder:
             able = ", ".join(name for name in ORDERS if takes(name, ORDERS, "seed"))
             raise InputError(
                 f"sample.order_per_image needs an order with a seed ({able}) and a model that was trained on many "
-                f"orders (train.redraw), not order '{order.name}' with train.redraw={self.config.train.redraw}; set it "
-                "to false for one order of all images"
+                f"orders, not order '{order.name}' with train.permutations={self.config.train.permutations}; set it to "
+                "false for one order of all images"
             )
 
 

@@ -18,9 +18,9 @@ from radar.data.tokens import TokenSplit
 from radar.tokenizers import Tokenizer
 
 Matrix = NDArray[np.float64]
-PAIRS = 32
+PAIRS_AVERAGED = 32
 IMAGES = 20000  # are enough for the field of any grid up to 32x32
-LEAST = 1e-3  # eigenvalue of an estimate: what is below is noise of the estimate, and would rule the gap
+LEAST_EIGENVALUE = 1e-3  # eigenvalue of an estimate: what is below is noise of the estimate, and would rule the gap
 
 
 def class_residuals(features: Tensor, labels: Tensor | None) -> Tensor:
@@ -61,7 +61,7 @@ def by_information(tokens: Tensor, codes: Tensor, labels: Tensor | None, grid: t
             if (dr, dc) <= (0, 0) or not len(first):
                 continue
             second = first + dr * w + dc
-            chosen = np.linspace(0, len(first) - 1, min(len(first), PAIRS)).round().astype(int)
+            chosen = np.linspace(0, len(first) - 1, min(len(first), PAIRS_AVERAGED)).round().astype(int)
             nats = [
                 len(group) / len(tokens) * mutual_information(group[:, first[i]], group[:, second[i]])
                 for i in chosen
@@ -100,7 +100,7 @@ def positive(field: Matrix) -> Matrix:
     Rounded: in the last digits processors differ, and files should not.
     """
     values, vectors = np.linalg.eigh(field)
-    raised = (vectors * np.maximum(values, LEAST)) @ vectors.T
+    raised = (vectors * np.maximum(values, LEAST_EIGENVALUE)) @ vectors.T
     scale = np.sqrt(np.diag(raised))
     found: Matrix = (raised / np.outer(scale, scale)).round(8) + 0.0  # and no -0.0
     return found

@@ -143,8 +143,8 @@ def greedy(covariance: Matrix, sizes: Sequence[int], spread: float) -> list[Cell
 
 def _total(covariance: Matrix, groups: Sequence[Cells]) -> float:
     """Half the log variances of all cells, each given the steps before its own: the gap but for a constant."""
-    sequence, ends = np.concatenate(groups), np.cumsum([len(group) for group in groups])
-    factor = np.linalg.cholesky(covariance[np.ix_(sequence, sequence)])
+    permutation, ends = np.concatenate(groups), np.cumsum([len(group) for group in groups])
+    factor = np.linalg.cholesky(covariance[np.ix_(permutation, permutation)])
     step = np.repeat(np.arange(len(groups)), np.diff(ends, prepend=0))
     return float(0.5 * np.log((factor**2 * (step[:, None] == step)).sum(1)).sum())
 

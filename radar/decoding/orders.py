@@ -121,10 +121,10 @@ def regions(h: int, w: int, regions: int = 4) -> Keys:
         raise InputError(f"order.regions={regions} is not possible: it must be a square number, as 4 or 16")
     rows, columns = (axis.astype(np.int64) for axis in _grid(h, w))
     region = rows * side // h * side + columns * side // w
-    place = np.zeros(h * w, dtype=np.int64)
+    position = np.zeros(h * w, dtype=np.int64)
     for number in np.unique(region):
-        place[region == number] = np.arange((region == number).sum())
-    return np.where(place == 0, region, regions + place).astype(np.float64)[None]
+        position[region == number] = np.arange((region == number).sum())
+    return np.where(position == 0, region, regions + position).astype(np.float64)[None]
 
 
 DISTANCES: dict[str, Callable[[Keys, Keys], Keys]] = {
@@ -282,7 +282,7 @@ def sizes_text(sizes: Sequence[int]) -> str:
     return " ".join(f"{count}x{size}" if count > 2 else " ".join([str(size)] * count) for size, count in runs)
 
 
-def decode_sequence(step: Tensor) -> Tensor:
+def decode_permutation(step: Tensor) -> Tensor:
     """List the cells in decoding order: (N,) -> (N,), (B, N) -> (B, N); inside a step by cell number."""
     return step.argsort(dim=-1, stable=True)
 

@@ -1,4 +1,6 @@
-"""Another decoding sequence for each image, in training and in sampling. To add one: a function and a line in REDRAWS.
+"""A permutation of the cells for each image, in training and in sampling.
+
+To add one: a function and a line in PERMUTATIONS.
 
 Legend: B images, N cells.
 """
@@ -10,24 +12,24 @@ import torch
 from torch import Tensor
 
 from radar.config.options import OrderConfig
-from radar.decoding.orders import decode_sequence, decode_steps
+from radar.decoding.orders import decode_permutation, decode_steps
 from radar.seeding import Stream, derive, generator
 
-# (order, own (N,) or (B, N), h, w, B, seed, progress) -> sequences (B, N), or None for its own.
-Redraw = Callable[[OrderConfig, Tensor, int, int, int, int, float], Tensor | None]
+# (order, own (N,) or (B, N), h, w, B, seed, progress) -> permutations (B, N), or None for its own.
+Permute = Callable[[OrderConfig, Tensor, int, int, int, int, float], Tensor | None]
 
 
-def none(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
-    """Keep the order's own sequence."""
+def fixed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+    """Keep the order's own."""
     return None
 
 
-def by_seed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+def reseeded(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """Draw the order again with a seed of its own for each image: (B, N), all with the same group sizes.
 
     Raises InputError for an order that takes no seed.
     """
-    return decode_sequence(_seeded(order, h, w, [derive(seed, i) for i in range(images)]))
+    return decode_permutation(_seeded(order, h, w, [derive(seed, i) for i in range(images)]))
 
 
 def _seeded(order: OrderConfig, h: int, w: int, seeds: Sequence[int]) -> Tensor:
@@ -35,7 +37,7 @@ def _seeded(order: OrderConfig, h: int, w: int, seeds: Sequence[int]) -> Tensor:
     return torch.stack([decode_steps(replace(order, seed=seed % 2**32), h, w) for seed in seeds])
 
 
-def permuted(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
+def random(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed: int, progress: float) -> Tensor | None:
     """Draw a random permutation of the cells for each image, whatever the order, whose group sizes stay: (B, N)."""
     return _permutations(images, h * w, seed)
 
@@ -56,7 +58,7 @@ def annealed(order: OrderConfig, own: Tensor, h: int, w: int, images: int, seed:
     return torch.where(kept, own, drawn)
 
 
-REDRAWS: dict[str, Redraw] = {"none": none, "seed": by_seed, "permuted": permuted, "annealed": annealed}
+PERMUTATIONS: dict[str, Permute] = {"fixed": fixed, "reseeded": reseeded, "random": random, "annealed": annealed}
 
 
 def image_steps(order: OrderConfig, h: int, w: int, seed: int, images: Sequence[int]) -> Tensor:

@@ -31,8 +31,8 @@ def kernel_covariance(kernel: str, h: int, w: int, length: float = 4.0, nugget: 
     if not 0 < length < float("inf"):
         raise InputError(f"length={length} is not possible: it must be above 0 and finite")
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], dim=1).double()
-    return curve(torch.cdist(places, places) / length) + nugget * torch.eye(h * w, dtype=torch.float64)
+    positions = torch.stack([rows.flatten(), columns.flatten()], dim=1).double()
+    return curve(torch.cdist(positions, positions) / length) + nugget * torch.eye(h * w, dtype=torch.float64)
 
 
 def exponential_covariance(h: int, w: int, length: float = 4.0, nugget: float = 1e-4) -> Tensor:
@@ -51,13 +51,13 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
         return torch.stack([independence_gap(one, covariance) for one in step]).mean(0)
     # The Schur complement of a group given all earlier ones is L L^T of the group's diagonal block of the Cholesky
     # factor, if the cells stand in decoding order: one factorisation serves all steps.
-    sequence = step.argsort(stable=True)
-    factor = torch.linalg.cholesky(covariance.double()[sequence][:, sequence])
+    permutation = step.argsort(stable=True)
+    factor = torch.linalg.cholesky(covariance.double()[permutation][:, permutation])
     # log diag S is a sum over the row of the block; logdet S a sum of log squares of the factor's diagonal.
-    same = step[sequence][:, None] == step[sequence][None]
+    same = step[permutation][:, None] == step[permutation][None]
     variance = (factor.square() * same).sum(1)
     excess = 0.5 * (variance.log() - factor.diagonal().square().log())
-    return torch.zeros(int(step.max()) + 1, dtype=torch.float64).index_add(0, step[sequence], excess)
+    return torch.zeros(int(step.max()) + 1, dtype=torch.float64).index_add(0, step[permutation], excess)
 
 
 class Pair(NamedTuple):
@@ -75,15 +75,15 @@ def costly_pairs(step: Tensor, covariance: Tensor, count: int) -> list[Pair]:
     Of several orders (M, N) those of the first.
     """
     step = step if step.ndim == 1 else step[0]
-    sequence = step.argsort(stable=True)
-    factor = torch.linalg.cholesky(covariance.double()[sequence][:, sequence])
-    same = step[sequence][:, None] == step[sequence][None]
+    permutation = step.argsort(stable=True)
+    factor = torch.linalg.cholesky(covariance.double()[permutation][:, permutation])
+    same = step[permutation][:, None] == step[permutation][None]
     # Inside a group, the Schur complement is the product of the group's diagonal block of the factor with itself.
     block = factor * same
     given = block @ block.T
     squared = given.square() / (given.diagonal()[:, None] * given.diagonal()[None])
     nats = (-0.5 * torch.log1p(-squared.clamp(max=1 - 1e-12))).masked_fill(~same, 0).triu(1)
-    values, places = nats.flatten().topk(min(count, nats.numel()))
-    pairs = zip(values.tolist(), (places // len(step)).tolist(), (places % len(step)).tolist(), strict=True)
-    cells = sequence.tolist()
+    values, positions = nats.flatten().topk(min(count, nats.numel()))
+    pairs = zip(values.tolist(), (positions // len(step)).tolist(), (positions % len(step)).tolist(), strict=True)
+    cells = permutation.tolist()
     return [Pair(int(step[cells[i]]), cells[i], cells[j], value) for value, i, j in pairs if value > 0]

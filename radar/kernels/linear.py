@@ -16,7 +16,9 @@ from radar.kernels.build import kernels
 Key = tuple[int, torch.Size, torch.dtype]
 Product = Callable[[Tensor], Tensor]
 
-LEAST = 2**17  # weights of a layer that is worth it on a CPU: below, the call costs more than it saves (docs/speed.md)
+LEAST_WEIGHTS = (
+    2**17
+)  # weights of a layer that is worth it on a CPU: below, the call costs more than it saves (docs/speed.md)
 _products: dict[Key, Product] = {}
 
 
@@ -64,7 +66,7 @@ def fast_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 def _is_worth_it(weight: Tensor, dtype: torch.dtype) -> bool:
     if weight.device.type == "cpu":
-        return weight.numel() >= LEAST and has_fast_products(dtype)
+        return weight.numel() >= LEAST_WEIGHTS and has_fast_products(dtype)
     return dtype == torch.bfloat16 != weight.dtype
 
 

@@ -71,8 +71,8 @@ def rotary_table(h: int, w: int, width: int, base: float = 10_000.0) -> Tensor:
     """
     frequency = base ** (-torch.arange(0, width // 2, 2).float() / (width // 2))
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    places = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
-    angles = (places[:, :, None] * frequency).flatten(1)
+    positions = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
+    angles = (positions[:, :, None] * frequency).flatten(1)
     return torch.stack([angles.cos(), angles.sin()], -1)
 
 

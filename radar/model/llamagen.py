@@ -47,7 +47,7 @@ def llamagen_gpt(
         "tokens.weight": state["tok_embeddings.weight"],
         "labels.weight": state["cls_embedding.embedding_table.weight"],
         "query": torch.randn(dim, generator=torch.Generator().manual_seed(0)) * 0.02,
-        "places.weight": torch.zeros(grid[0] * grid[1], dim),
+        "positions.weight": torch.zeros(grid[0] * grid[1], dim),
         "norm.weight": state["norm.weight"],
         "head.weight": state["output.weight"],
     }

@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(vocabulary, shape.dim)
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
-        self.places = nn.Embedding(grid[0] * grid[1], shape.dim)
+        self.positions = nn.Embedding(grid[0] * grid[1], shape.dim)
         self.query_layers = shape.query_layers
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
         self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
@@ -83,9 +83,9 @@ class Transformer(nn.Module):
     def forward(
         self,
         slots: Slots,
-        content: Tensor,
+        tokens: Tensor,
         labels: Tensor,
-        sequence: Tensor,
+        permutation: Tensor,
         mask: Tensor | BlockMask | None,
         cache: Cache | None = None,
     ) -> Tensor:
@@ -99,12 +99,12 @@ class Transformer(nn.Module):
             mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
         """
-        inputs = slots.content, slots.rank, slots.place, content, labels, torch.atleast_2d(sequence)
+        inputs = slots.is_token, slots.rank, slots.position, tokens, labels, torch.atleast_2d(permutation)
         if cache is not None:
             assert not isinstance(mask, BlockMask)
-            whole = self.compiled and content.device.type == "cpu"
+            whole = self.compiled and tokens.device.type == "cpu"
             decode = _compiled(Transformer.decode, dynamic=True) if whole else Transformer.decode
-            carriers = slots.contents if self.query_layers else len(slots)
+            carriers = slots.num_tokens if self.query_layers else len(slots)
             return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
         if self.query_layers:
@@ -131,12 +131,12 @@ class Transformer(nn.Module):
     def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
         assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
-        known, asking = (torch.nonzero(kind).flatten() for kind in (slots.content, ~slots.content))
+        known, asking = (torch.nonzero(kind).flatten() for kind in (slots.is_token, ~slots.is_token))
         seen = self._through(x[:, known], angles[:, :, known], mask[known][:, known])
         k, v = self.memory(seen, angles[:, :, known])
-        y, places, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
+        y, where, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
         for block in cast(list[QueryBlock], self.query_blocks):
-            y = self._run(QueryBlock.cross, block, y, places, k, v, rows)
+            y = self._run(QueryBlock.cross, block, y, where, k, v, rows)
         return x.index_copy(1, asking, y)
 
     def decode(
@@ -155,7 +155,7 @@ class Transformer(nn.Module):
         first, that run through all but the query blocks.
         """
         x, angles = self.embed(*inputs)
-        y, places = x[:, carriers:], angles[:, :, carriers:]
+        y, where = x[:, carriers:], angles[:, :, carriers:]
         x, angles = x[:, :carriers], angles[:, :, :carriers]
         rows = columns = None
         if mask is not None:
@@ -167,7 +167,7 @@ class Transformer(nn.Module):
         if self.memory is not None:
             k, v = self._part(Memory.forward, self.memory, x, angles)
             for other in cast(list[QueryBlock], self.query_blocks):
-                q = self._part(QueryBlock.ask, other, y, places)
+                q = self._part(QueryBlock.ask, other, y, where)
                 mixed = cached_attention(q, k, v, columns, buffer, start, len(self.blocks))
                 y = self._part(Block.finish, other, y, mixed)
             x = torch.cat([x, y], 1)
@@ -184,16 +184,16 @@ class Transformer(nn.Module):
         return logits * share[:, :1] + others * share[:, 1:]  # type: ignore[no-any-return]
 
     def embed(
-        self, carries: Tensor, rank: Tensor, place: Tensor, content: Tensor, labels: Tensor, cells: Tensor
+        self, is_token: Tensor, rank: Tensor, position: Tensor, tokens: Tensor, labels: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
 
         A slot must know which cell it fills: without, parallel decoding fails (NAR, arXiv 2503.10696). Also returned
         are the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
         """
-        x = torch.where(carries[:, None], self.tokens(content), self.query)
+        x = torch.where(is_token[:, None], self.tokens(tokens), self.query)
         x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)
-        x = self.places(cells[:, place.clamp(min=0)]) * (place != NONE)[:, None] + x
+        x = self.positions(cells[:, position.clamp(min=0)]) * (position != NONE)[:, None] + x
         angles = self.angles[torch.where(rank == NONE, 0, cells[:, rank.clamp(min=0)] + 1)]
         return x, angles[:, None]
 

@@ -1,4 +1,4 @@
-"""What sampling costs on paper: matrix operations and bytes of every forward pass, read off the planned turns [ours].
+"""What sampling costs on paper: matrix operations and bytes of every forward pass, read off the planned passes [ours].
 
 Per slot and layer: 2 (4 D^2 + 3 D F) operations for the projections and SwiGLU of width F, and 4 D for every slot that
 the dense attention covers; 2 D V for every predicted target. Bytes: all weights once per pass, keys and values of all
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radar.model.blocks import Shape, feed_forward_width
-from radar.sampling.sampler import Turn
+from radar.sampling.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
     return blocks + 2 * d * d * bool(late) + heads * d * vocabulary
 
 
-def pass_cost(shape: Shape, vocabulary: int, turn: Turn, batch: int, element: int = 4) -> Cost:
+def pass_cost(shape: Shape, vocabulary: int, step: Pass, batch: int, element: int = 4) -> Cost:
     """Cost of one forward pass for `batch` rows (guidance doubles them); `element` bytes per number.
 
-    With query layers, content runs through the other layers and makes keys and values once more (2 D^2), queries run
+    With query layers, tokens run through the other layers and make keys and values once more (2 D^2), queries run
     through the query layers, which make none (2 D^2 less).
     """
     d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
     early, block, memory = shape.layers - late, 4 * d * d + 3 * d * f, 2 * d * d * bool(late)
-    queries = len(turn.slots) - turn.slots.contents if late else 0
-    content, covered = len(turn.slots) - queries, turn.covered - queries
-    heads = 2 if turn.slots.mixes else 1
-    layered = content * (early * block + memory) + queries * late * (block - 2 * d * d)
-    products = batch * 2 * (layered + len(turn.targets) * heads * d * vocabulary)
-    attention = batch * 4 * d * covered * (early * content + late * queries)
+    queries = len(step.slots) - step.slots.num_tokens if late else 0
+    tokens, covered = len(step.slots) - queries, step.covered - queries
+    heads = 2 if step.slots.mixes else 1
+    layered = tokens * (early * block + memory) + queries * late * (block - 2 * d * d)
+    products = batch * 2 * (layered + len(step.targets) * heads * d * vocabulary)
+    attention = batch * 4 * d * covered * (early * tokens + late * queries)
     moved = weight_count(shape, vocabulary, heads) + batch * (early + bool(late)) * 2 * covered * d
     return Cost(float(products), float(attention), float(moved * element), 1)
 
 
-def sampling_cost(shape: Shape, vocabulary: int, turns: Sequence[Turn], batch: int, element: int = 4) -> Cost:
+def sampling_cost(shape: Shape, vocabulary: int, passes: Sequence[Pass], batch: int, element: int = 4) -> Cost:
     """Cost of drawing `batch` images without guidance."""
-    return sum((pass_cost(shape, vocabulary, turn, batch, element) for turn in turns), Cost(0.0, 0.0, 0.0, 0))
+    return sum((pass_cost(shape, vocabulary, step, batch, element) for step in passes), Cost(0.0, 0.0, 0.0, 0))

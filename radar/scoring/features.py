@@ -29,7 +29,7 @@ from radar.tokenizers import normalise
 
 RECIPE = "cnn-1"  # raise when architecture or training of the classifier changes
 PACKAGED = Path(__file__).parent / "networks"  # copied from a cache; of digits, and of the shapes of one_model
-WIDTH = 64
+FEATURE_WIDTH = 64
 
 
 class FeatureNetwork(nn.Module):
@@ -68,7 +68,7 @@ def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 class Classifier(FeatureNetwork):
     """3x3 convolutions that halve the image down to 4x4, 64 normalised features, classes."""
 
-    num_features = WIDTH
+    num_features = FEATURE_WIDTH
 
     def __init__(self, label: str, classes: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class Classifier(FeatureNetwork):
         self.convolutions = nn.Sequential(
             _convolution(3, 32, 1), _convolution(32, 64, 2), *(_convolution(64, 64, 2) for _ in range(halvings - 1)),
             _convolution(64, 64, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.2),
-            nn.Linear(64 * 16, WIDTH), nn.LayerNorm(WIDTH),
+            nn.Linear(64 * 16, FEATURE_WIDTH), nn.LayerNorm(FEATURE_WIDTH),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.GELU(), nn.Linear(WIDTH, classes))
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(FEATURE_WIDTH, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, F)."""

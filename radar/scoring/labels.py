@@ -21,9 +21,9 @@ def as_data(images: Sequence[int], counts: Tensor) -> Tensor:
 
     Image i stands at the fraction of (i + 1/2) times the golden ratio, among the classes side by side.
     """
-    places = ((torch.tensor(images).double() + 0.5) * GOLDEN).frac()
+    levels = ((torch.tensor(images).double() + 0.5) * GOLDEN).frac()
     ends = counts.double().cumsum(0) / counts.sum()
-    return torch.searchsorted(ends, places, right=True)
+    return torch.searchsorted(ends, levels, right=True)
 
 
 LABELS: dict[str, Callable[[Sequence[int], Tensor], Tensor]] = {"balanced": balanced, "as_data": as_data}

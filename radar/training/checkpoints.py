@@ -11,6 +11,7 @@ from torch import Tensor
 from radar.config.load import to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
 from radar.config.registry import choose
+from radar.config.renamed import upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
@@ -26,7 +27,7 @@ from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import TrainedModule
 
 # Options of a checkpoint that may be set anew.
-FREE = (
+MAY_CHANGE = (
     "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "order.covariance=",
     "order.path=", "train.device=", "model.compile=",
 )  # fmt: skip
@@ -45,6 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or "radar" not in checkpoint:
         raise InputError(f"checkpoint {path} was not written by this project")
+    upgrade(checkpoint)
     return checkpoint
 
 
@@ -187,8 +189,8 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     """
     checkpoint = read_checkpoint(path)
     for text in overrides or []:
-        if not text.startswith(FREE):
-            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(FREE)}")
+        if not text.startswith(MAY_CHANGE):
+            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
     config = to_config(checkpoint["radar"]["config"], overrides or [])
     module, data, tokenizer = build_generator(config, checkpoint["radar"].get("order"))
     tell_if_changed(module.order, path, checkpoint["radar"])

@@ -18,17 +18,17 @@ from radar.attention import Slots
 Corruption = Callable[[Tensor, Slots, int, Callable[[], Tensor]], Tensor]
 
 
-def uniform(content: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
+def uniform(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
     """Any token, all equally likely."""
-    return torch.randint_like(content, vocabulary)
+    return torch.randint_like(tokens, vocabulary)
 
 
-def shuffled(content: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
+def shuffled(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
     """The token that another image of the batch has in the same slot: right marginals, wrong context."""
-    return content[torch.randperm(len(content), device=content.device)]
+    return tokens[torch.randperm(len(tokens), device=tokens.device)]
 
 
-def model(content: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
+def model(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
     """What the model itself draws for the cell from the true past: the errors that it will meet; one more pass."""
     return predict()[:, slots.rank.clamp(min=0)]
 

@@ -4,10 +4,10 @@ Every training step draws its random numbers from (seed, batch number), so that 
 Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,14 @@ from radar.config.options import Config, ReviseConfig, SampleConfig
 from radar.config.registry import call, choose
 from radar.data.tokens import Batch
 from radar.decoding.decoding_order import DecodingOrder, rows_of
-from radar.decoding.orders import decode_sequence, step_sizes
+from radar.decoding.orders import decode_permutation, step_sizes
 from radar.errors import InputError
 from radar.model.transformer import Transformer
-from radar.sampling.sampler import Turn, draw, plan_turns
+from radar.sampling.draw import draw
+from radar.sampling.passes import Pass, plan_passes
 from radar.training.corruption import CORRUPTIONS, corruption_mask
+from radar.training.layouts import LAYOUTS, Layout
 from radar.training.trained import TrainedModule
-
-
-class Layout(NamedTuple):
-    """What one iteration trains on: slots, their mask, which of them count (S,) bool, their share of the steps."""
-
-    slots: Slots
-    mask: Tensor | BlockMask
-    scored: Tensor
-    share: float
 
 
 class GeneratorModule(TrainedModule):
@@ -108,78 +101,80 @@ class GeneratorModule(TrainedModule):
         """(N,) or (M, N) step at which the sampler decodes each cell; raises InputError where not possible."""
         return self.order.sampled(settings)
 
-    def sampled_sequence(self, settings: SampleConfig, images: Sequence[int]) -> Tensor:
+    def sampled_permutation(self, settings: SampleConfig, images: Sequence[int]) -> Tensor:
         """(N,) cells in the sequence of the sampler, or (B, N), one for each of the images that it numbers so."""
-        return decode_sequence(self.order.of_images(settings, torch.tensor(images))).to(self.device)
+        return decode_permutation(self.order.of_images(settings, torch.tensor(images))).to(self.device)
 
     def sampled_slots(self, settings: SampleConfig) -> Slots:
         """Slots of the sampler; raises InputError where they are not possible."""
         self.order.check_per_image(settings)
         slots = self._slots(step_sizes(self.sampled_step(settings)), _revised(self.config.revise, settings))
-        if settings.choice_temperature is not None and not slots.waits.any():
+        if settings.choice_temperature is not None and not slots.is_candidate.any():
             raise InputError(
                 f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
                 f"cells in every step (bidirectional) and two steps at least, not '{self.config.attention}' in "
-                f"{int(slots.turn.max()) + 1}"
+                f"{int(slots.in_pass.max()) + 1}"
             )
         return slots
 
-    def turns(self, settings: SampleConfig) -> list[Turn]:
+    def passes(self, settings: SampleConfig) -> list[Pass]:
         """Plan the sampler's forward passes, on this module's device."""
         candidates = settings.choice_temperature is not None
-        return plan_turns(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
+        return plan_passes(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
 
     def _slots(self, sizes: list[int], revise: ReviseConfig) -> Slots:
         return call("attention", self.config.attention, VARIANTS, sizes, **vars(revise))
 
     def cross_entropy(
-        self, slots: Slots, mask: Tensor | BlockMask, content: Tensor, labels: Tensor, sequence: Tensor, known: Tensor
+        self, slots: Slots, mask: Tensor | BlockMask, tokens: Tensor, labels: Tensor, permutation: Tensor, known: Tensor
     ) -> Tensor:
-        """Loss (B, T) in nats of every target, given the content (B, S) and the true tokens (B, N) by rank."""
-        logits = self.model(slots, content, labels, sequence, mask)
+        """Loss (B, T) in nats of every target, given the slots' tokens (B, S) and the true ones (B, N) by rank."""
+        logits = self.model(slots, tokens, labels, permutation, mask)
         truth = known[:, slots.predictions.target]
         return F.cross_entropy(logits.flatten(0, 1).float(), truth.flatten(), reduction="none").view(truth.shape)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
-        number, tokens, labels, index = batch
+        number, cells, labels, index = batch
         self.seed_batch(number)
         layout = self.layout(self)
-        slots, sequence = layout.slots.to(self.device), self.order.in_training(index, number).to(self.device)
-        known = by_rank(tokens, sequence)
+        slots, permutation = layout.slots.to(self.device), self.order.in_training(index, number).to(self.device)
+        known = by_rank(cells, permutation)
         dropped = torch.rand(labels.shape, device=self.device) < self.config.model.label_dropout
         labels = torch.where(dropped, self.model.classes, labels)
-        content = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, sequence)
-        losses = self.cross_entropy(slots, layout.mask, content, labels, sequence, known)
+        tokens = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, permutation)
+        losses = self.cross_entropy(slots, layout.mask, tokens, labels, permutation, known)
         source = slots.predictions.source
         scored, revises = layout.scored.to(self.device)[source], slots.revises[source]
         # Divided by what the whole layout holds, so that a sampled part estimates the loss of the packed one.
-        images, of_all = len(tokens) * layout.share, int(self.slots.revises.sum())
+        images, of_all = len(cells) * layout.share, int(self.slots.revises.sum())
         asked = losses[:, scored & ~revises].sum() / (images * (len(self.slots.predictions.target) - of_all))
         revised = losses[:, scored & revises].sum() / (images * max(1, of_all))
         if self.is_logged(number):
-            asks = scored & slots.asks[source]
+            asks = scored & slots.predicts_new[source]
             self._log_training(losses[:, asks], slots.predictions.target[asks], asked, revised)
         return self.checked(asked + self.config.train.correction_weight * revised)
 
-    def _corrupted(self, content: Tensor, slots: Slots, known: Tensor, labels: Tensor, sequence: Tensor) -> Tensor:
+    def _corrupted(self, tokens: Tensor, slots: Slots, known: Tensor, labels: Tensor, permutation: Tensor) -> Tensor:
         rate = self.config.train.corruption_rate
         if not rate or not slots.revises.any():
-            return content
+            return tokens
 
         @torch.no_grad()
         def predict() -> Tensor:
             whole = self.slots.to(self.device)
-            logits = self.model(whole, known[:, whole.rank.clamp(min=0)], labels, sequence, self.mask.to(self.device))
-            asks = whole.asks[whole.predictions.source]
+            logits = self.model(
+                whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self.mask.to(self.device)
+            )
+            asks = whole.predicts_new[whole.predictions.source]
             drawn = draw(
                 logits[:, asks].float().softmax(-1),
                 torch.rand(len(known), int(asks.sum()), device=self.device),
             )
-            return torch.empty_like(known).index_copy_(1, whole.target[whole.asks], drawn)
+            return torch.empty_like(known).index_copy_(1, whole.target[whole.predicts_new], drawn)
 
-        bad = corruption_mask(slots, len(content), rate)
-        return torch.where(bad, self.corrupt(content, slots, self.model.vocabulary, predict), content)
+        bad = corruption_mask(slots, len(tokens), rate)
+        return torch.where(bad, self.corrupt(tokens, slots, self.model.vocabulary, predict), tokens)
 
     def _log_training(self, losses: Tensor, ranks: Tensor, asked: Tensor, revised: Tensor) -> None:
         values: dict[str, Tensor | float] = {"train/loss": asked.detach(), "train/images_seen": self.images_seen()}
@@ -200,21 +195,20 @@ class GeneratorModule(TrainedModule):
         """
         slots, mask = self._layout_of(settings)
         images = torch.arange(len(tokens)) if images is None else images
-        sequence = (
-            rows_of(self.order.sequence, images).to(self.device)
+        permutation = (
+            rows_of(self.order.permutation, images).to(self.device)
             if settings is None
-            else self.sampled_sequence(settings, images.tolist())
+            else self.sampled_permutation(settings, images.tolist())
         )
-        known = by_rank(tokens, sequence)
-        content = known[:, slots.rank.clamp(min=0)]
-        losses = self.cross_entropy(slots, mask, content, labels, sequence, known)
-        return losses[:, slots.asks[slots.predictions.source]].double().sum(1)
+        known = by_rank(tokens, permutation)
+        losses = self.cross_entropy(slots, mask, known[:, slots.rank.clamp(min=0)], labels, permutation, known)
+        return losses[:, slots.predicts_new[slots.predictions.source]].double().sum(1)
 
     def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Tensor]:
         if settings is None:
             return self.slots.to(self.device), self.mask.to(self.device)
         slots = self.sampled_slots(settings)
-        slots = replace(slots, target=torch.where(slots.waits, NONE, slots.target))
+        slots = replace(slots, target=torch.where(slots.is_candidate, NONE, slots.target))
         return slots.to(self.device), slots.mask().to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -244,9 +238,9 @@ class GeneratorModule(TrainedModule):
         return {"val/nll": float(self._sums[0] / self._sums[1])}
 
 
-def by_rank(tokens: Tensor, sequence: Tensor) -> Tensor:
+def by_rank(tokens: Tensor, permutation: Tensor) -> Tensor:
     """Tokens (B, N) by cell in decoding order, given the cells in it: (N,), or (B, N)."""
-    return tokens.gather(1, sequence) if sequence.ndim == 2 else tokens[:, sequence]
+    return tokens.gather(1, permutation) if permutation.ndim == 2 else tokens[:, permutation]
 
 
 def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
@@ -258,47 +252,23 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
 
 def _check_directions(module: GeneratorModule, config: Config, width: int) -> None:
     """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills."""
-    slots, cells = module.slots, torch.atleast_2d(module.order.sequence)
-    places = torch.stack([cells // width, cells % width], -1)
+    slots, cells = module.slots, torch.atleast_2d(module.order.permutation)
+    positions = torch.stack([cells // width, cells % width], -1)
     for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
         pairs = (targets != NONE) & (slots.rank != NONE)
-        moves = places[:, targets[pairs]] - places[:, slots.rank[pairs]]
+        moves = positions[:, targets[pairs]] - positions[:, slots.rank[pairs]]
         if (moves != torch.tensor(distance)).any() or module.order.varies:
             raise InputError(
                 f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
-                f"'diagonal' with its own steps, a grid that is not higher than wide, and train.redraw=none"
+                f"'diagonal' with its own steps, a grid that is not higher than wide, and train.permutations=fixed"
             )
 
 
 def _check_query_blocks(slots: Slots, config: Config) -> None:
-    if slots.predicts[slots.content].any() or slots.mask()[slots.content][:, ~slots.content].any():
+    if slots.predicts[slots.is_token].any() or slots.mask()[slots.is_token][:, ~slots.is_token].any():
         raise InputError(
-            f"model.query_share needs an attention whose content predicts nothing and sees no query (plain), not "
+            f"model.query_share needs an attention whose tokens predict nothing and see no query (plain), not "
             f"'{config.attention}'"
         )
     if config.model.backend == "flex":
         raise InputError("model.backend=flex does not go with model.query_share, whose layers take parts of the mask")
-
-
-def packed(module: GeneratorModule) -> Layout:
-    """All steps in one sequence."""
-    return module.packed()
-
-
-def sampled(module: GeneratorModule) -> Layout:
-    """`train.layout_steps` random steps and what they can see: shorter sequences, a noisier loss."""
-    count = min(module.config.train.layout_steps, module.steps)
-    chosen = torch.randperm(module.steps)[:count]
-    part = module.slots.only(chosen, module.mask)
-    return Layout(part, part.mask().to(module.device), torch.isin(part.turn, chosen), count / module.steps)
-
-
-def auto(module: GeneratorModule) -> Layout:
-    """Packed where all steps together take at most about 2N slots, otherwise sampled.
-
-    The study `layouts` compares them at equal wall time; sampling also bounds the length of the sequence.
-    """
-    return (packed if len(module.slots) <= 2 * module.cells + 1 else sampled)(module)
-
-
-LAYOUTS: dict[str, Callable[[GeneratorModule], Layout]] = {"packed": packed, "sampled": sampled, "auto": auto}

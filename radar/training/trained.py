@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from radar.config.load import to_dict
 from radar.config.options import Config, TrainConfig
+from radar.config.renamed import upgrade
 from radar.errors import NonFiniteLoss
 from radar.provenance import git_commit
 from radar.seeding import Stream, derive
@@ -21,7 +22,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, config.steps - warmup)
+    done = (step - warmup) / max(1, config.max_steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -96,6 +97,10 @@ class TrainedModule(LightningModule):
                 "what was checkpointed before is kept; try a lower train.lr"
             )
         return value
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what an older version wrote."""
+        upgrade(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put configuration and git commit into the checkpoint as plain values."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ablations.cli import main
-from ablations.curves import by_steps, draw_fronts, read_rows, steps_table
+from ablations.curves import by_steps, draw_curves, read_rows, steps_table
 from ablations.reporting.statistics import by_arm
 from tests.command_line import fails
 
@@ -33,9 +33,9 @@ def folders(tmp_path):
 
 
 def test_page_and_picture(folders, tmp_path, capsys):
-    main(["fronts", *folders, "--baseline", "radial", "--out", str(tmp_path / "out")])
-    page = (tmp_path / "out" / "fronts.md").read_text()
-    assert page in capsys.readouterr().out and (tmp_path / "out" / "fronts.png").stat().st_size > 1000
+    main(["curves", *folders, "--baseline", "radial", "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "curves.md").read_text()
+    assert page in capsys.readouterr().out and (tmp_path / "out" / "curves.png").stat().st_size > 1000
     assert "| radial | 2.625 ± 0.311 | 0.894 ± 0.311 |" in page, "10 / K + 0.125; Student's t of three seeds"
     assert "| halton | +1.000 ± 0.000 | +1.000 ± 0.000 |" in page, "against radial at the same K"
     assert r"| a\|b | +2.000 ± 0.000 | +2.000 ± 0.000 |" in page and "| radial |  |  |" in page
@@ -46,7 +46,7 @@ def test_page_and_picture(folders, tmp_path, capsys):
 def test_lines_go_through_the_means_of_each_number_of_steps(folders):
     rows = read_rows(folders)
     assert list(by_steps(rows)) == [4, 13] and all(len(group) == 15 for group in by_steps(rows).values())
-    figure = draw_fronts(rows)
+    figure = draw_curves(rows)
     assert [axis.get_ylabel() for axis in figure.axes] == ["fid[cnn]", "precision"]
     lines = {bar.get_label(): bar.lines[0].get_ydata().tolist() for bar in figure.axes[0].containers}
     assert lines["halton"] == pytest.approx([1 + 10 / 4 + 0.125, 1 + 10 / 13 + 0.125]) and set(lines) == set(ORDERS)
@@ -57,11 +57,11 @@ def test_lines_go_through_the_means_of_each_number_of_steps(folders):
 def test_what_cannot_be_put_together(folders, tmp_path, capsys):
     other = write(tmp_path / "other", [row("radial", 7, 0, samples=10)])
     longer = write(
-        tmp_path / "longer", [row("radial", 7, 0, options={"train": {"steps": 9}, "order": {"name": "radial"}})]
+        tmp_path / "longer", [row("radial", 7, 0, options={"train": {"max_steps": 9}, "order": {"name": "radial"}})]
     )
     again = write(tmp_path / "again", [row("radial", 4, 0)])
     for argv, message in (
-        ([folders[1], longer], "the rows of arm 'radial' cannot be compared: train.steps is 9 and None"),
+        ([folders[1], longer], "the rows of arm 'radial' cannot be compared: train.max_steps is 9 and None"),
         ([write(tmp_path / "torn", [{"arm": "radial"}])], "results.json has rows without steps"),
         ([write(tmp_path / "text", "no rows")], "results.json has rows without arm"),
         ([write(tmp_path / "empty", [row("radial", 7, 0, fid=None, precision=None)])], "no results yet in"),
@@ -71,5 +71,5 @@ def test_what_cannot_be_put_together(folders, tmp_path, capsys):
         ([folders[0], "--baseline", "spiral"], "baseline 'spiral' is not an arm; choose from: radial, halton"),
         ([write(tmp_path / "none", [])], "no results yet in"),
     ):
-        assert message in fails(capsys, "fronts", *argv, "--out", str(tmp_path / "out"))
+        assert message in fails(capsys, "curves", *argv, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,41 @@
+"""Options that had another name: who types the old one is told the new one, and old checkpoints are read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from radar.errors import InputError
+
+NAMES = {"train.steps": "train.max_steps", "train.redraw": "train.permutations"}
+VALUES: dict[str, dict[str, str]] = {
+    "train.permutations": {"none": "fixed", "seed": "reseeded", "permuted": "random"}
+}  # new by old
+WEIGHTS = {"model.places.weight": "model.positions.weight"}
+
+
+def refuse_old_name(option: str) -> None:
+    """Raise InputError for an option that has another name now."""
+    if (new := NAMES.get(option)) is not None:
+        values = ", ".join(f"{value} (was {old})" for old, value in VALUES.get(new, {}).items())
+        raise InputError(f"option '{option}' is called '{new}' now" + (f": {values}" if values else ""))
+
+
+def refuse_old_names(values: Mapping[str, Any]) -> None:
+    """Raise InputError if nested options hold one that has another name now."""
+    for old in NAMES:
+        group, name = old.split(".")
+        if isinstance(values.get(group), Mapping) and name in values[group]:
+            refuse_old_name(old)
+
+
+def upgrade(checkpoint: dict[str, Any]) -> None:
+    """Give what a checkpoint of this project holds the names that it has now, in place."""
+    config = checkpoint["radar"]["config"]
+    for old, new in NAMES.items():
+        group, name = old.split(".")
+        if name in config.get(group, {}):
+            value = config[group].pop(name)
+            config[group][new.split(".")[1]] = VALUES.get(new, {}).get(value, value)
+    weights = checkpoint["state_dict"]
+    for old, new in WEIGHTS.items():
+        if old in weights:
+            weights[new] = weights.pop(old)
