@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from ablations.arguments import add_study
 from ablations.report import write_report
 from ablations.reporting.results import Results, command_line
 from ablations.study.plan import Plan, plan_study, read_plan
@@ -85,6 +86,13 @@ def count_workers(plan: Plan, wanted: int | None) -> int:
     return count
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    add_study(parser)
+    parser.add_argument("--workers", type=int, help="processes (default: cores / threads of the study)")
+    parser.add_argument("--retry-failed", action="store_true", help="run trials that failed once more")
+
+
 def main(args: argparse.Namespace) -> None:
     """Run `radar ablate`."""
     plan = read_plan(args.study, args.out, args.options)
@@ -94,24 +102,24 @@ def main(args: argparse.Namespace) -> None:
     prepare_inputs(plan)
     plan = plan_study(args.study, args.out, args.options)
     torch.set_num_threads(plan.file.threads)
-    run_study(plan, url, count, args)
+    run_study(plan, url, count, command_line(args.study, args.out, args.options), args.retry_failed)
 
 
-def run_study(plan: Plan, url: str, count: int, args: argparse.Namespace) -> None:
+def run_study(plan: Plan, url: str, count: int, command: str, retry_failed: bool = False) -> None:
     """Do what is open with `count` workers, then time all arms, then report."""
     queue = StudyQueue.create(plan, url)
     queue.study.set_user_attr(NO_SPACE, None)
-    if args.retry_failed:
+    if retry_failed:
         queue.enqueue(queue.failures())
     if left := queue.open_keys():
         prepare(plan, queue.rows())
         queue.enqueue_missing()  # before the workers would all do so
-        progress = Progress(queue, command_line(args))
+        progress = Progress(queue, command)
         run_workers(min(count, len(left)), plan.file.threads, progress, work, plan, url)
     if (message := queue.study.user_attrs.get(NO_SPACE)) is not None:
         raise DiskFull(message)
     time_arms(plan, queue.rows())
-    print(write_report(Results.of(queue, command_line(args))))
+    print(write_report(Results.of(queue, command)))
     print(plan.out / "report.html")
     if left := queue.open_keys():
         raise RunError(

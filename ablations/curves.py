@@ -17,12 +17,13 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from ablations.report import write_text
 from ablations.reporting.figures import COLOURS, LINES, MARKS, bar, single_points
-from ablations.reporting.results import Row, facts, gap_notes
+from ablations.reporting.results import facts, gap_notes
 from ablations.reporting.statistics import by_arm, interval
 from ablations.reporting.tables import TESTED, column_of, numbers, shown, tested
-from experiments.pictures import save_figure
-from experiments.train import flatten
+from radar.config.load import flatten
 from radar.errors import InputError
+from radar.pictures import save_figure
+from radar.scoring.row import Row
 
 # Figure -> title, digits. Precision and recall apart: one of them alone can be bought with the other.
 PANELS = {"fid": ("fid", 3), "nll": ("held-out NLL (nats per image)", 2), "precision": ("precision", 3)}
@@ -165,6 +166,13 @@ def _difference_of(key: str, baseline: str) -> Callable[[str, Sequence[Row]], st
         return "" if gap is None else gap[1]
 
     return cell
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("folders", nargs="+", help="folders of reports, with results.json")
+    parser.add_argument("--baseline", help="arm that the others are compared with (default: the first)")
+    parser.add_argument("--out", default="runs/curves", help="folder for curves.md and curves.png")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from ablations.arguments import add_study
 from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
 from ablations.reporting.results import Results, command_line, facts, notes
@@ -17,9 +18,9 @@ from ablations.reporting.tables import csv_table, latex_table, numbers, text_tab
 from ablations.study.plan import plan_study, trial_name
 from ablations.study.queue import StudyQueue
 from ablations.study.storage import storage_url
-from experiments.pictures import draw_steps, save_figure
 from radar.errors import InputError
 from radar.files import replacing
+from radar.pictures import draw_steps, save_figure
 
 COSTS = (
     ("steps", "steps (forward passes)", "minimize", "fid-steps.png"),
@@ -92,6 +93,12 @@ def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str
     return "\n".join(lines) + "\n"
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    add_study(parser, "; or the folder of a report, to write it again")
+    parser.add_argument("--baseline", metavar="ARM", help="compare the others with this arm")
+
+
 def main(args: argparse.Namespace) -> None:
     """Run `radar report`: of a study, or again of the folder of a report."""
     folder = Path(args.study)
@@ -102,6 +109,6 @@ def main(args: argparse.Namespace) -> None:
     else:
         plan = plan_study(args.study, args.out, args.options)
         queue = StudyQueue.open(plan, storage_url(args.storage, plan))
-        results = Results.of(queue, command_line(args), args.baseline)
+        results = Results.of(queue, command_line(args.study, args.out, args.options), args.baseline)
     print(write_report(results))
     print(results.out / "report.html")

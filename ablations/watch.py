@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ablations.arguments import add_study
 from ablations.study.plan import Plan, plan_study
 from ablations.study.queue import StudyQueue
 from ablations.study.storage import storage_url
@@ -44,6 +45,12 @@ def status_table(plan: Plan, queue: StudyQueue) -> Table:
         state = trial.state.name.lower() if trial else "not queued"
         table.add_row(*trial_line(key, state, trial.user_attrs if trial else {}))
     return table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    add_study(parser)
+    parser.add_argument("--once", action="store_true", help="print the table once")
 
 
 def main(args: argparse.Namespace) -> None:

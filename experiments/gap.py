@@ -6,29 +6,23 @@ In a field of a kernel, or in one estimated from the tokens of a configuration's
 import argparse
 import re
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
 
+from experiments.arguments import parse_grid
 from experiments.configs import find_config
-from experiments.orders import parse_grid
-from experiments.pictures import save_figure
 from radar.config.load import load_config, parse_order
-from radar.config.options import Config
-from radar.config.registry import choose
-from radar.data import load_data
-from radar.data.tokens import cached_tokens
-from radar.decoding.fields import ESTIMATORS, IMAGES, token_field
+from radar.decoding.fields import IMAGES
 from radar.decoding.optimised import optimise
 from radar.decoding.orders import decode_steps, group_sizes, sizes_text, step_sizes
 from radar.decoding.total_correlation import costly_pairs, independence_gap, kernel_covariance
 from radar.errors import InputError
-from radar.files import replacing
-from radar.training.checkpoints import load_tokenizer, pick_device
+from radar.pictures import save_figure
+from radar.scoring.data_field import estimate_field, save_field
 
 PAIRS_SHOWN = 3  # shown of every order
 SHOWN, STEPS = ("random", "radial", "halton", "lpd"), 13  # shown where no orders are asked for
@@ -39,37 +33,19 @@ OF_DATA = {"estimate": "embeddings", "pooled": False, "images": IMAGES}
 USED = ("data.", "tokenizer.", "train.device=")  # options of a configuration that its field depends on
 
 
-def estimate_field(
-    config: Config, estimate: str, pooled: bool = False, most: int = IMAGES
-) -> tuple[Tensor, tuple[int, int], str]:
-    """Field (N, N) of the training tokens of a configuration's data, its grid, and what it is called.
-
-    Raises InputError for an unknown estimator, or fewer than 2 images.
-    """
-    choose("estimator", estimate, ESTIMATORS)  # before the images are encoded
-    if most < 2:
-        raise InputError(f"a field cannot be estimated from {most} images: at least 2")
-    data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
-    tokenizer.to(pick_device(config.train.device))
-    split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
-    grid, images = tokenizer.grid(data.size), min(len(split), most)
-    field = token_field(split, tokenizer, grid, estimate, pooled, images)
-    given = "pooled" if pooled else "given the class"
-    return field, grid, f"{estimate} of {images} images of {data.name}, {given}"
-
-
-def save_field(field: Tensor, path: Path, origin: str) -> None:
-    """Write a field for `order.covariance`, and where it comes from."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, covariance=field.numpy(), origin=origin)
-
-
-def field_origin(path: Path) -> str:
-    """Say where a field comes from; raises InputError for a file that is none."""
-    try:
-        return str(np.load(path)["origin"])
-    except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
-        raise InputError(f"{path} does not say where its field comes from ({error})") from error
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("--orders", help="with commas and options: radial,halton:steps=13:schedule=cosine")
+    parser.add_argument("--steps", type=int, help="of orders that give none; sizes: cosine (default: natural groups)")
+    parser.add_argument("--grid", help="rows x columns (default 16x16)")
+    parser.add_argument("--kernel", help="exponential, matern32 or matern52 (default exponential)")
+    parser.add_argument("--length", type=float, help="length scale of the kernel, in cells (default 4)")
+    parser.add_argument("--from-data", metavar="CONFIG", help="estimate the field from the tokens of its data")
+    parser.add_argument("--estimate", help="embeddings or information (default embeddings)")
+    parser.add_argument("--pooled", action="store_const", const=True, help="over all classes, not given the class")
+    parser.add_argument("--images", type=int, help="that the field is estimated from, at most (default 20000)")
+    parser.add_argument("--save", metavar="NPZ", help="write the field, for order.covariance")
+    parser.add_argument("--out", default="runs/gap.png", help="PNG")
 
 
 def describe_field(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], str]:
@@ -82,7 +58,9 @@ def describe_field(args: argparse.Namespace) -> tuple[Tensor, tuple[int, int], s
         given += [text for text in args.options if not text.startswith(USED)]
     if given:
         raise InputError(f"{given[0]} has no effect {how} --from-data")
-    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in used.items()}
+    chosen: dict[str, Any] = {
+        name: default if getattr(args, name) is None else getattr(args, name) for name, default in used.items()
+    }
     if args.from_data is not None:
         config = load_config(find_config(args.from_data), args.options)
         return estimate_field(config, chosen["estimate"], chosen["pooled"], chosen["images"])

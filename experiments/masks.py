@@ -3,15 +3,23 @@
 import argparse
 from pathlib import Path
 
-from experiments.orders import parse_grid
-from experiments.pictures import draw_mask
+from experiments.arguments import parse_grid
 from radar.attention import VARIANTS
 from radar.config.load import parse_order, to_config
 from radar.config.registry import choose
 from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
+from radar.pictures import draw_mask
 
-MOST_SLOTS = 4096  # slots
+MOST_SLOTS = 4096
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("--order", default="radial", help="radial:metric=chebyshev (default radial)")
+    parser.add_argument("--variant", default="nested")
+    parser.add_argument("--grid", default="8x8")
+    parser.add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -22,10 +30,8 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"'{text}' does not change a mask; radar masks takes order.* options")
         if text.startswith("order.name="):
             raise InputError(f"'{text}' is set by --order")
-    parsed = {"order": vars(parse_order(args.order))}
-    slots = choose("attention", args.variant, VARIANTS)(
-        step_sizes(decode_steps(to_config(parsed, args.options).order, h, w))
-    )
+    order = to_config({"order": vars(parse_order(args.order))}, args.options).order
+    slots = choose("attention", args.variant, VARIANTS)(step_sizes(decode_steps(order, h, w)))
     if len(slots) > MOST_SLOTS:
         raise InputError(
             f"a mask of {len(slots)} slots is too large to draw (at most {MOST_SLOTS}); choose a smaller --grid"

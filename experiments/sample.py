@@ -1,114 +1,14 @@
 """`radar sample CHECKPOINT [sample.images=...]`: images as grid PNG, film strip, GIF and ADM-format .npz."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from experiments.pictures import overlay, pixel_scale, save_gif, save_image, tile
-from radar.config.options import SampleConfig
-from radar.config.registry import choose
-from radar.data.tokens import cached_tokens
+from experiments.arguments import add_checkpoint
 from radar.errors import InputError
-from radar.files import replacing
-from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
-from radar.scoring.labels import LABELS, balanced
-from radar.training.checkpoints import Generator, load_generator
+from radar.scoring.samples import draw_samples, save_npz, save_pictures
+from radar.training.checkpoints import load_generator
 
-LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images (B, 3, H, W) uint8, their tokens (B, N) and labels (B,)."""
-
-    images: Tensor
-    tokens: Tensor
-    labels: Tensor
-
-
-def balanced_labels(generator: Generator) -> LabelRule:
-    """Every class alike."""
-    return partial(balanced, counts=torch.ones(generator.module.model.classes))
-
-
-def scored_labels(generator: Generator) -> LabelRule:
-    """Labels of the samples that are scored, as `evaluate.labels` says; raises InputError for an unknown rule."""
-    return partial(choose("labels", generator.config.evaluate.labels, LABELS), counts=class_counts(generator))
-
-
-def class_counts(generator: Generator) -> Tensor:
-    """Training images of each class, (C,)."""
-    labels = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["train"].labels
-    return torch.bincount(torch.from_numpy(labels), minlength=len(generator.data.classes))
-
-
-@torch.no_grad()  # sample_tokens knows where inference mode is possible
-def draw_samples(generator: Generator, settings: SampleConfig, labels_of: LabelRule | None = None) -> Samples:
-    """Draw `settings.images` images, by default with balanced labels, in batches that do not matter for the result."""
-    module, parts = generator.module, []
-    labels_of = labels_of or balanced_labels(generator)
-    passes = module.passes(settings)
-    starts = range(0, settings.images, settings.batch_size)
-    with ready_to_sample(module.model, settings):
-        for start in tqdm(starts, "sample", disable=None, leave=False):
-            numbers = range(start, min(start + settings.batch_size, settings.images))
-            labels, permutation = labels_of(numbers).to(module.device), module.sampled_permutation(settings, numbers)
-            tokens = sample_tokens(module.model, passes, permutation, labels, settings, numbers)
-            parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
-    images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Samples(images, tokens, labels)
-
-
-@torch.no_grad()  # sample_tokens knows where inference mode is possible
-def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> list[Tensor]:
-    """Follow the first images, of labels (B,): a frame (B, 3, H, W) per pass, cells marked as written or revised."""
-    module, trace, count = generator.module, Trace(), len(labels)
-    labels = labels.to(module.device)
-    permutation = module.sampled_permutation(settings, range(count))
-    with ready_to_sample(module.model, settings):
-        sample_tokens(module.model, module.passes(settings), permutation, labels, settings, range(count), trace)
-    known = torch.zeros_like(trace.written[0])
-    frames = []
-    for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):
-        known = known | written
-        images = generator.tokenizer.decode(tokens.to(module.device), generator.grid).cpu()
-        frames.append(overlay(images, written, revised, known, generator.grid))
-    return frames
-
-
-def save_npz(samples: Samples, path: Path) -> None:
-    """Write the ADM format: arr_0 images (B, H, W, 3) uint8, arr_1 labels (B,)."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, samples.images.permute(0, 2, 3, 1).numpy(), samples.labels.numpy())
-
-
-def by_class(labels: Tensor, classes: int) -> Tensor:
-    """Numbers of 100 samples at most to show, row by row: with a column per class where there are ten at most.
-
-    Otherwise, and where a class has no sample, the first as they come.
-    """
-    each = [torch.nonzero(labels == label).flatten() for label in range(classes)]
-    rows = min(10, *map(len, each)) if 1 < classes <= 10 else 0
-    return torch.stack([part[:rows] for part in each], 1).flatten() if rows else torch.arange(min(100, len(labels)))
-
-
-def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig, folder: Path) -> None:
-    """Write samples.png (a column per class), film.png (a row per pass, the last the result) and film.gif."""
-    scale, classes = pixel_scale(samples.images.shape[3]), generator.module.model.classes
-    columns = min(classes, 10)
-    shown = by_class(samples.labels, classes)
-    save_image(tile(samples.images[shown], columns, scale), folder / "samples.png")
-    frames = draw_film(generator, settings, samples.labels[:10])
-    last = [samples.images[: len(frames[0])]]
-    save_image(tile(torch.cat(frames + last), len(frames[0]), scale), folder / "film.png")
-    save_gif([tile(frame, 5, scale) for frame in frames + last], folder / "film.gif")
+arguments = add_checkpoint
 
 
 def main(args: argparse.Namespace) -> None:

@@ -40,6 +40,16 @@ def is_full(error: BaseException | None) -> bool:
     return any(sign in str(error) for sign in (*signs, OF_SQLITE)) or is_full(error.__cause__)
 
 
+def cache_folder() -> Path:
+    """Folder of what is computed once per user and machine; made, for nobody else: what lies there is run and shown.
+
+    Raises RuntimeError where there is no home folder.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radar-ablations"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
     """Say in one line that there is no space left for `path`; raises DiskFull."""

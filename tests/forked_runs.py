@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from experiments.train import train_generator
 from radar.config.load import to_config
 from radar.errors import stop
 from radar.training.generator import GeneratorModule
+from radar.training.runs import train_generator
 
 
 def kill_at(step: int, number: int, where: str, skip: int) -> None:

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +17,14 @@ import torch
 from PIL import Image
 
 from ablations.cli import main
-from experiments.evaluate import evaluate, open_reference
-from experiments.sample import draw_samples
-from experiments.timing import measure_rounds, speed_columns
-from experiments.train import train_generator
 from radar.config.load import load_config
 from radar.files import locked_or_refused
+from radar.scoring.evaluation import evaluate, open_reference
 from radar.scoring.features import train_classifier
+from radar.scoring.samples import draw_samples
+from radar.timing.rounds import measure_rounds, speed_columns
 from radar.training.checkpoints import load_generator
+from radar.training.runs import train_generator
 from tests.command_line import fails
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.warmup=1", "train.max_steps=2"]
@@ -111,7 +113,7 @@ def test_speed_counts_all_work(checkpoint, monkeypatch):
     """Every round samples once per arm; the first round is dropped; the speed-up is that of the images per second."""
     generator = load_generator(checkpoint, ["evaluate.timing_batch=2", "evaluate.timing_repeats=3"])
     seconds = iter([100.0, 100.0, 2.0, 1.0, 4.0, 1.0, 3.0, 1.5])
-    monkeypatch.setattr("experiments.timing.synchronised", lambda device, work: next(seconds))
+    monkeypatch.setattr("radar.timing.rounds.synchronised", lambda device, work: next(seconds))
     rounds = measure_rounds([generator, generator])
     assert rounds == [[2.0, 4.0, 3.0], [1.0, 1.0, 1.5]] and next(seconds, None) is None
     first, second = (speed_columns(times, 2, rounds[0]) for times in rounds)
@@ -187,7 +189,11 @@ def test_bad_command_lines(checkpoint, capsys):
 
 
 def test_out_is_tried_before_the_work(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ablations.cli.import_module", lambda module: pytest.fail("it has begun"))
+    def idle(verb):
+        begun = partial(pytest.fail, "it has begun")
+        return SimpleNamespace(arguments=import_module(verb.module).arguments, main=lambda args: begun())
+
+    monkeypatch.setattr("ablations.cli.load", idle)
     (tmp_path / "file").write_text("")
     for command in (["gap"], ["orders"], ["evaluate", checkpoint], ["ablate", "masks"], ["bench"]):
         assert "file is no folder" in fails(capsys, *command, "--out", tmp_path / "file" / "deep" / "x")
@@ -269,7 +275,7 @@ def test_paths_of_the_home_folder(tmp_path, cache, monkeypatch, capsys):
 
 
 def test_evaluate_tries_its_folder_before_the_work(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.evaluate.open_reference", lambda generator: pytest.fail("it has begun"))
+    monkeypatch.setattr("radar.scoring.evaluation.open_reference", lambda generator: pytest.fail("it has begun"))
     copy = tmp_path / "run"
     shutil.copytree(checkpoint.parent, copy)
     monkeypatch.setattr("radar.files.os.access", lambda path, mode: Path(path) != copy)

@@ -8,9 +8,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.cli import main
-from experiments.bench import run
-from experiments.bench.scaling import check_scaling
-from experiments.bench.works import Work
 from radar.attention import VARIANTS
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig
 from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
@@ -20,6 +17,9 @@ from radar.model.blocks import model_shape
 from radar.sampling.cost import Cost, sampling_cost, weight_count
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
+from radar.timing import bench as run
+from radar.timing.scaling import check_scaling
+from radar.timing.works import Work
 from radar.training.generator import GeneratorModule
 from tests.arms import VOCABULARY, arms, layout, small_model
 from tests.command_line import fails

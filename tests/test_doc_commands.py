@@ -49,6 +49,9 @@ COMMANDS = {
     "radar report ablations/studies/masks.yaml": f"{SMALL} {TINY}",
     "radar report FOLDER --baseline ARM": "",
     "radar ablate study.yaml --storage postgresql://user:password@host/database": STUDY,
+    "radar options": "",
+    "radar options train": "",
+    "radar options --markdown": "",
     "radar curves runs/ablations/theory-*": "",
     "radar curves runs/ablations/theory-* --baseline radial": "",
     "radar bench --what sample,train --batch 16": (

@@ -15,13 +15,14 @@ import torch
 
 from ablations.reporting.statistics import by_arm, difference, gap_correlation
 from ablations.reporting.tables import cell, column_of, numbers, shown, titled
-from experiments.methods import passes_and_slots
+from experiments.options import as_markdown
 from radar.config.load import parse_order, to_config
 from radar.config.methods import METHODS
 from radar.config.options import OrderConfig
 from radar.decoding.orders import decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.model.transformer import Transformer, parameter_count
+from radar.training.counts import passes_and_slots
 
 ROOT = Path(__file__).parent.parent
 REPORTS = ROOT / "results"
@@ -130,3 +131,7 @@ def test_the_table_of_methods_is_that_of_the_code():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    assert (ROOT / "docs" / "options.md").read_text() == as_markdown(), "radar options --markdown > docs/options.md"

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.evaluate import cautions
-from experiments.sample import by_class
+from radar.scoring.evaluation import cautions
 from radar.scoring.labels import LABELS, label_gap
+from radar.scoring.samples import by_class
 
 COUNTS = torch.tensor([90, 10, 0, 300])
 

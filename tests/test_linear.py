@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import radar.kernels.linear
 from experiments.configs import find_config
-from experiments.sample import draw_film, draw_samples
-from experiments.timing import measure_rounds
 from radar.config.load import load_config
 from radar.config.options import SampleConfig
 from radar.decoding.orders import decode_permutation
 from radar.kernels.linear import Linear, fast_products, has_fast_products
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import product_dtype, sample_tokens
+from radar.scoring.samples import draw_film, draw_samples
+from radar.timing.rounds import measure_rounds
 from radar.training.checkpoints import Generator, build_generator
 from tests.arms import CLASSES, layout, small_model
 

@@ -8,9 +8,9 @@ import torch
 from scipy.stats import chisquare, spearmanr
 
 from ablations.cli import main
-from experiments.markov import draw, exact_gap, ising, marginal, measured_gap
 from radar.config.options import OrderConfig
 from radar.decoding.orders import decode_steps
+from radar.sampling.exact_field import draw, exact_gap, ising, marginal, measured_gap
 from tests.command_line import fails
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from experiments.methods import passes_and_slots
 from radar.attention import NONE, VARIANTS
 from radar.config.load import merge_options, to_config
 from radar.config.methods import METHODS
@@ -16,6 +15,7 @@ from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
 from radar.errors import InputError
 from radar.sampling.draw import image_noise
 from radar.sampling.sampler import Choice, Trace, all_noise, sample_tokens
+from radar.training.counts import passes_and_slots
 from radar.training.generator import GeneratorModule
 from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model
 from tests.test_attention import leaks

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from experiments.train import train_generator
 from radar.attention import VARIANTS
 from radar.config.load import load_config, to_config
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
@@ -16,6 +15,7 @@ from radar.training.checkpoints import load_generator, read_checkpoint, restore_
 from radar.training.corruption import CORRUPTIONS, corruption_mask
 from radar.training.generator import GeneratorModule
 from radar.training.layouts import LAYOUTS
+from radar.training.runs import train_generator
 from radar.training.trained import learning_rate
 from tests.arms import layout, typical
 

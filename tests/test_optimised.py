@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from ablations.cli import main
 from ablations.study.prepare import estimate_once
 from experiments.configs import find_config
-from experiments.gap import save_field
 from radar.config.load import load_config
 from radar.config.options import Config, DataConfig, OrderConfig
 from radar.data import load_data
@@ -22,6 +21,7 @@ from radar.decoding.optimised import _gains, greedy, improve, optimise
 from radar.decoding.orders import decode_steps, group_sizes, step_sizes
 from radar.decoding.total_correlation import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
 from radar.errors import InputError
+from radar.scoring.data_field import save_field
 from tests.arms import COMPUTED
 from tests.command_line import fails
 

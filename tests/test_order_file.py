@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from ablations.study.plan import plan_study, read_plan
 from ablations.study.prepare import check_arms
-from experiments.evaluate import describe, evaluate, open_reference
-from experiments.train import train_generator
 from radar.config.load import load_config, to_config
 from radar.config.options import OrderConfig, SampleConfig
 from radar.data.tokens import Batch
@@ -22,8 +20,10 @@ from radar.decoding.decoding_order import order_hash
 from radar.decoding.order_file import read_steps
 from radar.decoding.orders import decode_steps, step_sizes
 from radar.errors import InputError
+from radar.scoring.evaluation import describe, evaluate, open_reference
 from radar.training.checkpoints import load_generator, read_checkpoint
 from radar.training.generator import GeneratorModule
+from radar.training.runs import train_generator
 
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.batch_size=4", "train.max_steps=2"]
 HALTON = ["order.name=halton", "order.steps=7", "order.schedule=cosine", "attention=plain"]

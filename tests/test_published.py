@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from ablations.cli import main
-from experiments.imports import IMPORTS, read_published, save_checkpoint
-from experiments.train import train_generator
 from radar.attention import VARIANTS
 from radar.config.load import load_config
 from radar.config.options import ModelConfig, TokenizerConfig
@@ -19,6 +17,8 @@ from radar.model.transformer import Transformer
 from radar.tokenizers import build_tokenizer
 from radar.tokenizers.llamagen import MULTIPLES
 from radar.training.checkpoints import adopt, load_generator, load_tokenizer
+from radar.training.imported import IMPORTS, read_published, save_checkpoint
+from radar.training.runs import train_generator
 
 DIM, LAYERS, HEADS, VOCABULARY, CLASSES, SIDE = 256, 2, 4, 50, 5, 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.train import learning_curve
+from radar.training.logs import learning_curve
 
 # Validation every 5 steps and checkpoints every 3, so that the kills fall in, before and after both, and between.
 OPTIONS = {

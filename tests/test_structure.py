@@ -14,13 +14,12 @@ from ablations.cli import main
 from ablations.study.plan import read_plan
 from ablations.study.prepare import prepare, prepare_inputs
 from ablations.study.trial import run_trial
-from experiments.tokenizer import train_tokenizer
-from experiments.train import train_generator
 from radar.config.load import load_config, read_yaml, to_config
 from radar.config.options import Config
 from radar.data import load_data
 from radar.scoring.features import train_classifier
 from radar.tokenizers import build_tokenizer
+from radar.training.runs import train_generator, train_tokenizer
 from tests.command_line import fails
 
 ROOT = Path(__file__).parent.parent

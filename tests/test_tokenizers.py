@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from experiments.tokenizer import train_tokenizer
 from radar.config.load import to_config
 from radar.config.options import DataConfig, TokenizerConfig
 from radar.data import load_data
@@ -14,6 +13,7 @@ from radar.data.tokens import batch_indices, cached_tokens
 from radar.errors import InputError
 from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, tokenizer_hash
 from radar.training.checkpoints import load_tokenizer
+from radar.training.runs import train_tokenizer
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))

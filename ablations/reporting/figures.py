@@ -10,8 +10,8 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLoc
 
 from ablations.reporting.statistics import LEAST_SEEDS, Correlation, by_arm, gap_correlation, interval, pareto_front
 from ablations.reporting.tables import arm_means, column_of, numbers
+from radar.scoring.row import Row
 
-Row = Mapping[str, Any]
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 plt.rcParams["text.parse_math"] = False  # names are shown as they are, also with a dollar sign
@@ -104,8 +104,8 @@ def draw_gap(rows: Sequence[Row], key: str, label: str) -> Figure | None:
     panels[0, 0].set_ylabel(label)
     handles, names = panels[0, 0].get_legend_handles_labels()
     if len(names) <= MOST_NAMES:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        figure.legend(handles, names, fontsize=8, ncol=2 * len(found), frameon=False, **below)
+        options: dict[str, Any] = {"fontsize": 8, "ncol": 2 * len(found), "frameon": False}
+        figure.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), **options)
     return figure
 
 
@@ -138,12 +138,15 @@ def draw_learning_curves(rows: Sequence[Row]) -> Figure | None:
     """Draw validation NLL by optimizer step, a line per arm: the mean over seeds, and their range as a band."""
     figure, axis = _canvas()
     curves = {arm: [dict(row["curve"]) for row in group if row.get("curve")] for arm, group in by_arm(rows).items()}
-    drawn: list[tuple[Any, ...]] = []
+    drawn: list[list[dict[int, float]]] = []
     for number, (arm, group) in enumerate(curves.items()):
         steps = sorted(set.intersection(*(set(curve) for curve in group))) if group else []
         if steps and group not in drawn:  # arms that differ in sampling have one training
             drawn.append(group)
-            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+            style: dict[str, Any] = {
+                "color": COLOURS[number % len(COLOURS)],
+                "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+            }
             values = [[curve[step] for curve in group] for step in steps]
             axis.plot(
                 steps, [sum(v) / len(v) for v in values], label=arm, marker=MARKS[number % 10], markersize=4, **style

@@ -17,13 +17,29 @@ from ablations.reporting.results import Results, notes
 from ablations.reporting.statistics import by_arm, interval
 from ablations.reporting.tables import cell, numbers, present, tested, titled
 from ablations.study.plan import trial_name
-from experiments.train import flatten
+from radar.config.load import flatten
+from radar.scoring.row import Row
 
-Row = Mapping[str, Any]
 MOST_FRAMES = 32  # of one animation
 PACE = 300  # milliseconds per frame
-SOURCES = ("commit", "trained_at", "config", "hardware", "dtype", "train_precision", "fid_feature", "reference")
-SOURCES += ("samples", "sample_seed", "timing_batch", "python", "torch", "lightning", "torchmetrics", "numpy")
+SOURCES = (
+    "commit",
+    "trained_at",
+    "config",
+    "hardware",
+    "dtype",
+    "train_precision",
+    "fid_feature",
+    "reference",
+    "samples",
+    "sample_seed",
+    "timing_batch",
+    "python",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+)
 
 
 def html_page(results: Results, pictures: Mapping[str, str]) -> str:

@@ -1,6 +1,5 @@
 """What a report is made of, and what it says about how its figures are to be read."""
 
-import argparse
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,11 @@ from ablations.reporting.tables import TESTED, compared
 from ablations.study.queue import StudyQueue
 from ablations.study.study_file import Range, parse_ranges
 from ablations.study.trial import stored_speeds
-from experiments.evaluate import cautions
 from radar.decoding.orders import sizes_text
 from radar.errors import InputError
+from radar.scoring.evaluation import cautions
+from radar.scoring.row import Row
 
-Row = dict[str, Any]
 SOURCES_SHOWN = (
     "fid_feature",
     "feature_accuracy",
@@ -28,8 +27,13 @@ SOURCES_SHOWN = (
     "labels",
     "hardware",
     "dtype",
+    "train_precision",
+    "commit",
+    "trained_at",
+    "timed_at",
+    "torch",
+    "lightning",
 )
-SOURCES_SHOWN += ("train_precision", "commit", "trained_at", "timed_at", "torch", "lightning")
 
 REMEDY = (
     "processors of different kinds train different ones: share data.cache between the machines, or begin a new --out"
@@ -41,7 +45,7 @@ class Results:
     """What a report is made of: rows (with the speed of their arm), and what is not done."""
 
     name: str
-    rows: list[Row]
+    rows: Sequence[Row]
     baseline: str | None
     objectives: dict[str, str]
     tuned: dict[str, Range]
@@ -128,10 +132,10 @@ def chosen_baseline(asked: str | None, arms: Iterable[str], default: str | None)
     return asked or default
 
 
-def command_line(args: argparse.Namespace) -> str:
+def command_line(study: str, out: str | None, options: Sequence[str]) -> str:
     """The command that runs or continues a study, without its storage, which may hold a password."""
-    out = ["--out", args.out] if args.out else []
-    return shlex.join(["radar", "ablate", args.study, *out, *args.options])
+    folder = ["--out", out] if out else []
+    return shlex.join(["radar", "ablate", study, *folder, *options])
 
 
 def facts(rows: Sequence[Row]) -> list[str]:

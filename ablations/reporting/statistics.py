@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, rankdata, spearmanr, ttest_1samp
 from scipy.stats import t as student
 
-Row = Mapping[str, Any]
+from radar.scoring.row import Row
+
 Values = NDArray[np.float64]
 CONFIDENCE = 0.95
 

@@ -2,15 +2,14 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablations.reporting.statistics import Difference, by_arm, difference, holm, interval
 from radar.decoding.orders import sizes_text
-
-Row = Mapping[str, Any]
+from radar.scoring.row import Row
 
 
 class Column(NamedTuple):
@@ -147,8 +146,9 @@ def tested(rows: Sequence[Row], baseline: str | None) -> dict[str, dict[str, tup
     Holm's correction is over the arms that are tested in one figure.
     """
     arms, found = by_arm(rows), dict[str, dict[str, tuple[Difference, str]]]()
-    for key in TESTED if baseline in arms and len(arms) > 1 else ():
-        gaps = {arm: difference(group, arms[baseline], key) for arm, group in arms.items() if arm != baseline}
+    base = arms.get(baseline or "", [])
+    for key in TESTED if base and len(arms) > 1 else ():
+        gaps = {arm: difference(group, base, key) for arm, group in arms.items() if arm != baseline}
         known = {arm: gap for arm, gap in gaps.items() if gap is not None}
         with_p = {arm: gap.p for arm, gap in known.items() if gap.p is not None}
         corrected = dict(zip(with_p, holm(list(with_p.values())), strict=True))

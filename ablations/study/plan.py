@@ -12,11 +12,12 @@ from typing import Any
 
 from ablations.study.study_file import OBJECTIVES, SET_BY_STUDY, Range, StudyFile, parse_ranges, read_study
 from experiments.configs import find_config
-from experiments.train import flatten
 from radar.config.load import (
     config_hash,
+    flatten,
     judged_options,
     merge_options,
+    nest,
     read_yaml,
     to_config,
     to_dict,
@@ -158,7 +159,7 @@ class Plan:
             search = to_dict(self.file.search) | {"trials": None}
             values |= {"search": search, "config": self.file.config, "base": self.base, "seeds": self.file.seeds}
             values["overrides"] = [text for text in self.overrides if not text.startswith("data.cache=")]
-        return json.loads(json.dumps(values))
+        return dict(json.loads(json.dumps(values)))
 
 
 @contextmanager
@@ -178,18 +179,6 @@ def trial_name(arm: str, seed: int) -> str:
 def show(value: Any) -> str:
     """Write a factor's value without blanks."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def nest(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted options into nested ones."""
-    nested: dict[str, Any] = {}
-    for key, value in params.items():
-        *groups, last = key.split(".")
-        turn_of = nested
-        for group in groups:
-            turn_of = turn_of.setdefault(group, {})
-        turn_of[last] = value
-    return nested
 
 
 def encode(params: Params) -> Params:

@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.reporting.results import REMEDY, Row
+from ablations.reporting.results import REMEDY
 from ablations.study.plan import Plan, naming
-from experiments.gap import estimate_field, field_origin, save_field
-from experiments.tokenizer import tokenizer_folder, train_tokenizer
 from radar.config.load import merge_options, parse_order, to_config
 from radar.config.options import Config
 from radar.data import load_data
 from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.files import locked
+from radar.scoring.data_field import estimate_field, field_origin, save_field
 from radar.scoring.features import load_features
+from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.training.checkpoints import adopt, build_generator, load_tokenizer, pick_device, read_checkpoint
 from radar.training.generator import GeneratorModule
+from radar.training.runs import tokenizer_folder, train_tokenizer
 
 
 def prepare_inputs(plan: Plan) -> None:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
 import torch
 from lightning.pytorch import Callback
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ablations.study.plan import Plan, Trial, encode
@@ -31,8 +31,8 @@ from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
 from ablations.study.workers import STOP
 from radar.errors import DiskFull, InputError, RunError
 from radar.files import is_full
+from radar.scoring.row import Row
 
-Row = dict[str, Any]
 Run = Callable[[Trial, Sequence[Callback], Tuner], Row]
 EXPECTED_FAILURES = (InputError, RunError, torch.OutOfMemoryError, MemoryError)  # need no traceback
 
@@ -62,7 +62,8 @@ class StudyQueue:
         """Create or open a study; raises InputError if its name belongs to another configuration."""
         if url == storage_url(None, plan):
             plan.out.mkdir(parents=True, exist_ok=True)
-        storage, directions = open_storage(url, plan.file.heartbeat), list(plan.objectives.values())
+        storage = open_storage(url, plan.file.heartbeat)
+        directions = [StudyDirection[value.upper()] for value in plan.objectives.values()]
         study = optuna.create_study(study_name=plan.name, storage=storage, load_if_exists=True, directions=directions)
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", plan.identity)

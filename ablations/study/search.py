@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from ablations.study.plan import Params, Plan, Trial, encode
 from ablations.study.study_file import Range, parse_ranges
-from experiments.train import learning_curve
 from radar.config.options import SampleConfig
 from radar.errors import RunError
 from radar.seeding import Stream, derive
+from radar.training.logs import learning_curve
 
 Score = Callable[[SampleConfig], float]
 Tuner = Callable[[Trial, Score], SampleConfig]
@@ -126,13 +126,17 @@ def importances(study: optuna.Study, objectives: Iterable[str]) -> dict[str, dic
 
     Arms and seeds are no parameters: what they change is not told apart from noise.
     """
-    found = {}
+    found = dict[str, dict[str, float]]()
     for index, name in enumerate(objectives):
+
+        def value(trial: optuna.trial.FrozenTrial, index: int = index) -> float:
+            return float(trial.values[index])
+
         try:
             found[name] = optuna.importance.get_param_importances(
                 study,
                 evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-                target=lambda trial, index=index: trial.values[index],
+                target=value,
                 normalize=False,
             )
         except (ValueError, RuntimeError):  # fewer than two trials, or all alike

@@ -11,21 +11,23 @@ from lightning.pytorch import Callback
 from torch.utils.tensorboard import SummaryWriter
 
 from ablations.study.plan import Plan, Trial
-from ablations.study.queue import Row
 from ablations.study.search import Score, Tuner
-from experiments.evaluate import evaluate, open_reference, save_row
-from experiments.pictures import pixel_scale, tile
-from experiments.sample import Samples, draw_samples, save_pictures, scored_labels
-from experiments.timing import measure_rounds, measure_speed, speed_columns
-from experiments.train import LAST, flatten, learning_curve, train_generator
-from radar.config.load import config_hash
+from radar.config.load import config_hash, flatten
 from radar.config.options import SampleConfig
 from radar.files import locked, replacing
+from radar.pictures import pixel_scale, tile
 from radar.provenance import git_commit, hardware, source_hash, versions
+from radar.scoring.evaluation import evaluate, open_reference, save_row
 from radar.scoring.features import extract
 from radar.scoring.metrics import Reference, frechet_distance
+from radar.scoring.row import Row
+from radar.scoring.samples import Samples, draw_samples, save_pictures, scored_labels
 from radar.seeding import Stream, derive
+from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
 from radar.training.checkpoints import Generator, load_generator, pick_device
+from radar.training.fit import LAST
+from radar.training.logs import learning_curve
+from radar.training.runs import train_generator
 
 Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
 

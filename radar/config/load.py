@@ -159,6 +159,26 @@ def config_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def nest(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted options into nested ones."""
+    nested: dict[str, Any] = {}
+    for key, value in params.items():
+        *groups, last = key.split(".")
+        turn_of = nested
+        for group in groups:
+            turn_of = turn_of.setdefault(group, {})
+        turn_of[last] = value
+    return nested
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(
         line.strip() for line in str(error).splitlines() if "full_key:" not in line and "_type=" not in line

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radar.files import replacing
+from radar.files import cache_folder, replacing
 
 # Per kind of processor, by PyTorch's names.
 FLAGS = {
@@ -52,10 +52,8 @@ def _build(flags: list[str]) -> Path:
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(f"no C++ compiler '{compiler[0]}'; CXX may name one")
     recipe = "\n".join([source.read_text(), *compiler, *COMPILE, *flags, *LINK])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radar-ablations"
-    path = cache / f"kernels-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
+    path = cache_folder() / f"kernels-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever writes there runs code here
         with replacing(path) as library, tempfile.TemporaryDirectory() as folder:
             compiled = f"{folder}/kernels.o"
             for command in ([*COMPILE, *flags, str(source), "-o", compiled], [*LINK, compiled, "-o", str(library)]):

@@ -1,9 +1,9 @@
 """Builds the arms, times them in turns, and describes what was measured."""
 
-import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from statistics import mean, median
@@ -12,10 +12,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments.bench.rates import Rates, free_bytes, measure_rates, peak_bytes
-from experiments.bench.works import SAME_FOR_ALL_ARMS, SAMPLED, WORKS, Work, sample
-from experiments.orders import parse_grid
-from experiments.timing import all_ready_to_sample, synchronised
 from radar.config.load import load_config
 from radar.config.registry import choose
 from radar.errors import InputError
@@ -23,6 +19,9 @@ from radar.kernels.build import kernels
 from radar.kernels.cuda_graphs import warm_up_calls
 from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
+from radar.timing.rates import Rates, free_bytes, measure_rates, peak_bytes
+from radar.timing.rounds import all_ready_to_sample, synchronised
+from radar.timing.works import SAME_FOR_ALL_ARMS, SAMPLED, WORKS, Work, sample
 from radar.training.checkpoints import pick_device
 from radar.training.generator import GeneratorModule
 
@@ -34,7 +33,9 @@ MAX_BATCH = "max"
 SETTINGS = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_CPU_", "ONEDNN_", "LD_PRELOAD", "CXX", "RADAR_")
 
 
-def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], options: Sequence[str]) -> GeneratorModule:
+def build_arm(
+    name: str, vocabulary: int, classes: int, grid: tuple[int, int], options: Sequence[str]
+) -> GeneratorModule:
     """Build `order/variant` with random weights, options after colons; raises InputError.
 
     `halton:steps=13:schedule=cosine/plain`, `radial/nested:rings=1`.
@@ -48,7 +49,7 @@ def build_arm(name: str, args: argparse.Namespace, grid: tuple[int, int], option
     chosen += [f"attention={attention}", *(f"revise.{d}" for d in revise)]
     config = load_config(None, [*options, *chosen])  # an arm's own options win
     torch.manual_seed(0)
-    module = GeneratorModule(config, args.vocabulary, args.classes, grid)
+    module = GeneratorModule(config, vocabulary, classes, grid)
     torch.nn.init.normal_(module.model.head.weight, std=0.02)
     return module.to(pick_device(config.train.device)).eval()
 
@@ -119,36 +120,55 @@ def largest_batch(module: GeneratorModule, kept: int = 1) -> int:
     return batch
 
 
-def run_bench(args: argparse.Namespace) -> Row:
+@dataclass(frozen=True)
+class Bench:
+    """What is to be measured: kinds of work, arms (`order/variant`), batches (or MAX_BATCH), guidance scales, grids."""
+
+    kinds: Sequence[str]
+    arms: Sequence[str]
+    batches: Sequence[int | str]
+    scales: Sequence[float]
+    grids: Sequence[tuple[int, int]]
+    vocabulary: int
+    classes: int
+    repeats: int
+    options: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Check what fits together; raises InputError."""
+        for what in self.kinds:
+            choose("kind of work", what, WORKS)
+            if MAX_BATCH in self.batches and what not in SAMPLED:
+                raise InputError(
+                    f"--batch {MAX_BATCH} with --what {what} is not possible: it is for {', '.join(SAMPLED)}"
+                )
+        if list(self.scales) != [1.0] and not any(what in SAMPLED for what in self.kinds):
+            given = ",".join(f"{scale:g}" for scale in self.scales)
+            raise InputError(
+                f"--guidance {given} has no effect on {','.join(self.kinds)}; it is for {', '.join(SAMPLED)}"
+            )
+
+    def built(self, scale: float) -> Arms:
+        """Build all arms on all grids, with this guidance."""
+        options = [*self.options, f"sample.guidance={scale}"]
+        names = product(self.grids, self.arms)
+        return [(name, build_arm(name, self.vocabulary, self.classes, grid, options)) for grid, name in names]
+
+
+def run_bench(asked: Bench) -> Row:
     """Measure everything that is asked for."""
-    grids = [parse_grid(grid) for grid in args.grid.split(",")]
-    scales, kinds = parse_numbers("--guidance", args.guidance, float), args.what.split(",")
-    for what in kinds:
-        choose("kind of work", what, WORKS)
-        if args.batch.count(MAX_BATCH) and what not in SAMPLED:
-            raise InputError(f"--batch {MAX_BATCH} with --what {what} is not possible: it is for {', '.join(SAMPLED)}")
-    if scales != [1.0] and not any(what in SAMPLED for what in kinds):
-        raise InputError(f"--guidance {args.guidance} has no effect on {args.what}; it is for {', '.join(SAMPLED)}")
-    batches = [b if b == MAX_BATCH else parse_numbers("--batch", b, int)[0] for b in args.batch.split(",")]
-    options = ["model.preset=small", *args.options]
-    arms = {
-        scale: [
-            (name, build_arm(name, args, grid, [*options, f"sample.guidance={scale}"]))
-            for grid, name in product(grids, args.arms.split(","))
-        ]
-        for scale in scales
-    }
-    first = arms[scales[0]][0][1]
+    arms = {scale: asked.built(scale) for scale in asked.scales}
+    first = arms[asked.scales[0]][0][1]
     rates = {low: rates_of(first, low, 7) for low in (False, True)}
     rows: list[Row] = []
-    for what, wanted, scale in product(kinds, batches, scales):
-        if scale != scales[0] and what not in SAMPLED:
+    for what, wanted, scale in product(asked.kinds, asked.batches, asked.scales):
+        if scale != asked.scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
         modules = [module for _, module in arms[scale]]
         with all_ready_to_sample(modules if what in SAMPLED else ()):
             kept = len(modules) if first.device.type == "cuda" else 1
-            batch = min(largest_batch(module, kept) for module in modules) if wanted == MAX_BATCH else wanted
-            rows += bench(what, arms[scale], batch, args.repeats)
+            batch = min(largest_batch(module, kept) for module in modules) if wanted == MAX_BATCH else int(wanted)
+            rows += bench(what, arms[scale], batch, asked.repeats)
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": git_commit(), "hardware": hardware(first.device),
         "threads": torch.get_num_threads(), "kernels": first.device.type == "cpu" and kernels() is not None,
@@ -158,17 +178,6 @@ def run_bench(args: argparse.Namespace) -> Row:
         },
         "params": parameter_count(first.model), "gflops_per_s": rates[False].flops_per_s / 1e9,
         "gflops_per_s_bfloat16": rates[True].flops_per_s / 1e9,
-        "copy_gbytes_per_s": rates[False].bytes_per_s / 1e9, "vocabulary": args.vocabulary, "classes": args.classes,
-        "repeats": args.repeats, "options": options, "rows": rows,
+        "copy_gbytes_per_s": rates[False].bytes_per_s / 1e9, "vocabulary": asked.vocabulary, "classes": asked.classes,
+        "repeats": asked.repeats, "options": list(asked.options), "rows": rows,
     }  # fmt: skip
-
-
-def parse_numbers(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """Read a list such as 1,16,64; raises InputError."""
-    try:
-        numbers = [kind(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{flag} {text} is not a list of numbers (example: 1,16)") from error
-    if min(numbers) < 1:
-        raise InputError(f"{flag} {text} is not possible: each must be at least 1")
-    return numbers

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.timing import training_flops
 from radar.data.tokens import Batch, BatchDataset, TokenSplit
 from radar.decoding.orders import step_sizes
 from radar.sampling.cost import Cost, sampling_cost
@@ -23,6 +22,7 @@ from radar.sampling.sampler import product_dtype, sample_tokens
 from radar.scoring.features import Classifier, extract
 from radar.scoring.metrics import frechet_distance
 from radar.tokenizers import Convolutional, vq
+from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
 
 DOWNSAMPLE = 8  # pixels per cell and side of decoded images
@@ -108,7 +108,8 @@ def load(module: GeneratorModule, batch: int) -> Work:
 
 def metrics(module: GeneratorModule, batch: int) -> Work:
     """Features of a batch of images by an untrained classifier, and one Fréchet distance of 1,000 vectors each."""
-    size = tuple(DOWNSAMPLE * side for side in module.model.grid)
+    h, w = module.model.grid
+    size = (DOWNSAMPLE * h, DOWNSAMPLE * w)
     network = Classifier("bench", module.model.classes, size).to(module.device).eval()
     images = torch.randint(256, (batch, 3, *size), dtype=torch.uint8)
     vectors = torch.randn(2, 1000, network.num_features)

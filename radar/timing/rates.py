@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from experiments.timing import synchronised
 from radar.kernels.cuda_graphs import unrecorded
 from radar.kernels.linear import Linear, fast_products
+from radar.timing.rounds import synchronised
 
 ROWS = {"cpu": (256, 1024, 4096), "cuda": (4096, 65536)}
 IN_A_ROW = {"cpu": 1, "cuda": 10}

@@ -7,8 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from experiments.pictures import save_figure
 from radar.errors import InputError
+from radar.pictures import save_figure
 
 Row = dict[str, Any]
 KEY = ("what", "arm", "grid", "batch", "guidance")

@@ -59,7 +59,7 @@ def draw_mask(slots: Slots, title: str, path: Path) -> None:
     """Draw who (row) sees whom (column): content in blue, queries in orange, unseen white; lines between steps."""
     kinds = slots.mask().int() * (1 + (~slots.is_token).int())[None]
     figure, axis = plt.subplots(figsize=(7, 7))
-    colours = ListedColormap(["white", *(np.array(c) / 255 for c in (WRITTEN, REVISED))])
+    colours = ListedColormap([(r / 255, g / 255, b / 255) for r, g, b in ((255, 255, 255), WRITTEN, REVISED)])
     axis.imshow(kinds, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
     edges = torch.nonzero((slots.step[1:] != slots.step[:-1]) | (slots.is_token[1:] != slots.is_token[:-1])).flatten()
     for edge in edges.tolist() if len(edges) <= 64 else []:

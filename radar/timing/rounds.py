@@ -5,22 +5,18 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.sample import balanced_labels
 from radar import clock
-from radar.attention import BACKENDS
-from radar.data.tokens import Batch
 from radar.kernels.cuda_graphs import warm_up_calls
 from radar.sampling.sampler import ready_to_sample, sample_tokens
+from radar.scoring.samples import balanced_labels
 from radar.training.checkpoints import Generator
 from radar.training.generator import GeneratorModule
 
 
 def synchronised(device: torch.device, work: Callable[[], object]) -> float:
     """Seconds of one call, with the device's queue empty before and after; those of a stopped process do not count."""
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronise: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
     began = clock.seconds()
     work()
@@ -90,23 +86,3 @@ def speed_columns(seconds: Sequence[float], batch: int, base: Sequence[float] | 
 def measure_speed(generator: Generator) -> dict[str, float]:
     """Time one generator; run with nothing else on the machine."""
     return speed_columns(measure_rounds([generator])[0], generator.config.evaluate.timing_batch)
-
-
-def training_flops(module: GeneratorModule, draws: int = 16) -> float:
-    """Count the operations of training on one image: forward and backward of the layout in use, mean of `draws`.
-
-    Matrix products only; attention counts as dense, as SDPA computes it, also where FlexAttention would skip blocks;
-    what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for the sampled.
-    """
-    tokens = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
-    labels = torch.zeros(1, dtype=torch.long, device=module.device)
-    # The counter knows attention only by its matrix products, which the MATH backend shows, and sees no compiled code.
-    backend, module.backend = module.backend, BACKENDS["sdpa"]
-    compiled, module.model.compiled = module.model.compiled, False
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        draws = 1 if module.layout(module).share == 1 else draws
-        for number in range(draws):
-            module.training_step(Batch(number, tokens, labels, labels), number).backward()
-    module.backend, module.model.compiled = backend, compiled
-    module.zero_grad()
-    return float(counter.get_total_flops()) / draws

@@ -1,0 +1,29 @@
+"""Arguments that several verbs take."""
+
+import argparse
+
+from radar.errors import InputError
+
+LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Declare a configuration to train."""
+    parser.add_argument("config", help="YAML file, or the name of a ready-made configuration")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Declare a checkpoint to use, and where results go."""
+    parser.add_argument("checkpoint", help="written by `radar train`")
+    parser.add_argument("--out", help="folder for the results (default: beside the checkpoint)")
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """Read `16x16`; raises InputError."""
+    try:
+        h, w = (int(side) for side in text.split("x"))
+    except ValueError as error:
+        raise InputError(f"--grid {text} is not of the form ROWSxCOLUMNS (example: 16x16)") from error
+    if min(h, w) < 1 or h * w > LARGEST_GRID:
+        raise InputError(f"--grid {text} is not possible: sides of at least 1, at most {LARGEST_GRID} cells")
+    return h, w

@@ -1,0 +1,207 @@
+"""Scoring a generator: one row of steps, NLL, quality, cost and provenance."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radar.config.load import config_hash, result_options
+from radar.config.options import Config, SampleConfig
+from radar.data.tokens import OrderedBatches, cached_tokens
+from radar.decoding.fields import token_field
+from radar.decoding.orders import step_sizes
+from radar.decoding.total_correlation import exponential_covariance, independence_gap
+from radar.files import replacing
+from radar.model.transformer import parameter_count
+from radar.provenance import git_commit, hardware, versions
+from radar.sampling.cost import sampling_cost
+from radar.scoring.features import extract, load_features
+from radar.scoring.labels import label_gap
+from radar.scoring.metrics import Reference, build_reference, frechet_distance, score
+from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
+from radar.training.checkpoints import Generator
+from radar.training.counts import training_flops
+from radar.training.generator import GeneratorModule
+
+ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
+MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
+OPENED: dict[tuple[object, ...], Reference] = {}  # the last reference: all arms of a study are judged by one
+
+
+def measure_nll(generator: Generator) -> float | None:
+    """Mean held-out NLL in nats per image, in the layout that is sampled (teacher-forced where the variant revises).
+
+    None where the order is an outcome of sampling.
+    """
+    settings = generator.config.sample
+    if settings.choice_temperature is not None:
+        return None
+    split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
+    device, total = generator.module.device, 0.0
+    with torch.inference_mode():
+        batches = OrderedBatches(split.gather, len(split), generator.config.train.batch_size)
+        for _, tokens, labels, index in (batches[number] for number in range(len(batches))):
+            total += float(generator.module.nll(tokens.to(device), labels.to(device), settings, index).sum())
+    return total / len(split)
+
+
+def reconstruction_distance(generator: Generator, reference: Reference) -> float:
+    """rFID: held-out images against themselves sent through the tokenizer and back."""
+    tokenizer, device = generator.tokenizer, generator.module.device
+    parts = [
+        tokenizer.decode(tokenizer.encode(images.to(device)), generator.grid).cpu()
+        for images in reference.held_out.split(64)
+    ]
+    return frechet_distance(reference.held_out_features, extract(reference.network, torch.cat(parts)))
+
+
+def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, Any]:
+    """Compute the configured metrics, and rfid where the tokenizer is learned."""
+    columns: dict[str, Any] = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
+    if generator.tokenizer.learned:
+        columns["rfid"] = reconstruction_distance(generator, reference)
+        columns["rfid_reference"] = reference.held_out_title
+    return columns
+
+
+def mean_gaps(module: GeneratorModule, settings: SampleConfig, covariance: Tensor) -> Tensor:
+    """Independence gap (K,) in nats of every step; where images have orders of their own, the mean of the first."""
+    return independence_gap(module.order.of_images(settings, torch.arange(ORDERS_SHOWN)), covariance)
+
+
+def gap_columns(module: GeneratorModule, settings: SampleConfig) -> dict[str, Any]:
+    """Independence gap in nats: total, mean over the steps, and each step's; none where sampling finds the order."""
+    if settings.choice_temperature is not None:
+        return {"gap": None, "gap_per_step": None, "gaps": None}
+    gaps = mean_gaps(module, settings, exponential_covariance(*module.model.grid))
+    return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
+
+
+def field_gap(generator: Generator) -> dict[str, float | None]:
+    """Independence gap in nats in the field of the training tokens, given the class."""
+    settings = generator.config.sample
+    if settings.choice_temperature is not None:
+        return {"gap_data": None}
+    data, tokenizer = generator.data, generator.tokenizer
+    split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
+    field = token_field(split, tokenizer, generator.grid)
+    return {"gap_data": float(mean_gaps(generator.module, settings, field).sum())}
+
+
+def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]] | None:
+    """Step of each cell (h, w); None where images have orders of their own, or sampling finds them."""
+    step = module.sampled_step(settings)
+    own = settings.choice_temperature is not None or settings.order_per_image or step.ndim > 1
+    return None if own else step.view(module.model.grid).tolist()
+
+
+def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
+    """Name what was compared, at what size: columns that need no trained weights."""
+    sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
+    images = t.max_steps * t.batch_size * t.accumulate
+    passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
+    return {
+        "order": config.sample.order or config.order.name,
+        "variant": config.attention,
+        "seed": config.seed,
+        "steps": len(sizes),
+        "group_sizes": sizes,
+        "largest_group": max(sizes),
+        "order_hash": module.order.digest,
+        "sampled_order_hash": module.order.sampled_digest(config.sample),
+        "order_per_image": config.sample.order_per_image,
+        **gap_columns(module, config.sample),
+        "params": parameter_count(module.model),
+        "slots": len(module.slots),
+        "sampled_slots": sum(len(one.slots) for one in passes),
+        "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, passes, rows).flops / 1e9,
+        "train_tflops": training_flops(module) * images / 1e12,
+        "images_seen": images,
+        "step_map": step_map(module, config.sample),
+        "guidance": config.sample.guidance,
+        "guidance_schedule": config.sample.guidance_schedule,
+        "temperature": config.sample.temperature,
+        "top_k": config.sample.top_k,
+        "top_p": config.sample.top_p,
+        "correction": config.sample.correction if module.slots.revises.any() else 0.0,
+    }
+
+
+def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
+    """Say where the figures come from."""
+    config = generator.config
+    return {
+        "fid_feature": reference.network.title,
+        "feature_accuracy": reference.accuracy,
+        "classes": len(generator.data.classes),
+        "reference": reference.title,
+        "held_out": len(reference.held_out),
+        "samples": config.evaluate.images,
+        "sample_seed": config.sample.seed,
+        "options": result_options(config),
+        "config": config_hash(result_options(config)),
+        "commit": git_commit(),
+        "trained_at": generator.commit,
+        "hardware": hardware(generator.module.device),
+        "dtype": str(next(generator.module.parameters()).dtype).removeprefix("torch."),
+        "train_precision": config.train.precision,
+        "sample_precision": config.sample.precision,
+        "timing_batch": config.evaluate.timing_batch,
+        **versions(),
+    }
+
+
+def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any], Samples]:
+    """Score a generator without timing it: its row and the samples."""
+    config = generator.config
+    began = time.perf_counter()
+    settings, counts = replace(config.sample, images=config.evaluate.images), class_counts(generator)
+    samples = draw_samples(generator, settings, scored_labels(generator))
+    row = describe(config, generator.module)
+    row |= {"labels": config.evaluate.labels, "label_gap": label_gap(samples.labels, counts)}
+    row |= field_gap(generator)
+    row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
+    row |= measure_quality(generator, samples, reference)
+    row["evaluate_seconds"] = time.perf_counter() - began
+    return row | provenance(generator, reference), samples
+
+
+def open_reference(generator: Generator) -> Reference:
+    """Open the feature network and the real images that a generator is judged by."""
+    config = generator.config
+    key = (repr(config.data), generator.data.identity, config.evaluate.features, generator.module.device)
+    if key not in OPENED:
+        OPENED.clear()
+        network = load_features(config.evaluate.features, generator.data, config.data.cache)
+        OPENED[key] = build_reference(generator.data, network.to(generator.module.device))
+    return OPENED[key]
+
+
+def cautions(row: Mapping[str, Any]) -> list[str]:
+    """Say what makes the figures of a row hard to trust: the labels of the samples, the judge, too few images."""
+    said, accuracy = [], row.get("feature_accuracy")
+    if (gap := row.get("label_gap", 0.0)) > MOST_LABEL_GAP:
+        said.append(
+            f"the samples' classes differ from those of the reference by up to {gap:.0f} points, which fid counts "
+            "as an error; evaluate.labels=as_data draws them in its shares"
+        )
+    if accuracy is not None and accuracy < LEAST_ACCURACY:
+        said.append(f"the feature network {row['fid_feature']} knows only {accuracy:.0%} of the held-out images")
+    if row["held_out"] < LEAST_HELD_OUT:
+        said.append(
+            f"only {row['held_out']} images are held out: NLL, the floor and the judge's accuracy are uncertain"
+        )
+    if row.get("classes") == 1:
+        said.append("there is one class: the feature network has learned nothing from labels")
+    return said
+
+
+def save_row(row: dict[str, Any], path: Path) -> None:
+    """Write a row as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(row, indent=1))

@@ -1,0 +1,1 @@
+"""How long sampling and training take, and how long they must take at least on this device."""

@@ -1,0 +1,114 @@
+"""Training until it is done, from wherever it was stopped; what a run folder may be used for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from radar.config.load import flatten, result_options, to_config, to_dict, training_options
+from radar.config.options import Config
+from radar.data.tokens import Batch, BatchDataModule
+from radar.errors import InputError
+from radar.files import locked_or_refused, replacing
+from radar.training.checkpoints import (
+    adopt,
+    check_origin,
+    pick_device,
+    read_checkpoint,
+    restore_weights,
+)
+from radar.training.logs import validated_steps
+from radar.training.trained import TrainedModule
+from radar.training.trainer import build_trainer, loggers, quiet_lightning
+
+LAST = "last.ckpt"
+
+
+def fit(
+    config: Config,
+    module: TrainedModule,
+    batches: BatchDataModule,
+    title: str,
+    average: bool = True,
+    more: Sequence[Callback] = (),
+) -> Path:
+    """Train to `train.max_steps`, from the run folder's last checkpoint if there is one; return the final checkpoint.
+
+    Raises InputError if the run folder belongs to another configuration, or another process trains in it.
+    """
+    last, done = Path(config.run) / LAST, 0
+    with locked_or_refused(last.with_name("training.lock"), f"run={config.run}"):
+        if last.exists():
+            checkpoint = read_checkpoint(last)
+            check_same(config, checkpoint["radar"]["config"], last)
+            check_origin(module, checkpoint, last)
+            done = int(checkpoint["global_step"])
+            if done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
+                make_up_validation(config, module, batches, checkpoint, last)
+            del checkpoint  # the Trainer reads it again
+        if done < config.train.max_steps:
+            quiet_lightning()
+            trainer = build_trainer(config, title, average, more)
+            write_config(config)
+            trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
+            trainer.save_checkpoint(last)
+    return last
+
+
+def make_up_validation(
+    config: Config, module: TrainedModule, batches: BatchDataModule, checkpoint: dict[str, Any], path: Path
+) -> None:
+    """Validate what a checkpoint holds, where a stop came between it and its validation: a curve keeps its points."""
+    device = pick_device(config.train.device)
+    restore_weights(module, checkpoint, path)
+    module.to(device)
+    low = config.train.precision == "bf16-mixed"
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        module.on_validation_epoch_start()
+        for number, batch in enumerate(batches.val_dataloader()):
+            inputs, labels, images = (part.to(device) for part in batch[1:])
+            module.validation_step(Batch(batch.number, inputs, labels, images), number)
+    for logger in loggers(path.parent):
+        logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
+        logger.save()
+        logger.finalize("success")
+    module.train()
+
+
+def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with a configuration that would train other weights."""
+    mine, theirs = (flatten(training_options(c)) for c in (config, to_config(found)))
+    for key in sorted(mine.keys() | theirs.keys()):
+        if mine.get(key) != theirs.get(key):
+            raise InputError(
+                f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
+                "choose another run= or delete it"
+            )
+
+
+def check_kept(config: Config) -> None:
+    """Refuse new sampling or scoring options for a training that is finished: its checkpoint would not hold them."""
+    last = Path(config.run) / LAST
+    if not last.exists():
+        return
+    checkpoint = read_checkpoint(last)
+    if checkpoint["global_step"] < config.train.max_steps:
+        return
+    found = checkpoint["radar"]["config"]
+    check_same(adopt(config), found, last)
+    mine, theirs = (flatten(result_options(c)) for c in (config, to_config(found)))
+    for key in [key for key in mine | theirs if key.startswith(("sample.", "evaluate."))]:
+        if mine.get(key) != theirs.get(key):
+            raise InputError(
+                f"{key}={mine.get(key)} has no effect on {last}: its training is finished, with {theirs.get(key)}; "
+                "give it to radar sample or radar evaluate"
+            )
+
+
+def write_config(config: Config) -> None:
+    """Keep the configuration beside the checkpoints."""
+    with replacing(Path(config.run) / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))

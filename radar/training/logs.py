@@ -1,0 +1,22 @@
+"""What a training has logged, from all of its parts."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def logged(run: Path) -> Iterator[dict[str, str]]:
+    """Lines of the logs of all parts of a training, the oldest first."""
+    for path in sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open() as file:
+            yield from csv.DictReader(file)
+
+
+def validated_steps(run: Path) -> set[int]:
+    """Optimizer steps at which a training was validated."""
+    return {int(line["step"]) for line in logged(run) if any(v for k, v in line.items() if k.startswith("val/"))}
+
+
+def learning_curve(run: Path) -> list[tuple[int, float]]:
+    """Validation NLL by optimizer step, from all parts of an interrupted training."""
+    return sorted({int(line["step"]): float(line["val/nll"]) for line in logged(run) if line.get("val/nll")}.items())

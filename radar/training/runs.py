@@ -1,0 +1,71 @@
+"""Training a generator or a tokenizer by its configuration, from the images to the last checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, seed_everything
+from torch import Tensor
+
+from radar.config.options import Config, check_training
+from radar.data import load_data
+from radar.data.tokens import cached_tokens, image_batches, token_batches
+from radar.decoding.decoding_order import DecodingOrder
+from radar.errors import InputError
+from radar.tokenizers import Convolutional, build_tokenizer
+from radar.training.checkpoints import adopt, begin_with, build_generator, pick_device, read_checkpoint, tell_if_changed
+from radar.training.fit import LAST, check_same, fit
+from radar.training.tokenizer import TokenizerModule
+
+
+def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
+    """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
+    check_training(config.train)
+    seed_everything(config.seed, verbose=False)
+    data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
+    if not isinstance(tokenizer, Convolutional):
+        raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq or fsq")
+    tokenizer.grid(data.size)
+    module = TokenizerModule(config, tokenizer, {"images": data.identity})
+    return fit(config, module, image_batches(config, data), title, average=False)
+
+
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """Folder to train a tokenizer in, for its checkpoint to be this file; raises InputError for another name."""
+    if checkpoint.name != LAST:
+        raise InputError(f"tokenizer.checkpoint={checkpoint} cannot be trained: its file name must be {LAST}")
+    return checkpoint.parent
+
+
+def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
+    """Train a generator, with `more` callbacks; return its checkpoint."""
+    check_training(config.train)
+    seed_everything(config.seed, verbose=False)
+    config = adopt(config)
+    stored = order_to_go_on(config)
+    module, data, tokenizer = build_generator(config, stored)
+    if stored is not None:
+        check_order(module.order, Path(config.run) / LAST)
+    tokenizer.to(pick_device(config.train.device))
+    splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
+    if config.init is not None and not (Path(config.run) / LAST).exists():
+        begin_with(module, config.init)
+    return fit(config, module, token_batches(config, splits), title, more=more)
+
+
+def order_to_go_on(config: Config) -> Tensor | None:
+    """Order of the checkpoint that a training goes on from, if there is one; raises InputError for another run's."""
+    last = Path(config.run) / LAST
+    if not last.exists():
+        return None
+    found = read_checkpoint(last)["radar"]
+    check_same(config, found["config"], last)
+    order: Tensor | None = found.get("order")
+    return order
+
+
+def check_order(order: DecodingOrder, path: Path) -> None:
+    """Refuse to go on where a file gives another order now; say so in one line where the code does."""
+    file = order.config.order.path or order.config.order.covariance
+    if file and Path(file).exists() and not order.is_current():
+        raise InputError(f"{path} was trained in another order than {file} gives now; choose another run=")
+    tell_if_changed(order, path)
