@@ -1,15 +1,15 @@
 """Files that are whole or absent: written under a temporary name, flushed, then renamed; locks between processes."""
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from radar.errors import DiskFull, InputError
 
@@ -101,13 +101,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> AbstractContextManager[object]:
     """Wait for, then hold, a lock among the processes of this machine; the system releases it if this one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(path)
 
 
 @contextmanager
@@ -117,14 +114,12 @@ def locked_or_refused(path: Path, what: str) -> Iterator[None]:
     Waits a little: what loads batches for a process that was killed holds it until it notices.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise InputError(f"{what} is in use by another process; wait for it, or choose another") from error
-                time.sleep(0.2)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise InputError(f"{what} is in use by another process; wait for it, or choose another") from error
+    try:
         yield
+    finally:
+        lock.release()

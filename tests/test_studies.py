@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from ablations.cli import main
 from ablations.study import workers
@@ -310,3 +311,12 @@ def test_trials_that_fail_do_not_stop_the_study(tmp_path, cache, capsys):
     assert "radial-nested-seed0: loss or gradient became nan at step" in error
     assert len(results(tmp_path / "out")) == 2
     assert "Failed: radial-nested-seed0" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_planning_builds_no_weights(monkeypatch):
+    """So a study of large models is checked in seconds."""
+    drawn = []
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, *args, **options: drawn.append(tensor.device.type))
+    plan = plan_study("masks", None, ["model.preset=XL"])
+    assert len(plan.trials) == 27 and all(trial.cost > 0 for trial in plan.trials)
+    assert set(drawn) <= {"meta"}

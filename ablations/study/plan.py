@@ -39,6 +39,7 @@ class Trial:
     config: Config
     params: Params
     digest: str  # of all that decides the result, also of the orders themselves, whatever code made them
+    cost: int  # slots that its training goes through
 
     @property
     def key(self) -> str:
@@ -131,13 +132,14 @@ class Plan:
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
             check_training(config.train)
-            module = build_generator(config)[0]
+            module = build_generator(config, planned=True)[0]
             sampled = module.order.sampled_digest(config.sample)
         trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
         run = self.out / "runs" / config_hash(trained)
         digest = config_hash({**judged_options(config), **trained, "sampled_order_hash": sampled, **tune})
-        return Trial(arm, seed, replace(config, run=str(run)), params, digest)
+        cost = len(module.slots) * config.train.max_steps * config.train.batch_size * config.train.accumulate
+        return Trial(arm, seed, replace(config, run=str(run)), params, digest, cost)
 
     def find(self, key: str, params: Params) -> Trial:
         """Build the trial of a slot; in a search from the values that were chosen for it."""
@@ -192,14 +194,7 @@ def spread_out(trials: list[Trial]) -> list[Trial]:
     turn_of = {}
     for trial in trials:
         turn_of[trial.key] = rank[trial.config.run] = rank.get(trial.config.run, -1) + 1
-    cost = {run: training_cost(config) for run, config in {t.config.run: t.config for t in trials}.items()}
-    return sorted(trials, key=lambda trial: (turn_of[trial.key], -cost[trial.config.run]))
-
-
-def training_cost(config: Config) -> int:
-    """Slots that a training goes through."""
-    module, _, _ = build_generator(config)
-    return len(module.slots) * config.train.max_steps * config.train.batch_size * config.train.accumulate
+    return sorted(trials, key=lambda trial: (turn_of[trial.key], -trial.cost))
 
 
 def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
@@ -283,7 +278,7 @@ def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
     """Plan the sampling at every end and choice of what is tuned, for every arm; raises InputError."""
     ranges = {} if plan.file.tune is None else parse_ranges(plan.file.tune.ranges)
     for trial in trials if ranges else ():
-        module = build_generator(trial.config)[0]
+        module = build_generator(trial.config, planned=True)[0]
         for key, values in ranges.items():
             with naming(trial.arm), _naming_range(key):
                 for value in values.tried:

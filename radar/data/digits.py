@@ -1,6 +1,7 @@
 """digits: 1,797 real 8x8 handwritten digits with grey levels 0..16 (scikit-learn's copy of the UCI test set)."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class DigitImages:
         return self.images[index], int(self.labels[index])
 
 
+@cache  # planning a study asks for them once per trial
 def digits(held_out: float = 0.25, seed: int = 0) -> ImageData:
     """Load the digits with a fixed stratified split; `held_out` is the share that is never trained on."""
     source = load_digits()

@@ -64,21 +64,23 @@ class Transformer(nn.Module):
         angles = rotary_table(*grid, shape.dim // shape.heads)
         angles[0] *= config.class_position
         self.register_buffer("angles", angles, persistent=False)
-        self.apply(self._initialise)
-        nn.init.normal_(self.query, std=0.02)
-        nn.init.zeros_(self.head.weight)  # a new model is exactly uniform: NLL = N log V
-        if self.second_head is not None:
-            nn.init.zeros_(self.second_head.weight)
+        if not self.query.is_meta:  # of a model that is only planned, there is nothing to initialise
+            self._initialise()
 
     @property
     def cache_layers(self) -> int:
         """Keys and values to keep: of every block, but one for all query blocks."""
         return len(self.blocks) + bool(self.query_layers)
 
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+    def _initialise(self) -> None:
+        """Normal with deviation 0.02, but for the heads: a new model is exactly uniform, NLL = N log V."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.query, std=0.02)
+        nn.init.zeros_(self.head.weight)
+        if self.second_head is not None:
+            nn.init.zeros_(self.second_head.weight)
 
     def forward(
         self,

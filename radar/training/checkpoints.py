@@ -109,10 +109,13 @@ class Generator:
         return self.module.model.grid
 
 
-def build_generator(config: Config, step: Tensor | None = None) -> tuple[GeneratorModule, ImageData, Tokenizer]:
+def build_generator(
+    config: Config, step: Tensor | None = None, planned: bool = False
+) -> tuple[GeneratorModule, ImageData, Tokenizer]:
     """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
 
-    Raises InputError if they do not fit together.
+    If only `planned`, its weights take neither time nor memory, and hold nothing. Raises InputError if the parts do not
+    fit together.
     """
     check_metrics(config.evaluate.metrics)
     choose("feature network", config.evaluate.features, FEATURES)
@@ -122,7 +125,9 @@ def build_generator(config: Config, step: Tensor | None = None) -> tuple[Generat
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
-    return GeneratorModule(config, tokenizer.vocabulary, len(data.classes), grid, origin, step), data, tokenizer
+    classes = len(data.classes)
+    module = GeneratorModule(config, tokenizer.vocabulary, classes, grid, origin, step, planned)
+    return module, data, tokenizer
 
 
 def adopt(config: Config) -> Config:

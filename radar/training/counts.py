@@ -19,9 +19,8 @@ VOCABULARY, CLASSES = 16384, 1000  # LlamaGen's codes, ImageNet's labels
 
 @cache
 def build(method: str, grid: tuple[int, int]) -> GeneratorModule:
-    """Build a method on a grid, as small as it can be: for its slots."""
-    config = to_config({"method": method, "model": {"dim": 8, "layers": 2, "heads": 1}})
-    return GeneratorModule(config, 2, 1, grid)
+    """Build a method on a grid, for its slots."""
+    return GeneratorModule(to_config({"method": method}), 2, 1, grid, planned=True)
 
 
 def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,7 @@ class GeneratorModule(TrainedModule):
         grid: (h, w).
         origin: names of what options say by path (tokenizer, images); in checkpoints, compared when loading.
         step: the order of a checkpoint, in place of what the options give now.
+        planned: build the weights on the meta device: for what does not depend on them.
 
     Raises InputError if order, variant and grid do not fit together.
     """
@@ -51,6 +53,7 @@ class GeneratorModule(TrainedModule):
         grid: tuple[int, int],
         origin: dict[str, str] | None = None,
         step: Tensor | None = None,
+        planned: bool = False,
     ) -> None:
         super().__init__(config, origin)
         self.order = DecodingOrder(config, grid, step)
@@ -65,7 +68,8 @@ class GeneratorModule(TrainedModule):
         self._packed: tuple[Any, Layout] | None = None
         self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
-        self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
+        with torch.device("meta") if planned else nullcontext():
+            self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
         self.sampled_slots(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
 
