@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from ablations.report import write_text
+from ablations.reporting.columns import TESTED, column_of, numbers, shown
 from ablations.reporting.figures import COLOURS, LINES, MARKS, bar, single_points
 from ablations.reporting.results import facts, gap_notes
 from ablations.reporting.statistics import by_arm, interval
-from ablations.reporting.tables import TESTED, column_of, numbers, shown, tested
+from ablations.reporting.tables import tested
 from radar.config.load import flatten
 from radar.errors import InputError
 from radar.pictures import save_figure

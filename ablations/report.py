@@ -10,11 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from ablations.arguments import add_study
+from ablations.reporting.columns import numbers
 from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
 from ablations.reporting.results import Results, command_line, facts, notes
 from ablations.reporting.statistics import by_arm
-from ablations.reporting.tables import csv_table, latex_table, numbers, text_table
+from ablations.reporting.tables import csv_table, full_table, latex_table, main_table, text_table
 from ablations.study.plan import plan_study, trial_name
 from ablations.study.queue import StudyQueue
 from ablations.study.storage import storage_url
@@ -36,7 +37,7 @@ def write_report(results: Results) -> str:
     write_text(results.out / "results.csv", csv_table(results.rows))
     write_text(results.out / "results.tex", latex_table(results.name, results.rows))
     pictures = save_figures(results)
-    table = text_table(results.rows, results.baseline)
+    table = text_table(main_table(results.rows, results.baseline))
     write_text(results.out / "report.md", markdown_page(results, table, pictures))
     write_text(results.out / "report.html", html_page(results, pictures))
     return table
@@ -83,8 +84,10 @@ def step_maps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, torch.Tensor
 
 def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str:
     """Lay out report.md."""
-    rows = results.rows
+    rows, every = results.rows, full_table(results.rows, results.baseline)
+    meanings = [f"- {title}: {text}." for title, text in zip(every.titles, every.meanings, strict=True) if text]
     lines = [f"# {results.name}", "", f"`{results.command}`", "", table, "", *(f"- {n}" for n in notes(results)), ""]
+    lines += ["<details><summary>All columns</summary>", "", text_table(every), "", *meanings, "", "</details>", ""]
     lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items()), "## Samples", ""]
     for arm, group in by_arm(rows).items():
         folder = Path("samples") / trial_name(arm, group[0]["seed"])

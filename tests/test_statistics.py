@@ -2,10 +2,10 @@
 
 import pytest
 
+from ablations.reporting.columns import arm_means
 from ablations.reporting.figures import draw_gap
 from ablations.reporting.results import gap_notes
 from ablations.reporting.statistics import rank_correlation
-from ablations.reporting.tables import arm_means
 
 
 def row(arm: str, seed: int, gap: float | None, fid: float, nll: float | None, variant="plain") -> dict[str, object]:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from ablations.cli import main
+from ablations.reporting.columns import cell, column_of, present, shown
 from ablations.reporting.figures import draw_front
 from ablations.reporting.results import Results, contrast_notes, size_notes
 from ablations.reporting.statistics import contrast, difference, holm, interval
-from ablations.reporting.tables import cell, column_of, compared, present, shown
+from ablations.reporting.tables import compared
 from ablations.reporting.tables import tested as all_tested
 from radar.decoding.orders import sizes_text
 from tests.command_line import fails

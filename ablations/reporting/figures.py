@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
+from ablations.reporting.columns import arm_means, column_of, numbers
 from ablations.reporting.statistics import LEAST_SEEDS, Correlation, by_arm, gap_correlation, interval, pareto_front
-from ablations.reporting.tables import arm_means, column_of, numbers
 from radar.scoring.row import Row
 
 # Okabe and Ito's palette; marks and lines repeat at another rhythm, so that every arm has its own pair.
@@ -71,7 +71,9 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
         )  # fmt: skip
         single_points(axis, x * SIDE_STEP**beside, numbers(group, "fid"), COLOURS[number % len(COLOURS)])
     front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))
-    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, label="Pareto front")
+    # Between two of them, a cost that is allowed buys the cheaper, and a speed that is asked for needs the faster.
+    stairs = {"minimize": "steps-post", "maximize": "steps-pre"}[direction]
+    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle=stairs, label="Pareto front")
     if "fid_floor" in rows[0] and rows[0].get("floor_images", rows[0]["held_out"]) == rows[0]["samples"]:
         floor = f"{rows[0]['samples']} held-out images, as many as samples"
         axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)

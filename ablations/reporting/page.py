@@ -4,18 +4,18 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from io import BytesIO
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image, ImageSequence
 
 from ablations.reporting.results import Results, notes
-from ablations.reporting.statistics import by_arm, interval
-from ablations.reporting.tables import cell, numbers, present, tested, titled
+from ablations.reporting.statistics import by_arm
+from ablations.reporting.tables import Cell, Table, full_table, main_table
 from ablations.study.plan import trial_name
 from radar.config.load import flatten
 from radar.scoring.row import Row
@@ -51,71 +51,45 @@ def html_page(results: Results, pictures: Mapping[str, str]) -> str:
     """
     done = f"{len(results.rows)} of {results.planned} trials done, {len(results.failures)} failed"
     done += f", {results.unfinished} to do" if results.unfinished else ""
-    return Template(Path(__file__).with_name("report.html").read_text()).substitute(
-        title=escape(results.name),
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["marked"] = marked
+    return environment.get_template("report.html").render(
+        results=results,
         state=done,
-        command=escape(results.command),
-        table=results_table(results),
-        notes="".join(f"<li>{marked(note)}</li>" for note in notes(results)),
-        figures="".join(figure(title, results.out / name) for title, name in pictures.items()),
-        arms="".join(arm_card(arm, group[0], results.out) for arm, group in by_arm(results.rows).items()),
-        count=len(results.rows),
+        main=main_table(results.rows, results.baseline),
+        all=full_table(results.rows, results.baseline),
+        notes=notes(results),
+        figures={title: embedded((results.out / name).read_bytes()) for title, name in pictures.items()},
+        arms=[arm_card(arm, group[0], results.out) for arm, group in by_arm(results.rows).items()],
         provenance=provenance_table(results.rows),
+        alike=json.dumps(shared_options(results.rows), indent=1),
         pace=PACE,
     )
 
 
-def marked(text: str) -> str:
+def marked(text: str) -> Markup:
     """Escape a text and show what stands in backticks as code."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
-def table_html(header: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[str, Any]]]]) -> str:
-    """Build a sortable table: lines of (class, cells), cells of (text, value to sort by)."""
-    head = "".join(f"<th><button>{escape(title)}</button></th>" for title in header)
-    body = "".join(
-        f'<tr class="{mark}">'
-        + "".join(f'<td data-value="{escape(str(value))}">{escape(text)}</td>' for text, value in cells)
-        + "</tr>"
-        for mark, cells in lines
-    )
-    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def results_table(results: Results) -> str:
-    """One line per arm: mean with interval, and paired differences to the baseline."""
-    arms, columns = by_arm(results.rows), present(results.rows)
-    tests = tested(results.rows, results.baseline)
-    header = ["arm", "seeds", *(f"{key} against {results.baseline}" for key in tests)]
-    header += [titled(column, results.rows) for column in columns]
-    lines = []
-    for arm, group in arms.items():
-        cells: list[tuple[str, Any]] = [(arm, arm), (str(len(group)), len(group))]
-        for key in tests:
-            gap, text = tests[key].get(arm, (None, ""))
-            cells.append((text, "" if gap is None else gap.mean))
-        for column in columns:
-            values = [] if column.listed else numbers(group, column.key)
-            cells.append((cell(group, column), interval(values).center if values else ""))
-        lines.append(("baseline" if arm == results.baseline else "", cells))
-    return table_html(header, lines)
-
-
-def provenance_table(rows: Sequence[Row]) -> str:
+def provenance_table(rows: Sequence[Row]) -> Table:
     """Where every row comes from: commit, hardware, versions, seeds, and all options that are not alike."""
-    options = [flatten(row["options"]) for row in rows]
-    keys = dict.fromkeys(key for option in options for key in option)
-    varied = [key for key in keys if len({json.dumps(option.get(key)) for option in options}) > 1]
-    header = ["arm", "seed", *(key.replace("_", " ") for key in SOURCES), *varied]
-    lines = []
+    options, alike = [flatten(row["options"]) for row in rows], shared_options(rows)
+    varied = [key for key in dict.fromkeys(key for option in options for key in option) if key not in alike]
+    titles = ["arm", "seed", *(key.replace("_", " ") for key in SOURCES), *varied]
+    lines = {}
     for row, option in zip(rows, options, strict=True):
         values = [row["arm"], row["seed"], *(row.get(key, "") for key in SOURCES), *(option.get(k) for k in varied)]
-        lines.append(("", [(str(value), value) for value in values]))
-    alike = {key: value for key, value in options[0].items() if key not in varied}
-    return (
-        table_html(header, lines)
-        + f"<p>Options that all rows share:</p><pre>{escape(json.dumps(alike, indent=1))}</pre>"
-    )
+        lines[f"{row['arm']}, {row['seed']}"] = [Cell(str(value), value) for value in values]
+    return Table(titles, [""] * len(titles), lines)
+
+
+def shared_options(rows: Sequence[Row]) -> dict[str, Any]:
+    """Options that all rows have alike."""
+    options = [flatten(row["options"]) for row in rows]
+    return {k: v for k, v in options[0].items() if all(json.dumps(o.get(k)) == json.dumps(v) for o in options)}
 
 
 def embedded(data: bytes) -> str:
@@ -123,28 +97,14 @@ def embedded(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def figure(title: str, path: Path) -> str:
-    """Embed a PNG with its caption."""
-    picture = f'<img src="{embedded(path.read_bytes())}" alt="{escape(title)}">'
-    return f"<figure>{picture}<figcaption>{escape(title)}</figcaption></figure>"
-
-
-def arm_card(arm: str, row: Row, out: Path) -> str:
-    """Show the samples of an arm's first seed and play how they come about; both lie where the trial was run."""
+def arm_card(arm: str, row: Row, out: Path) -> dict[str, Any]:
+    """Samples of an arm's first seed and the frames of how they come about; both lie where the trial was run."""
     folder = out / "samples" / trial_name(arm, row["seed"])
-    if not (folder / "film.gif").exists():
-        return f"<article><h3>{escape(arm)}</h3><p>Its samples are on another machine.</p></article>"
-    frames = [embedded(frame) for frame in film_frames(folder / "film.gif")]
-    name = escape(f"{arm}, seed {row['seed']}")
-    return (
-        f"<article><h3>{escape(arm)}</h3>"
-        f'<figure><img class="pixels film" src="{frames[-1]}" alt="generation of {name}"><div class="player">'
-        f'<script type="application/json">{json.dumps(frames)}</script><button type="button">Play</button>'
-        f'<input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" aria-label="pass"></div>'
-        f"<figcaption>{row['steps']} passes, {name}</figcaption></figure>"
-        f'<figure><img class="pixels" src="{embedded((folder / "samples.png").read_bytes())}" alt="samples of {name}">'
-        f"<figcaption>samples, a column per class</figcaption></figure></article>"
-    )
+    card = {"arm": arm, "name": f"{arm}, seed {row['seed']}", "steps": row["steps"], "frames": [], "samples": ""}
+    if (folder / "film.gif").exists():
+        card["frames"] = [embedded(frame) for frame in film_frames(folder / "film.gif")]
+        card["samples"] = embedded((folder / "samples.png").read_bytes())
+    return card
 
 
 def film_frames(path: Path) -> list[bytes]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.reporting.columns import TESTED
 from ablations.reporting.figures import GAPS, correlated
 from ablations.reporting.statistics import by_arm, contrast, difference, gap_correlation
-from ablations.reporting.tables import TESTED, compared
+from ablations.reporting.tables import compared
 from ablations.study.queue import StudyQueue
 from ablations.study.study_file import Range, parse_ranges
 from ablations.study.trial import stored_speeds
@@ -119,10 +120,11 @@ class Results:
         )
 
     def as_json(self) -> str:
-        """Write all but the folder as JSON."""
+        """Write all but the folder as JSON, a line per row."""
         kept = {key: value for key, value in vars(self).items() if key not in ("out", "tuned", "rows")}
-        tuned = {key: vars(values) for key, values in self.tuned.items()}
-        return json.dumps({**kept, "tuned": tuned, "rows": self.rows}, indent=1)
+        head = json.dumps({**kept, "tuned": {key: vars(values) for key, values in self.tuned.items()}}, indent=1)
+        rows = ",\n".join(json.dumps(row) for row in self.rows)
+        return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
 
 
 def chosen_baseline(asked: str | None, arms: Iterable[str], default: str | None) -> str | None:

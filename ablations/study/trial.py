@@ -15,13 +15,12 @@ from ablations.study.search import Score, Tuner
 from radar.config.load import config_hash, flatten
 from radar.config.options import SampleConfig
 from radar.files import locked, replacing
-from radar.pictures import pixel_scale, tile
 from radar.provenance import git_commit, hardware, source_hash, versions
 from radar.scoring.evaluation import evaluate, open_reference, save_row
 from radar.scoring.features import extract
 from radar.scoring.metrics import Reference, frechet_distance
 from radar.scoring.row import Row
-from radar.scoring.samples import Samples, draw_samples, save_pictures, scored_labels
+from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
 from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
 from radar.training.checkpoints import Generator, load_generator, pick_device
@@ -72,8 +71,7 @@ def log_tensorboard(folder: Path, generator: Generator, row: Row, samples: Sampl
     figures = {f"figures/{key}": value for key in ("fid", "nll", "accuracy", "steps") if (value := row.get(key))}
     writer = SummaryWriter(str(folder))
     writer.add_hparams(options, figures, run_name=".")
-    sheet = tile(samples.images[:100], 10, pixel_scale(samples.images.shape[3]))
-    writer.add_image("samples", sheet, generator.config.train.max_steps, dataformats="HWC")
+    writer.add_image("samples", samples_sheet(generator, samples), generator.config.train.max_steps, dataformats="HWC")
     writer.close()
 
 

@@ -13,9 +13,9 @@ from radar.config.options import SampleConfig
 from radar.config.registry import choose
 from radar.data.tokens import cached_tokens
 from radar.files import replacing
-from radar.pictures import overlay, pixel_scale, save_gif, save_image, tile
 from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
 from radar.scoring.labels import LABELS, balanced
+from radar.sheets import Pixels, captioned, overlay, pixel_scale, save_gif, save_image, tile
 from radar.training.checkpoints import Generator
 
 LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
@@ -98,13 +98,26 @@ def by_class(labels: Tensor, classes: int) -> Tensor:
     return torch.stack([part[:rows] for part in each], 1).flatten() if rows else torch.arange(min(100, len(labels)))
 
 
+def samples_sheet(generator: Generator, samples: Samples) -> Pixels:
+    """Lay out up to 100 samples, with a column per class, named, where there are ten classes at most."""
+    scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
+    shown = by_class(samples.labels, len(classes))
+    in_columns = bool((samples.labels[shown].view(-1) == torch.arange(len(shown)) % len(classes)).all())
+    sheet = tile(samples.images[shown], min(len(classes), 10), scale)
+    return captioned(sheet, classes if in_columns and 1 < len(classes) <= 10 else ())
+
+
 def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig, folder: Path) -> None:
     """Write samples.png (a column per class), film.png (a row per pass, the last the result) and film.gif."""
-    scale, classes = pixel_scale(samples.images.shape[3]), generator.module.model.classes
-    columns = min(classes, 10)
-    shown = by_class(samples.labels, classes)
-    save_image(tile(samples.images[shown], columns, scale), folder / "samples.png")
+    scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
+    save_image(samples_sheet(generator, samples), folder / "samples.png")
     frames = draw_film(generator, settings, samples.labels[:10])
-    last = [samples.images[: len(frames[0])]]
-    save_image(tile(torch.cat(frames + last), len(frames[0]), scale), folder / "film.png")
-    save_gif([tile(frame, 5, scale) for frame in frames + last], folder / "film.gif")
+    count, result = len(frames[0]), samples.images[: len(frames[0])]
+    names = [*(f"pass {k + 1}" for k in range(len(frames))), "result"]
+    labels = [classes[label] for label in samples.labels[:count].tolist()]
+    strip = tile(torch.cat([*frames, result]), count, scale)
+    save_image(captioned(strip, labels, names, legend=True), folder / "film.png")
+    titles = [f"{name} of {len(frames)}" for name in names[:-1]] + ["result"]
+    sheets = [tile(frame, 5, scale) for frame in [*frames, result]]
+    film = [captioned(sheet, title=title, legend=True) for sheet, title in zip(sheets, titles, strict=True)]
+    save_gif(film, folder / "film.gif")
