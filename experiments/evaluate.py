@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.files import check_writable
-from radar.scoring.evaluation import cautions, evaluate, open_reference, save_row
+from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_reference, save_row
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import load_generator
 
@@ -22,6 +22,7 @@ def main(args: argparse.Namespace) -> None:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
     generator, folder = load_generator(args.checkpoint, args.options), Path(args.out or Path(args.checkpoint).parent)
+    check_scoring(generator.config.evaluate)
     check_writable(folder, folder=True)
     reference = open_reference(generator)
     row, _ = evaluate(generator, reference)

@@ -44,6 +44,8 @@ COMMANDS = {
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar evaluate runs/digits/last.ckpt": TINY,
+    "radar ablate my_images.yaml": "model.dim=16 model.heads=1 model.layers=1 train.batch_size=4 "
+    + f"{TINY} --workers 1",
     "radar ablate ablations/studies/masks.yaml": STUDY,
     "radar watch ablations/studies/masks.yaml": f"{SMALL} {TINY}",
     "radar report ablations/studies/masks.yaml": f"{SMALL} {TINY}",
@@ -72,10 +74,8 @@ COMMANDS = {
     ),
 }
 ABBREVIATED = ["radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
-ABBREVIATED += [
-    f"radar {verb}"
-    for verb in ("ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "curves", "evaluate")
-]
+VERBS = ["ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "curves", "evaluate"]
+ABBREVIATED += [*(f"radar {verb}" for verb in VERBS), "radar gap --save"]
 FILES = {"FOLDER": "runs/ablations/masks", "ARM": "plain", "runs/ablations/theory-*": "runs/ablations/masks"}
 FILES |= {
     "data.size=256": "data.size=64",  # a film of 256 passes would take minutes
@@ -113,6 +113,13 @@ def prepare() -> None:
         for i in range(4):
             pixels = random.integers(0, 256, (260, 256, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("IMAGENET/train", name, f"{i}.png"))
+    for name in ("cats", "dogs"):
+        Path("my_images", name).mkdir(parents=True)
+        for i in range(12):
+            pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path("my_images", name, f"{i}.jpg"))
+    shown = re.findall(r"```yaml\n(name: my-images.*?)```", PAGES[0].read_text(), re.S)[0]
+    Path("my_images.yaml").write_text(shown.replace("2000", "2").replace("[0, 1, 2]", "[0]"))
     torch.manual_seed(0)
     vq = build_tokenizer(TokenizerConfig(name="llamagen_vq", codebook=16, width=32))
     torch.save({"model": vq.state_dict()}, "vq_ds16_c2i.pt")

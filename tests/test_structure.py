@@ -50,6 +50,21 @@ def test_imports_run_one_way(layer):
                 assert top != "optuna" or path.parent == ROOT / "ablations" / "study", path
 
 
+def test_rooms_do_not_depend_on_each_other_in_circles():
+    """Of `radar`: what is imported for types alone does not count."""
+    needs: dict[str, set[str]] = {}
+    for path, tree in sources("radar"):
+        parts = path.relative_to(ROOT / "radar").parts
+        typed = [n for node in ast.walk(tree) if isinstance(node, ast.If) for n in ast.walk(node)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("radar.") and node not in typed:
+                needs.setdefault(parts[0], set()).add(node.module.split(".")[1])
+    while ready := [room for room, needed in needs.items() if not (needed - {room}) & needs.keys()]:
+        for room in ready:
+            del needs[room]
+    assert not needs, "these wait for each other"
+
+
 def options(kind: type) -> set[tuple[str, str]]:
     """(group, option) of every option below a dataclass."""
     found = set()

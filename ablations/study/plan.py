@@ -25,6 +25,7 @@ from radar.config.load import (
 )
 from radar.config.options import Config, SampleConfig, check_training
 from radar.errors import InputError
+from radar.scoring.evaluation import check_scoring
 from radar.training.checkpoints import build_generator
 
 Params = dict[str, Any]  # dotted option -> value
@@ -132,6 +133,7 @@ class Plan:
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
             check_training(config.train)
+            check_scoring(config.evaluate)
             module = build_generator(config, planned=True)[0]
             sampled = module.order.sampled_digest(config.sample)
         trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}

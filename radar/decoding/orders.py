@@ -198,7 +198,15 @@ SCHEDULES: dict[str, Callable[[Keys], Keys]] = {
 def group_sizes(cells: int, steps: int, schedule: str = "constant") -> list[int]:
     """Cut N cells into exactly K non-empty groups whose sizes follow the schedule.
 
+    Args:
+        cells: N.
+        steps: K.
+        schedule: how the sizes run, a name of SCHEDULES.
+
     Raises InputError where 1 <= K <= N does not hold, or for an unknown schedule.
+
+    >>> group_sizes(16, 4, "cosine")
+    [1, 4, 5, 6]
     """
     curve = choose("schedule", schedule, SCHEDULES)
     if not 1 <= steps <= cells:
@@ -225,7 +233,15 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     Without `steps`, `schedule`, `sizes` and `sizes_of` the natural grouping is kept, as with `steps` where there are
     that many groups; otherwise the same ranking is cut into groups of the sizes that these ask for. An order that is
     made for group sizes gets those (default: cosine, and LPD's 20 steps for 16x16, else in proportion to the side).
+
+    Args:
+        order: name and options.
+        h, w: sides of the grid, N = h * w.
+
     Raises InputError for an unknown order or option, or if such groups are not possible.
+
+    >>> decode_steps(OrderConfig(name="radial"), 4, 4).view(4, 4).tolist()
+    [[3, 3, 2, 3], [3, 2, 1, 2], [2, 1, 0, 1], [3, 2, 1, 2]]
     """
     given = given_sizes(order, h, w)
     options = {key: value for key, value in vars(order).items() if key not in ("name", *GROUPING)}
@@ -271,7 +287,11 @@ def given_sizes(order: OrderConfig, h: int, w: int) -> list[int] | None:
 
 
 def step_sizes(step: Tensor) -> list[int]:
-    """Count the cells of each step: K sizes that sum to N. `step` is (N,) or (B, N) with equal sizes in each row."""
+    """Count the cells of each step: K sizes that sum to N. `step` is (N,) or (B, N) with equal sizes in each row.
+
+    >>> step_sizes(decode_steps(OrderConfig(name="radial"), 4, 4))
+    [1, 4, 6, 5]
+    """
     sizes: list[int] = torch.bincount(step.reshape(-1, step.shape[-1])[0]).tolist()
     return sizes
 
@@ -283,7 +303,11 @@ def sizes_text(sizes: Sequence[int]) -> str:
 
 
 def decode_permutation(step: Tensor) -> Tensor:
-    """List the cells in decoding order: (N,) -> (N,), (B, N) -> (B, N); inside a step by cell number."""
+    """List the cells in decoding order: (N,) -> (N,), (B, N) -> (B, N); inside a step by cell number.
+
+    >>> decode_permutation(torch.tensor([2, 0, 1, 0])).tolist()
+    [1, 3, 2, 0]
+    """
     return step.argsort(dim=-1, stable=True)
 
 

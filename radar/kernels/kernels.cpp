@@ -1,7 +1,7 @@
 // Products with weights in panels, and attention of one query, in float32; compiled on first use by kernels.py.
 //
 // Decoding few slots per pass reads all weights and the whole cache for little arithmetic. PyTorch's libraries seem to
-// read and compute in turns there; here the next panel is fetched while one is multiplied (docs/speed.md).
+// read and compute in turns there; here the next panel is fetched while one is multiplied (benchmarks/NOTES.md).
 #include <cmath>
 #include <limits>
 

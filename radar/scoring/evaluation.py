@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from radar.config.load import config_hash, result_options
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config, EvaluateConfig, SampleConfig
+from radar.config.registry import choose
 from radar.data.tokens import OrderedBatches, cached_tokens
 from radar.decoding.fields import token_field
 from radar.decoding.orders import step_sizes
@@ -20,9 +21,9 @@ from radar.files import replacing
 from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
-from radar.scoring.features import extract, load_features
-from radar.scoring.labels import label_gap
-from radar.scoring.metrics import Reference, build_reference, frechet_distance, score
+from radar.scoring.features import FEATURES, extract, load_features
+from radar.scoring.labels import LABELS, label_gap
+from radar.scoring.metrics import METRICS, Reference, build_reference, frechet_distance, score
 from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
@@ -169,6 +170,14 @@ def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any]
     row |= measure_quality(generator, samples, reference)
     row["evaluate_seconds"] = time.perf_counter() - began
     return row | provenance(generator, reference), samples
+
+
+def check_scoring(config: EvaluateConfig) -> None:
+    """Raise InputError for an unknown metric, feature network or rule of labels: before any work."""
+    for name in config.metrics:
+        choose("metric", name, METRICS)
+    choose("feature network", config.features, FEATURES)
+    choose("labels", config.labels, LABELS)
 
 
 def open_reference(generator: Generator) -> Reference:

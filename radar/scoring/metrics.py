@@ -192,12 +192,6 @@ METRICS: dict[str, Callable[[Evaluation], dict[str, float]]] = {
 }
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise InputError for an unknown metric."""
-    for name in names:
-        choose("metric", name, METRICS)
-
-
 def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
     """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,)."""
     evaluation = Evaluation(images, labels, extract(reference.network, images), reference)

@@ -10,16 +10,12 @@ from torch import Tensor
 
 from radar.config.load import to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
-from radar.config.registry import choose
 from radar.config.renamed import upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.model.blocks import model_shape
 from radar.sampling.guidance import guidance
-from radar.scoring.features import FEATURES
-from radar.scoring.labels import LABELS
-from radar.scoring.metrics import check_metrics
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
 from radar.training.generator import GeneratorModule
@@ -117,9 +113,6 @@ def build_generator(
     If only `planned`, its weights take neither time nor memory, and hold nothing. Raises InputError if the parts do not
     fit together.
     """
-    check_metrics(config.evaluate.metrics)
-    choose("feature network", config.evaluate.features, FEATURES)
-    choose("labels", config.evaluate.labels, LABELS)
     guidance(config.sample.guidance_schedule, config.sample.guidance_power)
     data = load_data(config.data)
     tokenizer = load_tokenizer(config.tokenizer)
