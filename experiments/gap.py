@@ -17,8 +17,9 @@ from experiments.arguments import parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, parse_order
 from radar.decoding.fields import IMAGES
+from radar.decoding.groups import group_sizes, sizes_text, step_sizes
 from radar.decoding.optimised import optimise
-from radar.decoding.orders import decode_steps, group_sizes, sizes_text, step_sizes
+from radar.decoding.orders import decode_steps
 from radar.decoding.total_correlation import costly_pairs, independence_gap, kernel_covariance
 from radar.errors import InputError
 from radar.pictures import save_figure

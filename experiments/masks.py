@@ -7,7 +7,8 @@ from experiments.arguments import parse_grid
 from radar.attention import VARIANTS
 from radar.config.load import parse_order, to_config
 from radar.config.registry import choose
-from radar.decoding.orders import decode_steps, step_sizes
+from radar.decoding.groups import step_sizes
+from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.pictures import draw_mask
 

@@ -12,7 +12,8 @@ import torch
 from radar.attention import VARIANTS, Slots, nested
 from radar.config.options import ModelConfig, OrderConfig
 from radar.config.registry import takes
-from radar.decoding.orders import ORDERS, decode_steps, step_sizes
+from radar.decoding.groups import step_sizes
+from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import image_steps
 from radar.errors import InputError
 from radar.model.transformer import Transformer

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablations.cli import main
 from radar.attention import VARIANTS
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig
-from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
+from radar.decoding.groups import decode_permutation, step_sizes
+from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.model import kv_cache as cache
 from radar.model.blocks import model_shape

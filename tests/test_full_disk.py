@@ -107,6 +107,7 @@ def test_a_training_on_a_full_disk_goes_on_when_there_is_space(small_disk, capsy
     main([*options, "model.dim=16"])
 
 
+@pytest.mark.slow
 def test_a_study_on_a_full_disk_stays_open(small_disk, tmp_path, capsys):
     """Its trainings lie on the full disk, its queue in a database elsewhere."""
     text = STUDY.replace("[0, 1]", "[0]").replace("dim: 16", "dim: 128")

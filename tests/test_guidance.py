@@ -8,7 +8,8 @@ import torch
 from radar.attention import VARIANTS
 from radar.config.load import to_config
 from radar.config.options import OrderConfig
-from radar.decoding.orders import decode_steps, step_sizes
+from radar.decoding.groups import step_sizes
+from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.sampling.guidance import guidance
 from radar.sampling.passes import plan_passes

@@ -14,7 +14,7 @@ import radar.kernels.build
 import radar.kernels.linear
 import radar.model.kv_cache
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_permutation
+from radar.decoding.groups import decode_permutation
 from radar.kernels.build import FLAGS, Kernels, kernels
 from radar.kernels.linear import Linear, fast_products
 from radar.sampling.passes import plan_passes

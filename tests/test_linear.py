@@ -13,7 +13,7 @@ import radar.kernels.linear
 from experiments.configs import find_config
 from radar.config.load import load_config
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_permutation
+from radar.decoding.groups import decode_permutation
 from radar.kernels.linear import Linear, fast_products, has_fast_products
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import product_dtype, sample_tokens
@@ -89,6 +89,7 @@ def test_samples_are_the_same(config, variant, products):
 
 
 @able
+@pytest.mark.slow
 @compiler
 def test_compiled(products):
     model = small_model(layout("radial", "plain")[1])

@@ -11,7 +11,8 @@ from radar.config.load import merge_options, to_config
 from radar.config.methods import METHODS
 from radar.config.options import Config, OrderConfig, SampleConfig
 from radar.data.tokens import Batch
-from radar.decoding.orders import decode_permutation, decode_steps, step_sizes
+from radar.decoding.groups import decode_permutation, step_sizes
+from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.sampling.draw import image_noise
 from radar.sampling.sampler import Choice, Trace, all_noise, sample_tokens

@@ -17,8 +17,9 @@ from radar.config.options import Config, DataConfig, OrderConfig
 from radar.data import load_data
 from radar.decoding.decoding_order import DecodingOrder
 from radar.decoding.fields import by_embeddings, by_information
+from radar.decoding.groups import group_sizes, step_sizes
 from radar.decoding.optimised import _gains, greedy, improve, optimise
-from radar.decoding.orders import decode_steps, group_sizes, step_sizes
+from radar.decoding.orders import decode_steps
 from radar.decoding.total_correlation import costly_pairs, exponential_covariance, independence_gap, kernel_covariance
 from radar.errors import InputError
 from radar.scoring.data_field import save_field

@@ -17,8 +17,9 @@ from radar.config.options import OrderConfig, SampleConfig
 from radar.data.tokens import Batch
 from radar.decoding import orders
 from radar.decoding.decoding_order import order_hash
+from radar.decoding.groups import step_sizes
 from radar.decoding.order_file import read_steps
-from radar.decoding.orders import decode_steps, step_sizes
+from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.scoring.evaluation import describe, evaluate, open_reference
 from radar.training.checkpoints import load_generator, read_checkpoint

@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 
 from radar.config.options import OrderConfig
 from radar.config.registry import takes
-from radar.decoding.orders import (
-    DISTANCES,
-    ORDERS,
-    ROUNDINGS,
-    SCHEDULES,
-    adjacent_share,
-    decode_permutation,
-    decode_steps,
-    group_sizes,
-    step_sizes,
-)
+from radar.decoding.groups import SCHEDULES, adjacent_share, decode_permutation, group_sizes, step_sizes
+from radar.decoding.orders import DISTANCES, ORDERS, ROUNDINGS, decode_steps
 from radar.errors import InputError
 from tests.arms import COMPUTED
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_permutation
+from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
 from radar.sampling.draw import draw, filter_probabilities, image_noise
 from radar.sampling.passes import plan_passes

@@ -16,7 +16,7 @@ from ablations.reporting.results import Results, contrast_notes, size_notes
 from ablations.reporting.statistics import contrast, difference, holm, interval
 from ablations.reporting.tables import compared
 from ablations.reporting.tables import tested as all_tested
-from radar.decoding.orders import sizes_text
+from radar.decoding.groups import sizes_text
 from tests.command_line import fails
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from radar.config.options import ModelConfig, SampleConfig
-from radar.decoding.orders import decode_permutation
+from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
 from radar.model.blocks import PRESETS
 from radar.model.transformer import Transformer, parameter_count

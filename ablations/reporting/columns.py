@@ -8,7 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from ablations.reporting.statistics import by_arm, interval
-from radar.decoding.orders import sizes_text
+from radar.decoding.groups import sizes_text
 from radar.scoring.row import Row
 
 

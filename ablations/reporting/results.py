@@ -14,7 +14,7 @@ from ablations.reporting.tables import compared
 from ablations.study.queue import StudyQueue
 from ablations.study.study_file import Range, parse_ranges
 from ablations.study.trial import stored_speeds
-from radar.decoding.orders import sizes_text
+from radar.decoding.groups import sizes_text
 from radar.errors import InputError
 from radar.scoring.evaluation import cautions
 from radar.scoring.row import Row

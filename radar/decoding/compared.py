@@ -6,7 +6,8 @@ from torch import Tensor
 
 from radar.config.options import OrderConfig
 from radar.config.registry import takes
-from radar.decoding.orders import DISTANCES, ORDERS, adjacent_share, decode_steps, step_sizes
+from radar.decoding.groups import adjacent_share, step_sizes
+from radar.decoding.orders import DISTANCES, ORDERS, decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 
 

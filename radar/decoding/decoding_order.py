@@ -12,7 +12,8 @@ from torch import Tensor
 from radar.config.load import parse_order
 from radar.config.options import Config, OrderConfig, SampleConfig
 from radar.config.registry import choose, takes
-from radar.decoding.orders import ORDERS, decode_permutation, decode_steps, step_sizes
+from radar.decoding.groups import decode_permutation, step_sizes
+from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import PERMUTATIONS, image_steps
 from radar.errors import InputError
 from radar.seeding import Stream, derive

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from radar.config.load import parse_order
 from radar.config.options import OrderConfig
 from radar.config.registry import call, choose, takes
+from radar.decoding.groups import group_sizes, step_sizes
 from radar.decoding.lpd import lpd
 from radar.decoding.optimised import optimised
 from radar.decoding.order_file import file_order
@@ -177,46 +177,6 @@ def radial(h: int, w: int, center: Cell | None = None, metric: str = "euclidean"
     return multi_center(h, w, [(h // 2, w // 2) if center is None else center], metric, rounding)
 
 
-def _cosine(x: Keys) -> Keys:
-    return 1 - np.cos(np.pi / 2 * x)
-
-
-def _arccos(x: Keys) -> Keys:
-    return 1 - np.arccos(x) * 2 / np.pi
-
-
-# Fraction of the cells that is known after a fraction x of the steps. Names say how the group *sizes* run: MaskGIT's
-# `linear` mask schedule (arXiv 2202.04200) is `constant` here; `arccos` is as in ARPG (arXiv 2503.10568).
-SCHEDULES: dict[str, Callable[[Keys], Keys]] = {
-    "constant": lambda x: x,
-    "linear": np.square,  # group sizes grow linearly
-    "cosine": _cosine,
-    "arccos": _arccos,
-}
-
-
-def group_sizes(cells: int, steps: int, schedule: str = "constant") -> list[int]:
-    """Cut N cells into exactly K non-empty groups whose sizes follow the schedule.
-
-    Args:
-        cells: N.
-        steps: K.
-        schedule: how the sizes run, a name of SCHEDULES.
-
-    Raises InputError where 1 <= K <= N does not hold, or for an unknown schedule.
-
-    >>> group_sizes(16, 4, "cosine")
-    [1, 4, 5, 6]
-    """
-    curve = choose("schedule", schedule, SCHEDULES)
-    if not 1 <= steps <= cells:
-        raise InputError(f"order.steps={steps} is not possible: a grid of {cells} cells takes 1..{cells} steps")
-    known = [0]
-    for step, fraction in enumerate(curve(np.arange(1, steps + 1) / steps), start=1):
-        known.append(int(np.clip(np.rint(cells * fraction), known[-1] + 1, cells - (steps - step))))
-    return np.diff(known).tolist()
-
-
 BY_SIZES = 20 / 16  # steps per cell of the side
 GROUPING = (
     "sizes",
@@ -284,38 +244,6 @@ def given_sizes(order: OrderConfig, h: int, w: int) -> list[int] | None:
             f"order.sizes={sizes} is not possible: sizes of at least 1 that sum to {h * w} expected (sum {sum(sizes)})"
         )
     return list(sizes)
-
-
-def step_sizes(step: Tensor) -> list[int]:
-    """Count the cells of each step: K sizes that sum to N. `step` is (N,) or (B, N) with equal sizes in each row.
-
-    >>> step_sizes(decode_steps(OrderConfig(name="radial"), 4, 4))
-    [1, 4, 6, 5]
-    """
-    sizes: list[int] = torch.bincount(step.reshape(-1, step.shape[-1])[0]).tolist()
-    return sizes
-
-
-def sizes_text(sizes: Sequence[int]) -> str:
-    """Write group sizes, equal ones in a row as 64x1."""
-    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
-    return " ".join(f"{count}x{size}" if count > 2 else " ".join([str(size)] * count) for size, count in runs)
-
-
-def decode_permutation(step: Tensor) -> Tensor:
-    """List the cells in decoding order: (N,) -> (N,), (B, N) -> (B, N); inside a step by cell number.
-
-    >>> decode_permutation(torch.tensor([2, 0, 1, 0])).tolist()
-    [1, 3, 2, 0]
-    """
-    return step.argsort(dim=-1, stable=True)
-
-
-def adjacent_share(step: Tensor, h: int, w: int) -> float:
-    """Share of the 4-adjacent pairs of cells that are decoded in one step (0 on a 1x1 grid)."""
-    grid = step.view(h, w)
-    pairs = torch.cat([(grid[1:] == grid[:-1]).flatten(), (grid[:, 1:] == grid[:, :-1]).flatten()])
-    return float(pairs.float().mean()) if len(pairs) else 0.0
 
 
 ORDERS: dict[str, Callable[..., Keys]] = {

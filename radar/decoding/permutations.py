@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from radar.config.options import OrderConfig
-from radar.decoding.orders import decode_permutation, decode_steps
+from radar.decoding.groups import decode_permutation
+from radar.decoding.orders import decode_steps
 from radar.seeding import Stream, derive, generator
 
 # (order, own (N,) or (B, N), h, w, B, seed, progress) -> permutations (B, N), or None for its own.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from radar.attention import VARIANTS, Slots
 from radar.config.options import SampleConfig
-from radar.decoding.orders import decode_permutation, step_sizes
+from radar.decoding.groups import decode_permutation, step_sizes
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
 

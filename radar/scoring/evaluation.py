@@ -15,7 +15,7 @@ from radar.config.options import Config, EvaluateConfig, SampleConfig
 from radar.config.registry import choose
 from radar.data.tokens import OrderedBatches, cached_tokens
 from radar.decoding.fields import token_field
-from radar.decoding.orders import step_sizes
+from radar.decoding.groups import step_sizes
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.files import replacing
 from radar.model.transformer import parameter_count

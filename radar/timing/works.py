@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from radar.data.tokens import Batch, BatchDataset, TokenSplit
-from radar.decoding.orders import step_sizes
+from radar.decoding.groups import step_sizes
 from radar.sampling.cost import Cost, sampling_cost
 from radar.sampling.sampler import product_dtype, sample_tokens
 from radar.scoring.features import Classifier, extract

@@ -20,7 +20,7 @@ from radar.config.options import Config, ReviseConfig, SampleConfig
 from radar.config.registry import call, choose
 from radar.data.tokens import Batch
 from radar.decoding.decoding_order import DecodingOrder, rows_of
-from radar.decoding.orders import decode_permutation, step_sizes
+from radar.decoding.groups import decode_permutation, step_sizes
 from radar.errors import InputError
 from radar.model.transformer import Transformer
 from radar.sampling.draw import draw
