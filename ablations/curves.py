@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from ablations.report import write_text
-from ablations.reporting.columns import TESTED, column_of, numbers, shown
+from ablations.reporting.columns import TESTED, column_of, featured, numbers, shown
 from ablations.reporting.figures import COLOURS, LINES, MARKS, bar, single_points
 from ablations.reporting.results import facts, gap_notes
 from ablations.reporting.statistics import by_arm, interval
@@ -153,7 +153,7 @@ def curves_page(rows: Sequence[Row], folders: Sequence[str], baseline: str) -> s
 
 def _title(key: str, rows: Sequence[Row]) -> str:
     title = PANELS[key][0]
-    return f"{title}[{rows[0]['fid_feature'].split(':')[0]}]" if key == "fid" else title
+    return featured(title, rows) if key == "fid" else title
 
 
 def _mean_of(key: str, digits: int) -> Callable[[str, Sequence[Row]], str]:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ablations.arguments import add_study
-from ablations.reporting.columns import numbers
+from ablations.reporting.columns import featured, numbers
 from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
 from ablations.reporting.results import Results, command_line, facts, notes
@@ -55,8 +55,7 @@ def save_figures(results: Results) -> dict[str, str]:
     for key, label, direction, name in COSTS:
         known = any(numbers([row], key) and numbers([row], "fid") for row in rows)
         made[f"fid against {label}"] = (draw_front(rows, key, label, direction) if known else None, name)
-    feature = rows[0]["fid_feature"].split(":")[0]
-    made["fid against the independence gap"] = (draw_gap(rows, "fid", f"fid[{feature}]"), "fid-gap.png")
+    made["fid against the independence gap"] = (draw_gap(rows, "fid", featured("fid", rows)), "fid-gap.png")
     made["NLL against the independence gap"] = (draw_gap(rows, "nll", "held-out NLL (nats per image)"), "nll-gap.png")
     made["learning curves"] = (draw_learning_curves(rows), "curves.png")
     made["importance of parameters"] = (draw_importances(results.importances), "importances.png")

@@ -76,7 +76,12 @@ def present(rows: Sequence[Row]) -> list[Column]:
 
 def titled(column: Column, rows: Sequence[Row]) -> str:
     """Title with the feature network where the figure depends on it: fid[digits-cnn]."""
-    return f"{column.title}[{rows[0]['fid_feature'].split(':')[0]}]" if column.featured else column.title
+    return featured(column.title, rows) if column.featured else column.title
+
+
+def featured(title: str, rows: Sequence[Row]) -> str:
+    """Name a figure with the feature network that it depends on: fid[digits-cnn]."""
+    return f"{title}[{rows[0]['fid_feature'].partition(':')[0]}]"
 
 
 def numbers(rows: Sequence[Row], key: str) -> list[float]:

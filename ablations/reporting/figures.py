@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
-from ablations.reporting.columns import arm_means, column_of, numbers
+from ablations.reporting.columns import arm_means, column_of, featured, numbers
 from ablations.reporting.statistics import LEAST_SEEDS, Correlation, by_arm, gap_correlation, interval, pareto_front
 from radar.scoring.row import Row
 
@@ -86,7 +86,7 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
         axis.xaxis.set_minor_locator(NullLocator())
     axis.tick_params(axis="x", which="both", labelsize=8)
     axis.set_xlabel(label)
-    axis.set_ylabel(f"fid[{rows[0]['fid_feature'].split(':')[0]}], lower is better")
+    axis.set_ylabel(f"{featured('fid', rows)}, lower is better")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     _legend(axis, len(arms))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.configs import offer
+from experiments.configs import find_yaml
 from radar.config.load import option_type, read_yaml, structured
 from radar.config.registry import choose
 from radar.decoding.fields import ESTIMATORS
@@ -124,10 +124,7 @@ def check_free(key: str) -> Any:
 
 def read_study(path: str) -> StudyFile:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
-    ready = Path(__file__).parents[1] / "studies" / f"{path}.yaml"
-    if not Path(path).is_file() and not ready.is_file():
-        raise InputError(f"there is no study '{path}'; {offer(Path(path), ready.parent)}")
-    values = read_yaml(path if Path(path).is_file() else ready)
+    values = read_yaml(find_yaml(path, Path(__file__).parents[1] / "studies", "study"))
     if isinstance(arms := values.get("arms"), dict):
         values["arms"] = {str(name): options for name, options in arms.items()}
     study = structured(StudyFile, values, path)

@@ -21,8 +21,8 @@ DATASETS: dict[str, Callable[..., ImageData]] = {"digits": digits, "shapes": sha
 
 def load_data(config: DataConfig) -> ImageData:
     """Open a data set; raises InputError for an unknown name or option, or a folder that cannot be used."""
-    options = {"root": config.root, "size": config.size, "images": config.images, "held_out": config.held_out}
-    options |= {"skip_unreadable": config.skip_unreadable, "seed": config.seed, "background": config.background}
-    options["cache"] = config.cache if config.root else None  # folder keeps there what it found out about each file
     choose("augmentation", config.augment, AUGMENTS)
-    return replace(call("data", config.name, DATASETS, **options), augment=config.augment)
+    # A folder keeps in the cache what it found out about each file.
+    options = vars(config) | {"cache": config.cache if config.root else None}
+    own = {key: value for key, value in options.items() if key not in ("name", "augment", "workers")}
+    return replace(call("data", config.name, DATASETS, **own), augment=config.augment)

@@ -25,8 +25,7 @@ TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"levels": Levels, "vq": vq, "
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Build an untrained tokenizer; raises InputError for an unknown name or option."""
-    options = {"levels": config.levels, "codebook": config.codebook, "fsq_levels": config.fsq_levels}
-    options |= {"width": config.width, "downsample": config.downsample}
+    options = {key: value for key, value in vars(config).items() if key not in ("name", "checkpoint")}
     return call("tokenizer", config.name, TOKENIZERS, **options)
 
 
