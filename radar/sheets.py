@@ -15,15 +15,29 @@ from radar.files import replacing
 Pixels = NDArray[np.uint8]
 WRITTEN, REVISED, UNKNOWN = (0, 114, 178), (230, 159, 0), (200, 200, 200)  # blue, orange, grey
 LEGEND = (("written", WRITTEN), ("corrected", REVISED), ("unknown", UNKNOWN))
-COLOURS = 128  # of a saved sheet: a palette makes it a quarter as large
+KEPT = (*(colour for _, colour in LEGEND), (0, 0, 0), (255, 255, 255))  # exactly, whatever else a picture holds
 LINE = 14  # pixels of a line of text
+
+
+def with_palette(pixels: Pixels) -> Image.Image:
+    """Picture of (H, W, 3) uint8 pixels in 256 colours: exact where there are no more, else KEPT and the nearest."""
+    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) > 256:
+        nearest = Image.fromarray(pixels).quantize(256 - len(KEPT), dither=Image.Dither.NONE)
+        found = nearest.getpalette() or []
+        colours = np.concatenate([np.array(KEPT), np.array(found).reshape(-1, 3)])
+        index = np.asarray(nearest) + len(KEPT)
+        for number, colour in enumerate(KEPT):
+            index = np.where((pixels == colour).all(-1), number, index)
+    picture = Image.fromarray(index.reshape(pixels.shape[:2]).astype(np.uint8))
+    picture.putpalette(colours.astype(np.uint8).tobytes())
+    return picture
 
 
 def save_image(pixels: Pixels, path: Path) -> None:
     """Write (H, W, 3) uint8 pixels as a PNG with a palette."""
-    picture = Image.fromarray(pixels).quantize(COLOURS, dither=Image.Dither.NONE)
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", optimize=True)
+        with_palette(pixels).save(temporary, format="PNG", optimize=True)
 
 
 def tile(images: Tensor, columns: int, scale: int, gap: int = 1) -> NDArray[np.uint8]:
@@ -86,7 +100,7 @@ def captioned(
 
 def save_gif(frames: Sequence[Pixels], path: Path, milliseconds: int = 250) -> None:
     """Write an animation that rests on its last frame."""
-    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures = [with_palette(frame) for frame in frames]
     durations = [milliseconds] * (len(frames) - 1) + [6 * milliseconds]
     with replacing(path) as temporary:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

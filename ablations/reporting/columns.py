@@ -121,5 +121,5 @@ def cell(rows: Sequence[Row], column: Column) -> str:
         return ", ".join(f"{value:.{column.digits}f}" for value in sorted(set(values)))
     if values and f"{column.key}_min" in rows[0]:
         low, high = (f"{rows[0][f'{column.key}_{end}']:.{column.digits}f}" for end in ("min", "max"))
-        return f"{values[0]:.{column.digits}f} [{low}, {high}]"
+        return f"{values[0]:.{column.digits}f}" + (f" [{low}, {high}]" if low != high else "")
     return shown(values, column.digits, column.low, column.high)

@@ -73,7 +73,8 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
     front = sorted(points[arm] for arm in pareto_front(points, (direction, "minimize")))
     # Between two of them, a cost that is allowed buys the cheaper, and a speed that is asked for needs the faster.
     stairs = {"minimize": "steps-post", "maximize": "steps-pre"}[direction]
-    axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle=stairs, label="Pareto front")
+    if len(front) > 1:
+        axis.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle=stairs, label="Pareto front")
     if "fid_floor" in rows[0] and rows[0].get("floor_images", rows[0]["held_out"]) == rows[0]["samples"]:
         floor = f"{rows[0]['samples']} held-out images, as many as samples"
         axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)

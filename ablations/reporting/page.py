@@ -19,6 +19,7 @@ from ablations.reporting.tables import Cell, Table, full_table, main_table
 from ablations.study.plan import trial_name
 from radar.config.load import flatten
 from radar.scoring.row import Row
+from radar.sheets import with_palette
 
 MOST_FRAMES = 32  # of one animation
 PACE = 300  # milliseconds per frame
@@ -115,6 +116,6 @@ def film_frames(path: Path) -> list[bytes]:
     frames = []
     for number in chosen:
         data = BytesIO()
-        pictures[number].quantize(64).save(data, "PNG", optimize=True)
+        with_palette(np.asarray(pictures[number])).save(data, "PNG", optimize=True)
         frames.append(data.getvalue())
     return frames

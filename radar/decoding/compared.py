@@ -6,7 +6,7 @@ from torch import Tensor
 
 from radar.config.options import OrderConfig
 from radar.config.registry import takes
-from radar.decoding.groups import adjacent_share, step_sizes
+from radar.decoding.groups import adjacent_share, sizes_text, step_sizes
 from radar.decoding.orders import DISTANCES, ORDERS, decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 
@@ -50,8 +50,9 @@ def orders_table(orders: list[ComparedOrder], length: float) -> str:
         f"{'order':20} {'K':>5} {'largest':>8} {'adjacent':>9} {'gap':>8} {'per step':>9}  sizes",
     ]
     for title, _, sizes, share, gap in orders:
-        shown = ",".join(map(str, sizes)) if len(sizes) <= 32 else f"{sizes[0]},{sizes[1]},..."
         lines.append(
-            f"{title:20} {len(sizes):5} {max(sizes):8} {share:9.0%} {gap:8.2f} {gap / len(sizes):9.4f}  {shown}"
+            f"{title:20} {len(sizes):5} {max(sizes):8} {share:9.0%} {gap:8.2f} {gap / len(sizes):9.4f}  "
+            f"{sizes_text(sizes)}"
         )
+    lines.append("largest: cells of the largest group; adjacent: share of neighbouring pairs of cells decoded together")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """One line of results: every column with its unit and formula.
 
-To add a column: a line here, the code that fills it (radar/scoring/evaluation.py, or a metric), and, to show it in
-tables, a line in ablations/reporting/tables.py.
+To add a column: a line here, the code that fills it (radar/scoring/evaluation.py, or a metric), and a line in COLUMNS
+of ablations/reporting/columns.py; of what is read first, also in MAIN of ablations/reporting/tables.py.
 Legend: N cells, K steps, S slots.
 """
 
