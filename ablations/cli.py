@@ -134,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     atexit.register(gc.freeze)  # else Python looks through all that torch has loaded once more, for seconds
-    verb, module, args = read_command(sys.argv[1:] if argv is None else argv)
     try:
+        verb, module, args = read_command(sys.argv[1:] if argv is None else argv)
         check_outputs(verb, args)
         module.main(args)
         sys.stdout.flush()

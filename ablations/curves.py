@@ -22,6 +22,7 @@ from ablations.reporting.results import facts, gap_notes
 from ablations.reporting.statistics import by_arm, interval
 from ablations.reporting.tables import tested
 from radar.config.load import flatten
+from radar.config.renamed import with_new_names
 from radar.errors import InputError
 from radar.pictures import save_figure
 from radar.scoring.row import Row
@@ -69,7 +70,7 @@ def _trained_with(row: Row) -> dict[str, Any]:
     """Options that must not differ between the numbers of steps."""
     return {
         key: value
-        for key, value in flatten(row["options"]).items()
+        for key, value in flatten(with_new_names(row["options"])).items()
         if key not in MAY_VARY and not key.startswith("sample.")
     }
 

@@ -23,7 +23,8 @@ def main(args: argparse.Namespace) -> None:
     h, w = parse_grid(args.grid)
     if not 0 < args.length < float("inf"):
         raise InputError(f"--length {args.length} is not possible: it must be above 0 and finite")
-    found = remembered("orders", [h, w, args.length, args.steps], lambda to: compute(h, w, args.length, args.steps, to))
+    wanted = [h, w, args.length, args.steps]
+    found = remembered("orders", wanted, lambda to: compute(h, w, args.length, args.steps, to), PICTURE)
     show(found, PICTURE, Path(args.out))
 
 

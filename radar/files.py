@@ -104,7 +104,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> AbstractContextManager[object]:
     """Wait for, then hold, a lock among the processes of this machine; the system releases it if this one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
+    return FileLock(path, poll_interval=0.5)
 
 
 @contextmanager

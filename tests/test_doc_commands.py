@@ -115,7 +115,7 @@ def prepare() -> None:
             Image.fromarray(pixels).save(Path("IMAGENET/train", name, f"{i}.png"))
     for name in ("cats", "dogs"):
         Path("my_images", name).mkdir(parents=True)
-        for i in range(12):
+        for i in range(30):
             pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("my_images", name, f"{i}.jpg"))
     shown = re.findall(r"```yaml\n(name: my-images.*?)```", PAGES[0].read_text(), re.S)[0]

@@ -94,6 +94,18 @@ def test_ablate_writes_everything(study):
     assert all((out / line.rsplit("](")[-1][:-1]).exists() for line in report.splitlines() if line.startswith("!["))
 
 
+def test_report_of_a_study_that_is_not_complete(study, cache, tmp_path):
+    """At any time: the rows that are there, and a line that says how many are missing."""
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    plan = plan_study(str(tmp_path / "tiny.yaml"), str(study[1]), [f"data.cache={cache}"])
+    results = Results.of(StudyQueue.open(plan, storage_url(None, plan)), "command")
+    copy = Results(**{**vars(results), "out": Path(shutil.copytree(study[1], tmp_path / "copy"))})
+    write_report(copy)
+    for name in ("report.md", "report.html"):
+        assert "3 of 9 trials are still to be done" in (copy.out / name).read_text()
+    assert (copy.out / "results.tex").read_text().count("\\\\\n") == 4, "a header and three arms"
+
+
 def stamps(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in [*(out / "rows").iterdir(), *out.rglob("*.ckpt")]}
 
@@ -323,15 +335,3 @@ def test_planning_builds_no_weights(monkeypatch):
     plan = plan_study("masks", None, ["model.preset=XL"])
     assert len(plan.trials) == 27 and all(trial.cost > 0 for trial in plan.trials)
     assert set(drawn) <= {"meta"}
-
-
-def test_report_of_a_study_that_is_not_complete(study, cache, tmp_path):
-    """At any time: the rows that are there, and a line that says how many are missing."""
-    (tmp_path / "tiny.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
-    plan = plan_study(str(tmp_path / "tiny.yaml"), str(study[1]), [f"data.cache={cache}"])
-    results = Results.of(StudyQueue.open(plan, storage_url(None, plan)), "command")
-    copy = Results(**{**vars(results), "out": Path(shutil.copytree(study[1], tmp_path / "copy"))})
-    write_report(copy)
-    for name in ("report.md", "report.html"):
-        assert "3 of 9 trials are still to be done" in (copy.out / name).read_text()
-    assert (copy.out / "results.tex").read_text().count("\\\\\n") == 4, "a header and three arms"

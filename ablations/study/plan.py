@@ -26,7 +26,6 @@ from radar.config.load import (
 from radar.config.options import Config, SampleConfig, check_training
 from radar.errors import InputError
 from radar.scoring.evaluation import check_scoring
-from radar.scoring.metrics import chosen_metrics
 from radar.training.checkpoints import build_generator
 
 Params = dict[str, Any]  # dotted option -> value
@@ -219,9 +218,7 @@ def plan_study(path: str, out: str | None, overrides: Sequence[str]) -> Plan:
     trials = plan.trials or [plan.sketch()]
     check_ranges(plan, trials[0])
     check_tuning(plan, {trial.arm: trial for trial in trials}.values())
-    if "fid" in plan.all_objectives and any(
-        "fid" not in chosen_metrics(trial.config.evaluate.metrics) for trial in trials
-    ):
+    if "fid" in plan.all_objectives and any("fid" not in trial.config.evaluate.metrics for trial in trials):
         raise InputError("fid is an objective, but evaluate.metrics does not hold it")
     if "nll" in plan.all_objectives and any(t.config.sample.choice_temperature is not None for t in trials):
         raise InputError(

@@ -27,14 +27,20 @@ def refuse_old_names(values: Mapping[str, Any]) -> None:
             refuse_old_name(old)
 
 
-def upgrade(checkpoint: dict[str, Any]) -> None:
-    """Give what a checkpoint of this project holds the names that it has now, in place."""
-    config = checkpoint["radar"]["config"]
+def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give options that were stored the names and values that they have now."""
+    renamed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     for old, new in NAMES.items():
         group, name = old.split(".")
-        if name in config.get(group, {}):
-            value = config[group].pop(name)
-            config[group][new.split(".")[1]] = VALUES.get(new, {}).get(value, value)
+        if name in renamed.get(group, {}):
+            value = renamed[group].pop(name)
+            renamed[group][new.split(".")[1]] = VALUES.get(new, {}).get(value, value)
+    return renamed
+
+
+def upgrade(checkpoint: dict[str, Any]) -> None:
+    """Give what a checkpoint of this project holds the names that it has now, in place."""
+    checkpoint["radar"]["config"] = with_new_names(checkpoint["radar"]["config"])
     weights = checkpoint["state_dict"]
     for old, new in WEIGHTS.items():
         if old in weights:

@@ -23,7 +23,7 @@ from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
 from radar.scoring.features import FEATURES, extract, load_features
 from radar.scoring.labels import LABELS, label_gap
-from radar.scoring.metrics import Reference, build_reference, chosen_metrics, frechet_distance, score
+from radar.scoring.metrics import Reference, build_reference, check_metrics, frechet_distance, score
 from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
@@ -174,7 +174,7 @@ def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any]
 
 def check_scoring(config: EvaluateConfig) -> None:
     """Raise InputError for an unknown metric, feature network or rule of labels: before any work."""
-    chosen_metrics(config.metrics)
+    check_metrics(config.metrics)
     choose("feature network", config.features, FEATURES)
     choose("labels", config.labels, LABELS)
 

@@ -192,17 +192,16 @@ METRICS: dict[str, Callable[[Evaluation], dict[str, float]]] = {
 }
 
 
-def chosen_metrics(names: Sequence[str] | None) -> list[str]:
-    """Names of the metrics to compute, by default all; raises InputError for an unknown one."""
-    for name in names or ():
+def check_metrics(names: Sequence[str]) -> None:
+    """Raise InputError for an unknown metric."""
+    for name in names:
         choose("metric", name, METRICS)
-    return list(METRICS if names is None else names)
 
 
-def score(names: Sequence[str] | None, images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
-    """Compute the named metrics, or all, of samples (B, 3, H, W) uint8 with labels (B,)."""
+def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
+    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,)."""
     evaluation = Evaluation(images, labels, extract(reference.network, images), reference)
     columns: dict[str, float] = {}
-    for name in chosen_metrics(names):
-        columns |= METRICS[name](evaluation)
+    for name in names:
+        columns |= choose("metric", name, METRICS)(evaluation)
     return columns
