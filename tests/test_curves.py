@@ -73,3 +73,11 @@ def test_what_cannot_be_put_together(folders, tmp_path, capsys):
     ):
         assert message in fails(capsys, "curves", *argv, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_reports_from_before_and_after_a_renaming(tmp_path):
+    old, new = ({"train": {name: 9, kind: value}} for name, kind, value in (
+        ("steps", "redraw", "permuted"), ("max_steps", "permutations", "random")
+    ))  # fmt: skip
+    folders = [write(tmp_path / f"{k}", [row("radial", k, 0, options=given)]) for k, given in ((4, old), (7, new))]
+    assert len(read_rows(folders)) == 2

@@ -129,7 +129,7 @@ class Plan:
 
     def trial(self, arm: str, seed: int, options: Mapping[str, Any], params: Params) -> Trial:
         """Build and check one trial; raises InputError if it is not possible."""
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
             check_training(config.train)
@@ -167,12 +167,12 @@ class Plan:
 
 
 @contextmanager
-def naming(arm: str) -> Iterator[None]:
-    """Put the arm's name in front of what is wrong with it."""
+def naming(what: str) -> Iterator[None]:
+    """Put what it is about in front of what is wrong with it."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"arm '{arm}': {error}") from error
+        raise InputError(f"{what}: {error}") from error
 
 
 def trial_name(arm: str, seed: int) -> str:
@@ -242,7 +242,7 @@ def _check_overrides(plan: Plan) -> None:
     tuned = {} if plan.file.tune is None else plan.file.tune.ranges
     varied = dict.fromkeys([*plan.ranges, *tuned], "the study varies it")
     for arm, options in plan.file.arms.items():
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             own = flatten(options)
             if twice := [key for key in own if key in plan.file.factors]:
                 raise InputError(f"'{twice[0]}' is a factor of the study already")
@@ -271,7 +271,7 @@ def check_ranges(plan: Plan, trial: Trial) -> None:
     """Build the configuration at every end and choice of every range; raises InputError for the first that fails."""
     searched = plan.ranges if plan.searching else {}
     for key, values in searched.items():
-        with _naming_range(key):
+        with naming(f"range of '{key}'"):
             for value in values.tried:
                 to_config(merge_options(to_dict(trial.config), nest({key: value})))
 
@@ -282,14 +282,6 @@ def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
     for trial in trials if ranges else ():
         module = build_generator(trial.config, planned=True)[0]
         for key, values in ranges.items():
-            with naming(trial.arm), _naming_range(key):
+            with naming(f"arm '{trial.arm}'"), naming(f"range of '{key}'"):
                 for value in values.tried:
                     module.sampled_slots(trial.sampled({key: value}))
-
-
-@contextmanager
-def _naming_range(key: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"range of '{key}': {error}") from error

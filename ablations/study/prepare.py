@@ -37,7 +37,7 @@ def check_idle(plan: Plan) -> None:
     """Refuse how to train tokenizers or estimate fields where no arm has any; raises InputError."""
     configs, fields = [], list[str]()
     for arm, values in arm_values(plan):
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             configs.append(to_config(values, plan.overrides))
             fields += covariances(configs[-1])
     if plan.file.tokenizer_training and not any(build_tokenizer(config.tokenizer).learned for config in configs):
@@ -58,7 +58,7 @@ def check_arms(plan: Plan) -> None:
     A wrong option ends the study before that training and not after. Without fields, which come later.
     """
     for arm, values in arm_values(plan):
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             config = adopt(to_config(values, plan.overrides))
             path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
             if path is None or Path(path).exists() or not tokenizer.learned:
@@ -72,7 +72,7 @@ def check_arms(plan: Plan) -> None:
 def train_tokenizers(plan: Plan) -> None:
     """Train every learned tokenizer that is not trained yet, or not to its end, with `tokenizer_training`."""
     for arm, values in arm_values(plan):
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             config = to_config(values, plan.overrides)
             path, learned = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer).learned
         if path is None or not learned:
@@ -95,7 +95,7 @@ def estimate_fields(plan: Plan) -> None:
     if plan.file.estimator is None:
         return
     for arm, values in arm_values(plan):
-        with naming(arm):
+        with naming(f"arm '{arm}'"):
             config = to_config(values, plan.overrides)
             for path in covariances(config):
                 estimate_once(config, plan.file.estimator, Path(path))

@@ -13,7 +13,7 @@ from radar.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
 DEVICES = ("auto", "cpu", "cuda")
-METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
+DEFAULT_METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
 
 
 @dataclass
@@ -185,7 +185,7 @@ class EvaluateConfig:
     images: int = option(1000, "samples that are scored", at_least=5)
     labels: str = option("balanced", "classes of the samples: balanced, or as_data: in the shares of the data")
     features: str = option("cnn", "feature network: cnn (own classifier of the data set) or inception (extra `fid`)")
-    metrics: list[str] = option(METRICS, "which of the metrics")
+    metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)
 
