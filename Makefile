@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself. PYTHON may name another interpreter of at least 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-QUIET := --quiet --no-compile --disable-pip-version-check
+QUIET := --quiet --disable-pip-version-check
 
 .PHONY: ablation test lint clean
 
@@ -19,11 +19,9 @@ lint: .venv/stamp
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch first and by the range of pyproject.toml, so that pip takes its CPU build where one is offered. Bytecode is made
-# of what the verbs import, not of all that is installed, which would take most of the time.
+# torch first and by the range of pyproject.toml, so that pip takes its CPU build where one is offered.
 .venv/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(QUIET) "torch>=2.6,<2.14"
 	$(BIN)/python -m pip install $(QUIET) -e '.[dev]'
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "from ablations.cli import VERBS, load; all(map(load, VERBS.values())); import pytest"
 	touch $@
