@@ -8,8 +8,8 @@ QUIET := --quiet --disable-pip-version-check
 ablation: .venv/stamp
 	$(BIN)/radar ablate ablations/studies/ordering.yaml
 
-test: .venv/stamp  # in the order of the files: the largest are not the longest
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: .venv/stamp  # three on two cores: tests wait for processes; in the order of the files: the largest are not the longest
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/stamp
 	$(BIN)/ruff check .

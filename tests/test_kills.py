@@ -152,11 +152,8 @@ def undisturbed(tmp_path_factory, cache) -> list[dict[str, str]]:
     return command.rows()
 
 
-@pytest.mark.parametrize(
-    ("kills", "shared"),
-    [(1, False), pytest.param(10, False, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow)],
-    ids=["sqlite", "sqlite, many kills", "postgresql"],
-)
+@pytest.mark.slow  # by default one process is killed in many ways (test_resume.py), and a study once (below)
+@pytest.mark.parametrize(("kills", "shared"), [(10, False), (1, True)], ids=["sqlite", "postgresql"])
 def test_a_study_killed_at_random_moments(kills, shared, tmp_path, cache, undisturbed, request):
     """All of it is killed, some times; then of three workers one is killed in mid-trial and one is stopped.
 

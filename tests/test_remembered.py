@@ -31,8 +31,9 @@ def test_the_second_time_nothing_is_computed(printed):
     assert first and not second and (again, same) == (text, picture)
 
 
-@pytest.mark.parametrize("file", ["text.txt", "orders.png"])
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    ("file", "damage"), [("text.txt", lambda path: path.write_bytes(b"")), ("orders.png", Path.unlink)]
+)
 def test_what_is_damaged_is_computed_again(printed, tmp_path, file, damage):
     whole = printed()
     (path,) = tmp_path.glob(f"cache/radar-ablations/orders-*/{file}")

@@ -103,12 +103,10 @@ objectives: OBJECTIVES
 """
 
 
+@pytest.mark.slow  # by default a stopped search is compared with a whole one
 @pytest.mark.parametrize(
     ("sampler", "prune", "objectives"),
-    [
-        ("tpe", "true", "{nll: minimize}"),
-        pytest.param("nsga2", "false", "{fid: minimize, steps: minimize}", marks=pytest.mark.slow),
-    ],
+    [("tpe", "true", "{nll: minimize}"), ("nsga2", "false", "{fid: minimize, steps: minimize}")],
 )
 def test_search(sampler, prune, objectives, tmp_path, cache, capsys):
     """One worker finds the same each time; combinations that are not possible are kept with their cause."""

@@ -138,7 +138,12 @@ def test_every_configuration_runs_one_step(path, tmp_path):
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 1
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+QUICK = ("ordering", "revisions", "tokenizer")  # a grid, sampling options and a learned tokenizer; the rest is slow
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem not in QUICK)) for p in STUDIES], ids=lambda p: p.stem
+)
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))

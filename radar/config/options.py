@@ -46,8 +46,8 @@ class OrderConfig:
 class DataConfig:
     """Which images (radar/data)."""
 
-    name: str = option("digits", "digits, shapes or folder")
-    root: str | None = option(None, "folder: one sub-folder per class")
+    name: str = option("digits", "digits, fashion, shapes or folder")
+    root: str | None = option(None, "folder: one sub-folder per class; fashion: the folder of its four .gz files")
     size: int | None = option(None, "folder: pixels per side after the crop", at_least=1)
     images: int | None = option(None, "shapes: number of training images", at_least=1)
     held_out: float | None = option(

@@ -7,22 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from radar.config.options import DataConfig
-from radar.config.registry import call, choose
+from radar.config.registry import call, choose, takes
 from radar.data.augment import AUGMENTS, AugmentedImages
 from radar.data.digits import digits
+from radar.data.fashion import fashion
 from radar.data.folder import folder
 from radar.data.images import ImageData, ImageSet
 from radar.data.shapes import shapes
 
 __all__ = ["DATASETS", "AugmentedImages", "ImageData", "ImageSet", "load_data"]
 
-DATASETS: dict[str, Callable[..., ImageData]] = {"digits": digits, "shapes": shapes, "folder": folder}
+DATASETS: dict[str, Callable[..., ImageData]] = {
+    "digits": digits,
+    "fashion": fashion,
+    "shapes": shapes,
+    "folder": folder,
+}
 
 
 def load_data(config: DataConfig) -> ImageData:
     """Open a data set; raises InputError for an unknown name or option, or a folder that cannot be used."""
     choose("augmentation", config.augment, AUGMENTS)
-    # A folder keeps in the cache what it found out about each file.
-    options = vars(config) | {"cache": config.cache if config.root else None}
+    options = vars(config) | {"cache": config.cache if takes(config.name, DATASETS, "cache") else None}
     own = {key: value for key, value in options.items() if key not in ("name", "augment", "workers")}
     return replace(call("data", config.name, DATASETS, **own), augment=config.augment)
