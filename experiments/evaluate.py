@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.files import check_writable
-from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_reference, save_row
+from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import load_generator
 
@@ -24,8 +24,8 @@ def main(args: argparse.Namespace) -> None:
     generator, folder = load_generator(args.checkpoint, args.options), Path(args.out or Path(args.checkpoint).parent)
     check_scoring(generator.config.evaluate)
     check_writable(folder, folder=True)
-    reference = open_reference(generator)
-    row, _ = evaluate(generator, reference)
+    references = open_references(generator)
+    row, _ = evaluate(generator, references)
     row |= measure_speed(generator)
     path = folder / "evaluation.json"
     save_row(row, path)
@@ -33,6 +33,6 @@ def main(args: argparse.Namespace) -> None:
         print(f"radar: {warning}", file=sys.stderr)
     for key, value in row.items():
         if key not in NOT_SHOWN:
-            title = f"{key}[{reference.network.label}]" if key in OF_FEATURES else key
+            title = f"{key}[{references[0].network.label}]" if key in OF_FEATURES else key
             print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
     print(path)

@@ -19,8 +19,8 @@ from PIL import Image
 from ablations.cli import main
 from radar.config.load import load_config
 from radar.files import locked_or_refused
-from radar.scoring.evaluation import evaluate, open_reference
-from radar.scoring.features import train_classifier
+from radar.scoring.evaluation import evaluate, open_references
+from radar.scoring.networks.classifier import train_classifier
 from radar.scoring.samples import draw_samples
 from radar.timing.rounds import measure_rounds, speed_columns
 from radar.training.checkpoints import load_generator
@@ -95,18 +95,18 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
         names = [f"order.name={order}", f"attention={variant}", f"run={tmp_path / variant}"]
         generator = load_generator(train_generator(load_config(None, options + names)))
         torch.nn.init.zeros_(generator.module.model.head.weight)
-        row, _ = evaluate(generator, open_reference(generator))
+        row, _ = evaluate(generator, open_references(generator))
         assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
 
 
 def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatch):
-    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.scoring.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     generator = load_generator(checkpoint)
-    first = open_reference(generator)
-    assert open_reference(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
+    first = open_references(generator)
+    assert open_references(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
     changed = dataclasses.replace(generator.data, identity="other images under the same options")
-    assert open_reference(dataclasses.replace(generator, data=changed)).data is changed
-    assert open_reference(generator) is not first, "the last one is kept, no more"
+    assert open_references(dataclasses.replace(generator, data=changed))[0].data is changed
+    assert open_references(generator) is not first, "the last one is kept, no more"
 
 
 def test_speed_counts_all_work(checkpoint, monkeypatch):
@@ -223,7 +223,7 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
 
 def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
-    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.scoring.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     small = ["data.images=60", "train.max_steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]
@@ -275,7 +275,7 @@ def test_paths_of_the_home_folder(tmp_path, cache, monkeypatch, capsys):
 
 
 def test_evaluate_tries_its_folder_before_the_work(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("radar.scoring.evaluation.open_reference", lambda generator: pytest.fail("it has begun"))
+    monkeypatch.setattr("radar.scoring.evaluation.open_references", lambda generator: pytest.fail("it has begun"))
     copy = tmp_path / "run"
     shutil.copytree(checkpoint.parent, copy)
     monkeypatch.setattr("radar.files.os.access", lambda path, mode: Path(path) != copy)

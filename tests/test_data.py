@@ -112,7 +112,7 @@ def test_images_are_checked_once(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (DataConfig(name="mnist"), "unknown data 'mnist'; choose from: digits, shapes, folder"),
+        (DataConfig(name="mnist"), "unknown data 'mnist'; choose from: digits, fashion, shapes, folder"),
         (DataConfig(name="digits", root="x"), "data 'digits' takes no option 'root'"),
         (DataConfig(name="folder", root="nowhere"), "data.root='nowhere' is not a folder"),
         (DataConfig(name="digits", held_out=0.999), "data.held_out=0.999 cannot split"),

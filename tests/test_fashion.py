@@ -75,7 +75,7 @@ def test_damaged_files(published, damage, said, tmp_path, capsys):
 
 def test_where_there_is_no_network(published, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "PUBLISHER", "http://127.0.0.1:1")
-    with pytest.raises(InputError, match=r"data\.root .* apt-get install dataset-fashion-mnist.* network"):
+    with pytest.raises(InputError, match=r"data\.root.*apt-get install dataset-fashion-mnist.* network"):
         load_data(DataConfig(name="fashion", cache=str(tmp_path / "cache")))
     assert not list(tmp_path.rglob("cache/**/*.gz"))
     (published / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"else"))

@@ -13,7 +13,7 @@ from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
-from radar.scoring.features import Classifier, FeatureNetwork, cnn, load_features, train_classifier
+from radar.scoring.features import load_features
 from radar.scoring.metrics import (
     METRICS,
     build_reference,
@@ -23,6 +23,8 @@ from radar.scoring.metrics import (
     neighbour_radius,
     score,
 )
+from radar.scoring.networks.classifier import Classifier, cnn, train_classifier
+from radar.scoring.networks.network import FeatureNetwork
 
 REPORTS = Path(__file__).parents[1] / "results"
 
@@ -103,17 +105,20 @@ def test_copies_are_counted(reference):
 def test_unknown_names(reference):
     with pytest.raises(InputError, match="unknown metric 'is'; choose from: fid"):
         score(["is"], reference.images[:5], torch.zeros(5), reference)
-    with pytest.raises(InputError, match="unknown feature network 'dino'; choose from: cnn, inception"):
+    with pytest.raises(
+        InputError, match="unknown feature network 'dino'; choose from: cnn, efficientnet_lite0, inception"
+    ):
         load_features("dino", reference.data, "")
 
 
 def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
     data = load_data(DataConfig(seed=1))
-    monkeypatch.setattr("radar.scoring.features.train_classifier", partial(train_classifier, steps=250))
+    train = "radar.scoring.networks.classifier.train_classifier"
+    monkeypatch.setattr(train, partial(train_classifier, steps=250))
     network = cnn(data, str(tmp_path))
     images, labels = load_images(data.held_out, range(len(data.held_out)))
     assert (network.classify(images) == labels).double().mean() > 0.97
-    monkeypatch.setattr("radar.scoring.features.train_classifier", lambda data: pytest.fail("trained again"))
+    monkeypatch.setattr(train, lambda data: pytest.fail("trained again"))
     again = cnn(data, str(tmp_path))
     assert again.title == network.title and network.title.startswith("digits-cnn:")
     (path,) = tmp_path.iterdir()

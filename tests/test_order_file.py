@@ -21,7 +21,7 @@ from radar.decoding.groups import step_sizes
 from radar.decoding.order_file import read_steps
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError
-from radar.scoring.evaluation import describe, evaluate, open_reference
+from radar.scoring.evaluation import describe, evaluate, open_references
 from radar.training.checkpoints import load_generator, read_checkpoint
 from radar.training.generator import GeneratorModule
 from radar.training.runs import train_generator
@@ -52,7 +52,7 @@ def test_the_trained_order_is_loaded_whatever_the_code_gives(tmp_path, cache, mo
     line = capsys.readouterr().err.strip()
     assert line.startswith(f"radar: {path} was trained in another order 'halton'") and "\n" not in line
     assert torch.equal(generator.module.step, trained)
-    row, _ = evaluate(generator, open_reference(generator))
+    row, _ = evaluate(generator, open_references(generator))
     assert row["order_hash"] == row["sampled_order_hash"] == order_hash(trained)
     with pytest.raises(InputError, match="do not give the trained order any more"):
         generator.module.sampled_step(SampleConfig(steps=5))

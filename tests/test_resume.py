@@ -15,9 +15,12 @@ from radar.training.logs import learning_curve
 OPTIONS = {
     "model": {"dim": 16, "layers": 1, "heads": 1, "dropout": 0.1},
     "attention": "nested",
-    "train": {"max_steps": 20, "batch_size": 4, "warmup": 4, "val_every": 5, "checkpoint_every": 3, "accumulate": 2},
+    "train": {
+        "max_steps": 20, "batch_size": 4, "warmup": 4, "optimizer": "muon", "accumulate": 2, "val_every": 5,
+        "checkpoint_every": 3,
+    },
     "data": {"held_out": 0.1},
-}
+}  # fmt: skip
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

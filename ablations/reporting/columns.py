@@ -55,6 +55,7 @@ TUNED = (
 )
 OF_SAMPLE = "sample."  # columns of other options of sampling
 NOT_TUNED = ("images", "batch_size", "seed", "order", "steps", "order_per_image")  # which arms say themselves
+BY_NETWORK = ("fid", "fid_matched", "kid", "precision", "recall", "rfid")
 TESTED = ("fid", "nll")
 
 
@@ -64,6 +65,17 @@ def arm_means(rows: Sequence[Row], *keys: str) -> dict[str, tuple[float, ...]]:
     return {arm: tuple(sum(v) / len(v) for v in values) for arm, values in arms.items() if all(values)}
 
 
+def further(rows: Sequence[Row]) -> list[str]:
+    """Labels of the feature networks beside the first, whose columns name them: fid[label]."""
+    return list(dict.fromkeys(title.rpartition(":")[0] for row in rows for title in row.get("further_features", [])))
+
+
+def by_network(column: Column, rows: Sequence[Row]) -> list[Column]:
+    """A column, and the same of every further feature network."""
+    others = [f"{column.key}[{label}]" for label in further(rows)] if column.key in BY_NETWORK else []
+    return [column, *(column._replace(key=key, title=key, featured=False) for key in others)]
+
+
 def present(rows: Sequence[Row]) -> list[Column]:
     """Columns that any row has; how images were sampled only where that differs."""
     varied = [column for column in TUNED if len({row.get(column.key) for row in rows}) > 1]
@@ -71,7 +83,8 @@ def present(rows: Sequence[Row]) -> list[Column]:
     own = [key for key in options if key not in (*NOT_TUNED, *(column.key for column in TUNED))]
     others = [key for key in own if len({str(row["options"]["sample"].get(key)) for row in rows}) > 1]
     varied += [Column(f"{OF_SAMPLE}{key}", key.replace("_", " "), 2, listed=True) for key in others]
-    return [column for column in COLUMNS if any(column.key in row for row in rows)] + varied
+    columns = [one for column in COLUMNS for one in by_network(column, rows)]
+    return [column for column in columns if any(column.key in row for row in rows)] + varied
 
 
 def titled(column: Column, rows: Sequence[Row]) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.reporting.columns import TESTED
+import scipy.stats
+
+from ablations.reporting.columns import TESTED, arm_means, featured, further
 from ablations.reporting.figures import GAPS, correlated
 from ablations.reporting.statistics import by_arm, contrast, difference, gap_correlation
 from ablations.reporting.tables import compared
@@ -21,6 +23,7 @@ from radar.scoring.row import Row
 
 SOURCES_SHOWN = (
     "fid_feature",
+    "further_features",
     "feature_accuracy",
     "reference",
     "rfid_reference",
@@ -142,11 +145,13 @@ def command_line(study: str, out: str | None, options: Sequence[str]) -> str:
 
 def facts(rows: Sequence[Row]) -> list[str]:
     """List where the figures come from, all values that occur."""
-    found = {key: sorted({_fact(row[key]) for row in rows if row.get(key) is not None}) for key in SOURCES_SHOWN}
+    found = {key: sorted({_fact(row[key]) for row in rows if row.get(key) not in (None, [])}) for key in SOURCES_SHOWN}
     return [f"- {key.replace('_', ' ')}: {', '.join(values)}" for key, values in found.items() if values]
 
 
 def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -191,6 +196,21 @@ def gap_notes(rows: Sequence[Row]) -> list[str]:
                     f"{name} against the independence gap in {field}: {correlated(*found)}; means of arms, "
                     "bootstrap over arms."
                 )
+    return said
+
+
+def rank_notes(rows: Sequence[Row]) -> list[str]:
+    """Say whether further feature networks put the arms in the same order as the first, where there are three."""
+    said = []
+    for label in further(rows):
+        means = list(arm_means(rows, "fid", f"fid[{label}]").values())
+        if len(means) > 2:
+            first, second = zip(*means, strict=True)
+            rho, tau = scipy.stats.spearmanr(first, second).statistic, scipy.stats.kendalltau(first, second).statistic
+            said.append(
+                f"{featured('fid', rows)} and fid[{label}] rank the {len(means)} arms by their means with Spearman's "
+                f"rho = {rho:.2f}, Kendall's tau = {tau:.2f} (1: the same order)."
+            )
     return said
 
 
@@ -245,6 +265,7 @@ def notes(results: Results) -> list[str]:
     ]
     said = size_notes(results.rows) + [f"WARNING: {text}." for text in caution_notes(results.rows)] + said
     said += contrast_notes(results)
+    said += rank_notes(results.rows)
     said += tuning_notes(results.rows, results.tuned)
     said += gap_notes(results.rows)
     if results.unfinished:

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
-from ablations.reporting.columns import OF_SAMPLE, TESTED, Column, cell, numbers, present, titled
+from ablations.reporting.columns import (
+    OF_SAMPLE,
+    TESTED,
+    Column,
+    by_network,
+    cell,
+    column_of,
+    numbers,
+    present,
+    titled,
+)
 from ablations.reporting.statistics import Difference, by_arm, difference, holm, interval
 from radar.scoring.row import EXPLAINED, Row
 
@@ -68,9 +78,10 @@ class Table(NamedTuple):
 
 
 def main_table(rows: Sequence[Row], baseline: str | None) -> Table:
-    """What is read first: eight columns at most."""
+    """What is read first: eight columns, and one for every further feature network."""
+    keys = [one.key for key in MAIN for one in by_network(column_of(key), rows)]
     there = {column.key: column for column in present(rows)}
-    columns, tests = [there[key] for key in MAIN if key in there], tested(rows, baseline)
+    columns, tests = [there[key] for key in keys if key in there], tested(rows, baseline)
     compared_by = next((key for key in TESTED if key in tests), None)
     table = _layout(rows, columns)
     if compared_by is not None:
@@ -89,7 +100,7 @@ def full_table(rows: Sequence[Row], baseline: str | None) -> Table:
 
 def _layout(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     titles = [titled(column, rows) for column in columns]
-    meanings = [EXPLAINED.get(column.key.removeprefix(OF_SAMPLE), "") for column in columns]
+    meanings = [EXPLAINED.get(column.key.removeprefix(OF_SAMPLE).partition("[")[0], "") for column in columns]
     lines = {}
     for arm, group in by_arm(rows).items():
         values = [[] if column.listed else numbers(group, column.key) for column in columns]
@@ -136,7 +147,7 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 def latex_table(name: str, rows: Sequence[Row]) -> str:
     """Lay the main columns out with booktabs; mean and 95% interval over seeds."""
-    columns = [column for column in present(rows) if column.key in LATEX]
+    columns = [column for column in present(rows) if column.key.partition("[")[0] in LATEX]
     titles = ["arm", *(titled(column, rows) for column in columns)]
     lines = [[arm, *(cell(group, column) for column in columns)] for arm, group in by_arm(rows).items()]
     seeds = sorted({row["seed"] for row in rows})

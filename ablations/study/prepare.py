@@ -17,10 +17,10 @@ from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.files import locked
 from radar.scoring.data_field import estimate_field, field_origin, save_field
-from radar.scoring.features import load_features
+from radar.scoring.evaluation import build_references
 from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
-from radar.training.checkpoints import adopt, build_generator, load_tokenizer, pick_device, read_checkpoint
+from radar.training.checkpoints import adopt, build_generator, has_ended, load_tokenizer, pick_device, read_checkpoint
 from radar.training.generator import GeneratorModule
 from radar.training.runs import tokenizer_folder, train_tokenizer
 
@@ -118,8 +118,7 @@ def is_trained(path: Path) -> bool:
     """Whether a checkpoint is there and has made all of its steps; raises InputError for a damaged one."""
     if not path.exists():
         return False
-    checkpoint = read_checkpoint(path)
-    return bool(checkpoint["global_step"] >= checkpoint["radar"]["config"]["train"]["max_steps"])
+    return has_ended(read_checkpoint(path))
 
 
 def prepare(plan: Plan, rows: Sequence[Row]) -> None:
@@ -131,8 +130,8 @@ def prepare(plan: Plan, rows: Sequence[Row]) -> None:
     parts = {repr((c.data, c.tokenizer, c.evaluate.features)): c for c in configs}
     for config in parts.values():
         _, data, tokenizer = build_generator(config)
-        network = load_features(config.evaluate.features, data, config.data.cache).title
+        device = pick_device(config.train.device)
+        network = build_references(config, data, device)[0].network.title
         if others := {row["fid_feature"] for row in rows} - {network}:
             raise InputError(f"rows are there that {', '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
-        tokenizer.to(pick_device(config.train.device))
-        cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
+        cached_tokens(data, tokenizer.to(device), config.data.cache, config.data.workers)

@@ -16,7 +16,7 @@ from radar.config.load import config_hash, flatten
 from radar.config.options import SampleConfig
 from radar.files import locked, replacing
 from radar.provenance import git_commit, hardware, source_hash, versions
-from radar.scoring.evaluation import evaluate, open_reference, save_row
+from radar.scoring.evaluation import evaluate, open_references, save_row
 from radar.scoring.features import extract
 from radar.scoring.metrics import Reference, frechet_distance
 from radar.scoring.row import Row
@@ -40,10 +40,10 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     with locked(run / "lock"):  # arms that differ in sampling only share a training
         checkpoint = train_generator(trial.config, trial.key, callbacks)
     generator = replace(load_generator(checkpoint), config=trial.config)
-    reference = open_reference(generator)
-    settings = tune(trial, scorer(plan, generator, reference))
+    references = open_references(generator)
+    settings = tune(trial, scorer(plan, generator, references[0]))
     generator = replace(generator, config=replace(trial.config, sample=settings))
-    row, samples = evaluate(generator, reference)
+    row, samples = evaluate(generator, references)
     if plan.searching and "images_per_s" in plan.objectives:
         row |= measure_speed(generator)
     save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)

@@ -87,13 +87,29 @@ def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
         for group, kind in typing.get_type_hints(Config).items():
             if dataclasses.is_dataclass(kind) and not isinstance(values.get(group, {}), Mapping):
                 raise InputError(f"option '{group}' is a group of options, but its value is {values[group]!r}")
-        merged = OmegaConf.merge(_schema(Config), dict(values))
+        merged = OmegaConf.merge(_schema(Config), _with_lists(values))
         for text in overrides:
             key, value = _split(text)
             _update(merged, key, value)
         return typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise InputError(_one_line(error)) from error
+
+
+def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a word stand for a list of one, where an option is a list of words."""
+    found = dict(values)
+    for group, name in _lists_of_words():
+        if isinstance(word := found.get(group, {}).get(name), str):
+            found[group] = {**found[group], name: [word]}
+    return found
+
+
+@functools.cache
+def _lists_of_words() -> list[tuple[str, str]]:
+    groups = {key: kind for key, kind in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(kind)}
+    hints = [(key, name, hint) for key, kind in groups.items() for name, hint in typing.get_type_hints(kind).items()]
+    return [(key, name) for key, name, hint in hints if hint == list[str]]
 
 
 def _update(merged: Any, key: str, value: Any) -> None:
@@ -219,7 +235,8 @@ def _parse(key: str, value: str, kind: Any) -> Any:
             return {"true": True, "false": False}[value.lower()]
         if target in (int, float, str):
             return target(value)
-        return OmegaConf.create(f"value: {value}").value
+        found = OmegaConf.create(f"value: {value}").value
+        return [found] if target == list[str] and isinstance(found, str) else found
     except (ValueError, KeyError, OmegaConfBaseException, YAMLError) as error:
         name = getattr(target, "__name__", str(target))
         raise InputError(f"{key}={value} is not possible: {name} expected") from error

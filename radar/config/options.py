@@ -112,9 +112,15 @@ class TrainConfig:
     max_steps: int = option(1000, "optimizer steps", at_least=1)
     batch_size: int = option(64, "images of a batch", at_least=1)
     accumulate: int = option(1, "batches of an optimizer step", at_least=1)
+    optimizer: str = option("adamw", "adamw; or muon, for the matrices of the blocks, and adamw for the rest")
     lr: float = option(2e-3, "learning rate of AdamW after the warm-up", above=0)
-    warmup: int | None = option(
-        None, "steps of linear warm-up, then cosine to zero; by default 50, at most a tenth of all", at_least=0
+    muon_lr: float = option(0.02, "learning rate of Muon after the warm-up", above=0)
+    warmup: int | None = option(None, "steps of linear warm-up; by default 50, at most a tenth of all", at_least=0)
+    decay: float | None = option(
+        None,
+        "share of the steps, the last, in which the rates fall linearly to zero; by default they fall as a cosine does",
+        above=0,
+        at_most=1,
     )
     weight_decay: float = option(0.05, "of weights, not of vectors and embeddings", at_least=0)
     clip: float = option(1.0, "largest gradient norm", above=0)
@@ -131,7 +137,15 @@ class TrainConfig:
     device: str = option("auto", "where it trains, samples and scores", choices=DEVICES)
     log_every: int = option(20, "optimizer steps between two lines of the logs", at_least=1)
     val_every: int | None = option(None, "optimizer steps between validations; by default a tenth of all", at_least=1)
+    val_images: int | None = option(
+        None, "held-out images of a validation, evenly spread; by default all, as for scoring", at_least=1
+    )
     checkpoint_every: int = option(200, "optimizer steps between checkpoints", at_least=1)
+    patience: int | None = option(
+        None,
+        "end after so many validations without a better one, and keep the best; by default train to the end",
+        at_least=1,
+    )
 
     @property
     def warmup_steps(self) -> int:
@@ -184,7 +198,11 @@ class EvaluateConfig:
 
     images: int = option(1000, "samples that are scored", at_least=5)
     labels: str = option("balanced", "classes of the samples: balanced, or as_data: in the shares of the data")
-    features: str = option("cnn", "feature network: cnn (own classifier of the data set) or inception (extra `fid`)")
+    features: list[str] = option(
+        ["cnn"],
+        "feature networks, the first decides: cnn (own classifier of the data set), efficientnet_lite0 (extra "
+        "`features`), inception (extra `fid`), or the path of a TorchScript file",
+    )
     metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)
@@ -225,6 +243,12 @@ def check_training(train: TrainConfig) -> None:
     if train.warmup_steps > train.max_steps:
         raise InputError(
             f"train.warmup={train.warmup} is not possible: it must be at most train.max_steps={train.max_steps}"
+        )
+    validations = train.max_steps // train.validation_steps
+    if train.patience is not None and train.patience >= validations:
+        raise InputError(
+            f"train.patience={train.patience} has no effect: it must be less than the {validations} validations of "
+            f"train.max_steps={train.max_steps}, one every {train.validation_steps} (train.val_every)"
         )
 
 

@@ -74,6 +74,16 @@ def load_images(split: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor
     return torch.stack(images), torch.tensor(labels)
 
 
+def split_images(split: ImageSet, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Load images and labels of a split, all or `most` evenly spread."""
+    return load_images(split, spread(len(split), len(split) if most is None else most))
+
+
+def spread(count: int, most: int) -> Sequence[int]:
+    """All numbers below `count`, or `most` of them, evenly spread."""
+    return range(count) if most >= count else np.linspace(0, count - 1, most).round().astype(int).tolist()
+
+
 def stratified_split(
     labels: NDArray[np.int64], held_out: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from radar.config.load import config_hash
 from radar.config.options import Config
 from radar.data import AugmentedImages, ImageData, ImageSet
-from radar.data.images import load_images
+from radar.data.images import load_images, spread
 from radar.errors import InputError
 from radar.files import replacing_folder
 from radar.seeding import Stream, derive
@@ -185,19 +185,25 @@ class BatchDataset(Dataset[Batch]):
 
 @dataclass
 class OrderedBatches(Dataset[Batch]):
-    """A split once, in order, the first view of every image."""
+    """A split once, in order, the first view of every image; or `most` of its images, evenly spread."""
 
     gather: Gather
     count: int
     batch: int
+    most: int | None = None
+
+    @cached_property
+    def images(self) -> NDArray[np.int64]:
+        """Numbers of the images."""
+        return np.asarray(spread(self.count, self.count if self.most is None else self.most))
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch)
+        return -(-len(self.images) // self.batch)
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        images = np.arange(index * self.batch, min((index + 1) * self.batch, self.count))
+        images = self.images[index * self.batch : (index + 1) * self.batch]
         return Batch(index, *self.gather(images, np.zeros_like(images)), torch.from_numpy(images))
 
 
@@ -231,7 +237,8 @@ class BatchDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out images in order."""
-        batches = OrderedBatches(*self.held_out, self.config.train.batch_size)
+        t = self.config.train
+        batches = OrderedBatches(*self.held_out, t.batch_size, t.val_images)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
 

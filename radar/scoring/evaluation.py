@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from radar.config.load import config_hash, result_options
 from radar.config.options import Config, EvaluateConfig, SampleConfig
 from radar.config.registry import choose
+from radar.data import ImageData
 from radar.data.tokens import OrderedBatches, cached_tokens
 from radar.decoding.fields import token_field
 from radar.decoding.groups import step_sizes
@@ -21,9 +22,17 @@ from radar.files import replacing
 from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
-from radar.scoring.features import FEATURES, extract, load_features
+from radar.scoring.features import check_features, extract, load_features
 from radar.scoring.labels import LABELS, label_gap
-from radar.scoring.metrics import Reference, build_reference, check_metrics, frechet_distance, score
+from radar.scoring.metrics import (
+    Reference,
+    build_reference,
+    check_metrics,
+    frechet_distance,
+    further_scores,
+    judged_by,
+    score,
+)
 from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
@@ -31,7 +40,7 @@ from radar.training.generator import GeneratorModule
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
-OPENED: dict[tuple[object, ...], Reference] = {}  # the last reference: all arms of a study are judged by one
+OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last reference: all arms of a study are judged by one
 
 
 def measure_nll(generator: Generator) -> float | None:
@@ -51,22 +60,26 @@ def measure_nll(generator: Generator) -> float | None:
     return total / len(split)
 
 
-def reconstruction_distance(generator: Generator, reference: Reference) -> float:
-    """rFID: held-out images against themselves sent through the tokenizer and back."""
+def restored_images(generator: Generator, images: Tensor) -> Tensor:
+    """Images (M, 3, H, W) uint8 sent through the tokenizer and back."""
     tokenizer, device = generator.tokenizer, generator.module.device
-    parts = [
-        tokenizer.decode(tokenizer.encode(images.to(device)), generator.grid).cpu()
-        for images in reference.held_out.split(64)
-    ]
-    return frechet_distance(reference.held_out_features, extract(reference.network, torch.cat(parts)))
+    parts = [tokenizer.decode(tokenizer.encode(part.to(device)), generator.grid).cpu() for part in images.split(64)]
+    return torch.cat(parts)
 
 
-def measure_quality(generator: Generator, samples: Samples, reference: Reference) -> dict[str, Any]:
-    """Compute the configured metrics, and rfid where the tokenizer is learned."""
-    columns: dict[str, Any] = score(generator.config.evaluate.metrics, samples.images, samples.labels, reference)
+def measure_quality(generator: Generator, samples: Samples, references: Sequence[Reference]) -> dict[str, Any]:
+    """Compute the configured metrics, by every feature network, and rfid where the tokenizer is learned."""
+    (first, *further), names = references, generator.config.evaluate.metrics
+    columns: dict[str, Any] = score(names, samples.images, samples.labels, first)
+    for reference in further:
+        columns |= further_scores(names, samples.images, samples.labels, reference)
     if generator.tokenizer.learned:
-        columns["rfid"] = reconstruction_distance(generator, reference)
-        columns["rfid_reference"] = reference.held_out_title
+        restored = restored_images(generator, first.held_out)
+        for reference in references:
+            key = "rfid" if reference is first else f"rfid[{reference.network.label}]"
+            features = extract(reference.network, restored)
+            columns[key] = frechet_distance(reference.held_out_features, features)
+        columns["rfid_reference"] = first.held_out_title
     return columns
 
 
@@ -101,10 +114,13 @@ def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]]
     return None if own else step.view(module.model.grid).tolist()
 
 
-def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
-    """Name what was compared, at what size: columns that need no trained weights."""
+def describe(config: Config, module: GeneratorModule, trained_steps: int | None = None) -> dict[str, Any]:
+    """Name what was compared, at what size and cost: columns that need no weights.
+
+    The training is of `trained_steps` optimizer steps, by default of all that the options give.
+    """
     sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
-    images = t.max_steps * t.batch_size * t.accumulate
+    images = (t.max_steps if trained_steps is None else trained_steps) * t.batch_size * t.accumulate
     passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
         "order": config.sample.order or config.order.name,
@@ -133,11 +149,12 @@ def describe(config: Config, module: GeneratorModule) -> dict[str, Any]:
     }
 
 
-def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
+def provenance(generator: Generator, references: Sequence[Reference]) -> dict[str, Any]:
     """Say where the figures come from."""
-    config = generator.config
+    config, (reference, *further) = generator.config, references
     return {
         "fid_feature": reference.network.title,
+        "further_features": [one.network.title for one in further],
         "feature_accuracy": reference.accuracy,
         "classes": len(generator.data.classes),
         "reference": reference.title,
@@ -157,37 +174,45 @@ def provenance(generator: Generator, reference: Reference) -> dict[str, Any]:
     }
 
 
-def evaluate(generator: Generator, reference: Reference) -> tuple[dict[str, Any], Samples]:
+def evaluate(generator: Generator, references: Sequence[Reference]) -> tuple[dict[str, Any], Samples]:
     """Score a generator without timing it: its row and the samples."""
     config = generator.config
     began = time.perf_counter()
     settings, counts = replace(config.sample, images=config.evaluate.images), class_counts(generator)
     samples = draw_samples(generator, settings, scored_labels(generator))
-    row = describe(config, generator.module)
+    row = describe(config, generator.module, generator.trained_steps)
+    row |= {"kept_step": generator.kept_step}
     row |= {"labels": config.evaluate.labels, "label_gap": label_gap(samples.labels, counts)}
     row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
-    row |= measure_quality(generator, samples, reference)
+    row |= measure_quality(generator, samples, references)
     row["evaluate_seconds"] = time.perf_counter() - began
-    return row | provenance(generator, reference), samples
+    return row | provenance(generator, references), samples
 
 
 def check_scoring(config: EvaluateConfig) -> None:
     """Raise InputError for an unknown metric, feature network or rule of labels: before any work."""
     check_metrics(config.metrics)
-    choose("feature network", config.features, FEATURES)
+    check_features(config.features)
     choose("labels", config.labels, LABELS)
 
 
-def open_reference(generator: Generator) -> Reference:
-    """Open the feature network and the real images that a generator is judged by."""
-    config = generator.config
-    key = (repr(config.data), generator.data.identity, config.evaluate.features, generator.module.device)
+def open_references(generator: Generator) -> list[Reference]:
+    """Open the feature networks and the real images that a generator is judged by."""
+    config, data, device = generator.config, generator.data, generator.module.device
+    key = (repr(config.data), data.identity, tuple(config.evaluate.features), device)
     if key not in OPENED:
         OPENED.clear()
-        network = load_features(config.evaluate.features, generator.data, config.data.cache)
-        OPENED[key] = build_reference(generator.data, network.to(generator.module.device))
+        OPENED[key] = build_references(config, data, device)
     return OPENED[key]
+
+
+def build_references(config: Config, data: ImageData, device: torch.device) -> list[Reference]:
+    """Show the real images to every feature network, or read from the cache what it made of them."""
+    cache = config.data.cache
+    first, *further = (load_features(name, data, cache).to(device) for name in config.evaluate.features)
+    reference = build_reference(data, first, cache)
+    return [reference, *(judged_by(reference, network, cache) for network in further)]
 
 
 def cautions(row: Mapping[str, Any]) -> list[str]:

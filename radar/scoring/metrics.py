@@ -7,9 +7,13 @@ Legend: B samples, M real images, F features.
 
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -17,8 +21,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from radar.config.registry import choose
 from radar.data import AugmentedImages, ImageData
+from radar.data.images import split_images, spread
 from radar.errors import InputError
-from radar.scoring.features import FeatureNetwork, extract, split_images, spread
+from radar.files import replacing
+from radar.scoring.features import extract
+from radar.scoring.networks.network import FeatureNetwork
 
 
 class Identity(nn.Module):
@@ -62,14 +69,48 @@ class Reference:
         return f"{self.data.name}-held-out ({len(self.held_out)})"
 
 
-def build_reference(data: ImageData, network: FeatureNetwork, most: int = 50_000) -> Reference:
-    """Extract the features of the real images once; raises InputError for fewer than 5 images in a split."""
+def build_reference(
+    data: ImageData, network: FeatureNetwork, cache: str | None = None, most: int = 50_000
+) -> Reference:
+    """Extract the features of the real images once, or read them from `cache`.
+
+    Raises InputError for fewer than 5 images in a split.
+    """
     if len(data.held_out) < 5 or len(data.train) < 5:
         raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
     train, (held_out, labels) = split_images(data.train, most)[0], split_images(data.held_out, most)
-    features = extract(network, held_out)
+    features = real_features(network, data, {"train": train, "held_out": held_out}, cache)
     accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train, most))
-    return Reference(data, network, train, extract(network, train), held_out, features, trained, accuracy)
+    return Reference(data, network, train, features["train"], held_out, features["held_out"], trained, accuracy)
+
+
+def judged_by(reference: Reference, network: FeatureNetwork, cache: str | None = None) -> Reference:
+    """Show the same real images to another network."""
+    images = {"train": reference.images, "held_out": reference.held_out}
+    features = real_features(network, reference.data, images, cache)
+    return replace(
+        reference, network=network, features=features["train"], held_out_features=features["held_out"], accuracy=None
+    )
+
+
+def real_features(
+    network: FeatureNetwork, data: ImageData, images: dict[str, Tensor], cache: str | None
+) -> dict[str, Tensor]:
+    """Features (M, F) float64 of real images by split, kept in `cache`: a large network takes minutes for them."""
+    if cache is None:
+        return {name: extract(network, split) for name, split in images.items()}
+    counts = " ".join(f"{name}={len(split)}" for name, split in images.items())
+    key = hashlib.sha256(f"{network.title} {data.identity} {counts}".encode()).hexdigest()[:12]
+    path = Path(cache) / f"reference-{data.name}-{network.label}-{key}.npz"
+    if not path.exists():
+        found: dict[str, Any] = {name: extract(network, split).float().numpy() for name, split in images.items()}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **found)
+    try:
+        with np.load(path) as kept:
+            return {name: torch.from_numpy(kept[name]).double() for name in images}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"features of real images {path} are damaged; delete it ({type(error).__name__})") from error
 
 
 def _trained(data: ImageData, train: Tensor, most: int) -> Iterator[bytes]:
@@ -192,6 +233,9 @@ METRICS: dict[str, Callable[[Evaluation], dict[str, float]]] = {
 }
 
 
+FEATURED = ("fid", "kid", "precision_recall")  # metrics that depend on the feature network alone, and the images
+
+
 def check_metrics(names: Sequence[str]) -> None:
     """Raise InputError for an unknown metric."""
     for name in names:
@@ -205,3 +249,10 @@ def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Refer
     for name in names:
         columns |= choose("metric", name, METRICS)(evaluation)
     return columns
+
+
+def further_scores(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
+    """Compute those of the named metrics that another network gives, as columns that name it: fid[label]."""
+    found = score([name for name in FEATURED if name in names], images, labels, reference)
+    label = reference.network.label
+    return {f"{key}[{label}]": value for key, value in found.items() if key != "floor_images"}

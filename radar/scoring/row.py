@@ -65,6 +65,7 @@ class ResultRow(TypedDict, total=False):
     sample_gflop: Annotated[float, "operations of sampling one image, in 10^9"]
     train_tflops: Annotated[float, "operations of the training, in 10^12"]
     images_seen: Annotated[int, "training images, repeated ones counted again"]
+    kept_step: Annotated[int, "optimizer step whose weights are scored; with train.patience the best validated"]
     train_seconds: Annotated[float, "seconds of training and validation"]
     evaluate_seconds: Annotated[float, "seconds of scoring"]
     images_per_s: Annotated[float, "images sampled and decoded per second: batch / median round"]
@@ -77,6 +78,7 @@ class ResultRow(TypedDict, total=False):
     curve: Annotated[list[tuple[int, float]], "held-out NLL by optimizer step"]
     # Provenance
     fid_feature: Annotated[str, "feature network and hash of its weights"]
+    further_features: Annotated[list[str], "further feature networks, of the columns that name them: fid[label]"]
     feature_accuracy: Annotated[float | None, "share of held-out images that the feature network's classifier knows"]
     classes: Annotated[int, "number of classes"]
     reference: Annotated[str, "reference images"]

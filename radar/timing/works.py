@@ -19,8 +19,9 @@ from radar.data.tokens import Batch, BatchDataset, TokenSplit
 from radar.decoding.groups import step_sizes
 from radar.sampling.cost import Cost, sampling_cost
 from radar.sampling.sampler import product_dtype, sample_tokens
-from radar.scoring.features import Classifier, extract
+from radar.scoring.features import extract
 from radar.scoring.metrics import frechet_distance
+from radar.scoring.networks.classifier import Classifier
 from radar.tokenizers import Convolutional, vq
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule

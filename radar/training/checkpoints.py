@@ -46,6 +46,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def has_ended(checkpoint: dict[str, Any]) -> bool:
+    """Whether a training has made all of its steps, or was ended for getting no better."""
+    train = checkpoint["radar"]["config"]["train"]
+    if train.get("patience") is not None:
+        return "trained_steps" in checkpoint["radar"]
+    return bool(checkpoint["global_step"] >= train["max_steps"])
+
+
 def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
     """Load the weights, then the average over them if there is one; raises InputError on any mismatch."""
     try:
@@ -90,7 +98,11 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained generator with all that it needs to make and judge images, on one device."""
+    """A trained generator with all that it needs to make and judge images, on one device.
+
+    Attributes:
+        kept_step, trained_steps: optimizer steps that its weights have seen, and those of its whole training.
+    """
 
     config: Config
     module: GeneratorModule
@@ -98,6 +110,8 @@ class Generator:
     tokenizer: Tokenizer
     commit: str
     train_seconds: float
+    kept_step: int
+    trained_steps: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -198,4 +212,6 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     module.to(device)
     tokenizer.to(device)
     seconds = float(checkpoint["callbacks"].get(TrainingClock.__name__, {}).get("seconds", 0.0))
-    return Generator(config, module, data, tokenizer, checkpoint["radar"]["commit"], seconds)
+    found, kept = checkpoint["radar"], int(checkpoint["global_step"])
+    trained = int(found.get("trained_steps", kept))
+    return Generator(config, module, data, tokenizer, found["commit"], seconds, kept, trained)

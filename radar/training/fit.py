@@ -1,5 +1,6 @@
 """Training until it is done, from wherever it was stopped; what a run folder may be used for."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from radar.files import locked_or_refused, replacing
 from radar.training.checkpoints import (
     adopt,
     check_origin,
+    has_ended,
     pick_device,
     read_checkpoint,
     restore_weights,
 )
 from radar.training.logs import validated_steps
+from radar.training.patience import BEST, KeepBest, end_with_best, seen_until, waited
 from radar.training.trained import TrainedModule
 from radar.training.trainer import build_trainer, loggers, quiet_lightning
 
@@ -39,23 +42,33 @@ def fit(
 
     Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
-    last, done = Path(config.run) / LAST, 0
+    module.build_optimizer()  # fails here, before anything is written
+    last, done, ended = Path(config.run) / LAST, 0, False
     with locked_or_refused(last.with_name("training.lock"), f"run={config.run}"):
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
             check_origin(module, checkpoint, last)
-            done = int(checkpoint["global_step"])
-            if done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
+            done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
+            if not ended and done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
                 make_up_validation(config, module, batches, checkpoint, last)
             del checkpoint  # the Trainer reads it again
-        if done < config.train.max_steps:
+        if not ended and done < config.train.max_steps:
             quiet_lightning()
-            trainer = build_trainer(config, title, average, more)
+            trainer = build_trainer(config, title, average, [*patient(config, module), *more])
             write_config(config)
             trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
             trainer.save_checkpoint(last)
+            done = trainer.global_step
+        if not ended and config.train.patience is not None:
+            end_with_best(last, done)
     return last
+
+
+def patient(config: Config, module: TrainedModule) -> list[Callback]:
+    """What ends a training that gets no better, if that is asked for."""
+    patience = config.train.patience
+    return [] if patience is None else [KeepBest(Path(config.run), module.judged_by, patience)]
 
 
 def make_up_validation(
@@ -71,10 +84,14 @@ def make_up_validation(
         for number, batch in enumerate(batches.val_dataloader()):
             inputs, labels, images = (part.to(device) for part in batch[1:])
             module.validation_step(Batch(batch.number, inputs, labels, images), number)
+    done, values = int(checkpoint["global_step"]), module.validation_values()
     for logger in loggers(path.parent):
-        logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
+        logger.log_metrics(values, done)
         logger.save()
         logger.finalize("success")
+    if config.train.patience is not None and waited(seen_until(path.parent, module.judged_by, done)) == 0:
+        with replacing(path.with_name(BEST)) as temporary:
+            shutil.copyfile(path, temporary)
     module.train()
 
 
@@ -95,7 +112,7 @@ def check_kept(config: Config) -> None:
     if not last.exists():
         return
     checkpoint = read_checkpoint(last)
-    if checkpoint["global_step"] < config.train.max_steps:
+    if not has_ended(checkpoint):
         return
     found = checkpoint["radar"]["config"]
     check_same(adopt(config), found, last)

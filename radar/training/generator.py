@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
@@ -27,6 +27,7 @@ from radar.sampling.draw import draw
 from radar.sampling.passes import Pass, plan_passes
 from radar.training.corruption import CORRUPTIONS, corruption_mask
 from radar.training.layouts import LAYOUTS, Layout
+from radar.training.optimizers import OPTIMIZERS
 from radar.training.trained import TrainedModule
 
 
@@ -44,6 +45,8 @@ class GeneratorModule(TrainedModule):
 
     Raises InputError if order, variant and grid do not fit together.
     """
+
+    judged_by = "val/nll"
 
     def __init__(
         self,
@@ -71,7 +74,12 @@ class GeneratorModule(TrainedModule):
         with torch.device("meta") if planned else nullcontext():
             self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
         self.sampled_slots(config.sample)  # fails here, not after training
+        choose("optimizer", config.train.optimizer, OPTIMIZERS)
         self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Those of the transformer."""
+        return [self.model.blocks, self.model.query_blocks]
 
     @cached_property
     def mask(self) -> Tensor:

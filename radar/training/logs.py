@@ -17,6 +17,11 @@ def validated_steps(run: Path) -> set[int]:
     return {int(line["step"]) for line in logged(run) if any(v for k, v in line.items() if k.startswith("val/"))}
 
 
+def validations(run: Path, key: str) -> list[tuple[int, float]]:
+    """A validated figure by optimizer step, from all parts of an interrupted training."""
+    return sorted({int(line["step"]): float(line[key]) for line in logged(run) if line.get(key)}.items())
+
+
 def learning_curve(run: Path) -> list[tuple[int, float]]:
-    """Validation NLL by optimizer step, from all parts of an interrupted training."""
-    return sorted({int(line["step"]): float(line["val/nll"]) for line in logged(run) if line.get("val/nll")}.items())
+    """Validation NLL by optimizer step."""
+    return validations(run, "val/nll")

@@ -15,6 +15,8 @@ from radar.training.trained import TrainedModule
 class TokenizerModule(TrainedModule):
     """A convolutional tokenizer that learns to restore images."""
 
+    judged_by = "val/mse"
+
     def __init__(self, config: Config, tokenizer: Learned, origin: dict[str, str] | None = None) -> None:
         super().__init__(config, origin)
         self.tokenizer = tokenizer

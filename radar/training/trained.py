@@ -1,55 +1,62 @@
 """What every trained module shares: optimizer, clipping, logging, provenance, the check of the loss."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from radar.config.load import to_dict
 from radar.config.options import Config, TrainConfig
+from radar.config.registry import choose
 from radar.config.renamed import upgrade
 from radar.errors import NonFiniteLoss
 from radar.provenance import git_commit
 from radar.seeding import Stream, derive
+from radar.training.optimizers import OPTIMIZERS, sorted_weights
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Factor on `train.lr`: linear warm-up, then cosine to zero at the last step."""
+    """Factor on the learning rates: linear warm-up, then cosine to zero, or constant and linear to zero at the end."""
     warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
+    if config.decay is not None:
+        return min(1.0, max(0.0, (config.max_steps - step) / max(1.0, config.decay * config.max_steps)))
     done = (step - warmup) / max(1, config.max_steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class TrainedModule(LightningModule):
-    """What both modules share: optimizer, clipping, logging, provenance inside checkpoints, the check of the loss."""
+    """What both modules share: optimizer, clipping, logging, provenance inside checkpoints, the check of the loss.
+
+    Attributes:
+        judged_by: the validated figure by which one step's weights are better than another's; lower is better.
+    """
+
+    judged_by: str
 
     def __init__(self, config: Config, origin: dict[str, str] | None = None) -> None:
         super().__init__()
         self.config, self.origin = config, origin or {}
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Parts whose matrices an optimizer may treat as such; none by default."""
+        return ()
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer of `train.optimizer`; raises InputError where it does not fit the weights."""
+        t = self.config.train
+        return choose("optimizer", t.optimizer, OPTIMIZERS)(sorted_weights(self, self.blocks()), t)
+
     def configure_optimizers(self) -> Any:
-        """AdamW without decay on vectors and embeddings, under `learning_rate`."""
-        t, groups = self.config.train, {True: list[Tensor](), False: list[Tensor]()}
-        for module in self.modules():
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    groups[parameter.ndim > 1 and not isinstance(module, torch.nn.Embedding)].append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": groups[True], "weight_decay": t.weight_decay},
-                {"params": groups[False], "weight_decay": 0.0},
-            ],
-            lr=t.lr,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
-        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, t))
+        """The optimizer, under `learning_rate`."""
+        optimizer = self.build_optimizer()
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, self.config.train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:

