@@ -1,7 +1,9 @@
 # Every target sets up .venv by itself. PYTHON may name another interpreter of at least 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-QUIET := --quiet --disable-pip-version-check
+QUIET := --quiet --disable-pip-version-check --no-compile
+# What is imported is compiled once, by its first import and not at set-up, also where Python is told to write nothing.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: ablation test lint clean
 

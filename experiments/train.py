@@ -5,6 +5,7 @@ import argparse
 from experiments.arguments import add_config
 from experiments.configs import find_config
 from radar.config.load import load_config
+from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import check_scoring
 from radar.training.fit import check_kept
 from radar.training.runs import train_generator
@@ -17,4 +18,4 @@ def main(args: argparse.Namespace) -> None:
     config = load_config(find_config(args.config), args.options)
     check_scoring(config.evaluate)
     check_kept(config)
-    print(train_generator(config))
+    print(train_generator(config, more=curve_callbacks(config)))

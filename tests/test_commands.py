@@ -19,8 +19,8 @@ from PIL import Image
 from ablations.cli import main
 from radar.config.load import load_config
 from radar.files import locked_or_refused
+from radar.networks.classifier import train_classifier
 from radar.scoring.evaluation import evaluate, open_references
-from radar.scoring.networks.classifier import train_classifier
 from radar.scoring.samples import draw_samples
 from radar.timing.rounds import measure_rounds, speed_columns
 from radar.training.checkpoints import load_generator
@@ -100,7 +100,7 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
 
 
 def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatch):
-    monkeypatch.setattr("radar.scoring.networks.classifier.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     generator = load_generator(checkpoint)
     first = open_references(generator)
     assert open_references(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
@@ -223,7 +223,7 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
 
 def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
-    monkeypatch.setattr("radar.scoring.networks.classifier.train_classifier", partial(train_classifier, steps=5))
+    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     small = ["data.images=60", "train.max_steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]

@@ -15,9 +15,12 @@ from radar.config.load import to_config
 from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.errors import InputError
+from radar.networks.features import check_features, load_features
+from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import build_references
-from radar.scoring.features import check_features, load_features
 from radar.scoring.metrics import frechet_distance
+from radar.training.logs import validations
+from radar.training.runs import train_generator
 from tests.command_line import fails
 
 
@@ -94,7 +97,14 @@ def test_an_imagenet_network_tells_textures_apart():
 def test_two_judges(scripted, tmp_path, monkeypatch):
     """Columns of both; the first decides; a table and a line show whether they agree."""
     small = ["model.dim=16", "model.heads=1", "model.layers=1", "train.max_steps=2", "train.batch_size=4"]
-    small += ["evaluate.images=40", "evaluate.timing_repeats=1", "evaluate.timing_batch=2", f"data.cache={tmp_path}"]
+    small += [
+        "train.val_samples=8",
+        "train.val_every=1",
+        "evaluate.images=40",
+        "evaluate.timing_repeats=1",
+        "evaluate.timing_batch=2",
+        f"data.cache={tmp_path}",
+    ]
     arms = {"plain": {"attention": "plain"}, "nested": {"attention": "nested"}, "full": {"attention": "full"}}
     study = {"name": "judged", "base": "digits", "arms": arms, "config": {"evaluate": {"features": ["cnn", scripted]}}}
     (tmp_path / "judged.yaml").write_text(json.dumps(study))
@@ -105,10 +115,24 @@ def test_two_judges(scripted, tmp_path, monkeypatch):
         further = {key: row[f"{key}[column-means]"] for key in ("fid", "fid_matched", "fid_floor", "kid", "precision")}
         assert further["fid"] > 0 and further["fid"] != row["fid"] and further["fid_floor"] < further["fid"]
         assert row["further_features"][0].startswith("column-means:") and row["fid_feature"].startswith("digits-cnn:")
+        assert [step for step, _ in row["fid_curve"]] == [1, 2] and all(fid > 0 for _, fid in row["fid_curve"])
     page = (tmp_path / "out" / "report.md").read_text()
+    assert "fid-curves.png" in page
     assert "fid[digits-cnn]" in page and "fid[column-means]" in page and "further features: column-means:" in page
     (said,) = rank_notes(rows)
     assert said in page and "rank the 3 arms" in said
+
+
+def test_a_curve_of_fid_disturbs_no_training(tmp_path):
+    options = {"model": {"dim": 16, "layers": 1, "heads": 1}, "data": {"cache": str(tmp_path)}}
+    weights = []
+    for samples in (0, 6):
+        train = {"max_steps": 4, "batch_size": 4, "val_every": 2, "val_images": 5, "val_samples": samples}
+        config = to_config({**options, "train": train, "run": str(tmp_path / str(samples))})
+        checkpoint = train_generator(config, more=curve_callbacks(config))
+        weights.append(torch.load(checkpoint, weights_only=True)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [step for step, _ in validations(tmp_path / "6", "val/fid")] == [2, 4]
 
 
 def test_ranks():

@@ -13,7 +13,9 @@ from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.errors import InputError
-from radar.scoring.features import load_features
+from radar.networks.classifier import Classifier, cnn, train_classifier
+from radar.networks.features import load_features
+from radar.networks.network import FeatureNetwork
 from radar.scoring.metrics import (
     METRICS,
     build_reference,
@@ -23,8 +25,6 @@ from radar.scoring.metrics import (
     neighbour_radius,
     score,
 )
-from radar.scoring.networks.classifier import Classifier, cnn, train_classifier
-from radar.scoring.networks.network import FeatureNetwork
 
 REPORTS = Path(__file__).parents[1] / "results"
 
@@ -113,7 +113,7 @@ def test_unknown_names(reference):
 
 def test_classifier_is_trained_once_and_named_by_its_weights(tmp_path, monkeypatch):
     data = load_data(DataConfig(seed=1))
-    train = "radar.scoring.networks.classifier.train_classifier"
+    train = "radar.networks.classifier.train_classifier"
     monkeypatch.setattr(train, partial(train_classifier, steps=250))
     network = cnn(data, str(tmp_path))
     images, labels = load_images(data.held_out, range(len(data.held_out)))

@@ -1,6 +1,7 @@
 """Round trips, hashes, and caches that know who made them."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from radar.data import load_data
 from radar.data.images import load_images
 from radar.data.tokens import batch_indices, cached_tokens
 from radar.errors import InputError
-from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, tokenizer_hash
+from radar.networks.classifier import train_classifier
+from radar.networks.features import load_features
+from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, normalise, tokenizer_hash
 from radar.training.checkpoints import load_tokenizer
 from radar.training.runs import train_tokenizer
+from radar.training.tokenizer import perceptual_distance
 
 
 @pytest.mark.parametrize("name", list(TOKENIZERS))
@@ -154,3 +158,33 @@ def test_what_is_not_given_is_taken_from_the_checkpoint(tmp_path):
         load_tokenizer(TokenizerConfig(name="fsq", checkpoint=path, width=32))
     with pytest.raises(InputError, match=r"holds another tokenizer: name is fsq, tokenizer\.name=vq"):
         load_tokenizer(TokenizerConfig(name="vq", checkpoint=path))
+
+
+@pytest.mark.parametrize("name", ["cnn", "efficientnet_lite0"])
+def test_what_a_network_sees_is_restored_too(name, tmp_path, monkeypatch):
+    """The loss is zero for the image itself, its gradient reaches the pixels, and no network is trained or kept."""
+    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=2))
+    data = load_data(DataConfig("shapes", images=20))
+    network, images = load_features(name, data, str(tmp_path)), load_images(data.train, range(3))[0]
+    assert perceptual_distance(network, normalise(images), images) < 1e-9
+    noisy = (normalise(images) + 0.1 * torch.randn(images.shape)).requires_grad_()
+    perceptual_distance(network, noisy, images).backward()
+    assert noisy.grad.abs().max() > 0 and not any(p.requires_grad for p in network.parameters())
+    options = {
+        "data": {"name": "shapes", "images": 20, "cache": str(tmp_path)},
+        "tokenizer": {"name": "fsq", "width": 8},
+    }
+    options |= {"train": {"max_steps": 1, "batch_size": 2, "warmup": 1, "perceptual": [name]}}
+    state = torch.load(train_tokenizer(to_config(options, [f"run={tmp_path / 'run'}"])), weights_only=True)[
+        "state_dict"
+    ]
+    assert all(key.startswith("tokenizer.") for key in state)
+
+
+def test_networks_that_show_no_maps(tmp_path):
+    torch.jit.script(torch.nn.Flatten()).save(str(tmp_path / "flat.pt"))
+    options = {"data": {"name": "shapes", "images": 20}, "tokenizer": {"name": "fsq", "width": 8}}
+    options |= {"train": {"perceptual": [str(tmp_path / "flat.pt")]}, "run": str(tmp_path / "run")}
+    with pytest.raises(InputError, match="flat shows no maps of its layers"):
+        train_tokenizer(to_config(options))
+    assert not (tmp_path / "run").exists()

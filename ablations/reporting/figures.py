@@ -137,10 +137,10 @@ def correlated(name: str, found: Correlation) -> str:
     return f"Spearman's rank correlation {found.rho:.2f} {span}, {found.arms} arms ({name})"
 
 
-def draw_learning_curves(rows: Sequence[Row]) -> Figure | None:
-    """Draw validation NLL by optimizer step, a line per arm: the mean over seeds, and their range as a band."""
+def draw_learning_curves(rows: Sequence[Row], key: str, label: str) -> Figure | None:
+    """Draw a validated figure by optimizer step, a line per arm: the mean over seeds, and their range as a band."""
     figure, axis = _canvas()
-    curves = {arm: [dict(row["curve"]) for row in group if row.get("curve")] for arm, group in by_arm(rows).items()}
+    curves = {arm: [dict(row[key]) for row in group if row.get(key)] for arm, group in by_arm(rows).items()}
     drawn: list[list[dict[int, float]]] = []
     for number, (arm, group) in enumerate(curves.items()):
         steps = sorted(set.intersection(*(set(curve) for curve in group))) if group else []
@@ -159,7 +159,7 @@ def draw_learning_curves(rows: Sequence[Row]) -> Figure | None:
         plt.close(figure)
         return None
     axis.set_xlabel("optimizer steps")
-    axis.set_ylabel("held-out NLL (nats per image)")
+    axis.set_ylabel(label)
     axis.grid(alpha=0.3)
     _legend(axis, len(drawn))
     return figure

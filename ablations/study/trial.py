@@ -15,9 +15,10 @@ from ablations.study.search import Score, Tuner
 from radar.config.load import config_hash, flatten
 from radar.config.options import SampleConfig
 from radar.files import locked, replacing
+from radar.networks.features import extract
 from radar.provenance import git_commit, hardware, source_hash, versions
+from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import evaluate, open_references, save_row
-from radar.scoring.features import extract
 from radar.scoring.metrics import Reference, frechet_distance
 from radar.scoring.row import Row
 from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
@@ -25,7 +26,7 @@ from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
 from radar.training.checkpoints import Generator, load_generator, pick_device
 from radar.training.fit import LAST
-from radar.training.logs import learning_curve
+from radar.training.logs import learning_curve, validations
 from radar.training.runs import train_generator
 
 Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
@@ -38,7 +39,7 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
         return saved
     run = Path(trial.config.run)
     with locked(run / "lock"):  # arms that differ in sampling only share a training
-        checkpoint = train_generator(trial.config, trial.key, callbacks)
+        checkpoint = train_generator(trial.config, trial.key, [*callbacks, *curve_callbacks(trial.config)])
     generator = replace(load_generator(checkpoint), config=trial.config)
     references = open_references(generator)
     settings = tune(trial, scorer(plan, generator, references[0]))
@@ -48,7 +49,8 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
         row |= measure_speed(generator)
     save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)
     log_tensorboard(run / "tensorboard" / trial.key, generator, row, samples)
-    row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params, "curve": learning_curve(run)} | row
+    curves = {"curve": learning_curve(run), "fid_curve": validations(run, "val/fid")}
+    row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params} | curves | row
     save_row(row, path)
     return row
 

@@ -135,11 +135,16 @@ class TrainConfig:
     correction_weight: float = option(1.0, "weight of the correction loss")
     precision: str = option("32-true", "of training", choices=PRECISIONS)
     device: str = option("auto", "where it trains, samples and scores", choices=DEVICES)
+    perceptual: list[str] = option([], "tokenizers: networks (see evaluate.features) whose maps are to be restored too")
+    perceptual_weight: float = option(
+        1.0, "weight of what each of them sees, beside squared and absolute error", above=0
+    )
     log_every: int = option(20, "optimizer steps between two lines of the logs", at_least=1)
     val_every: int | None = option(None, "optimizer steps between validations; by default a tenth of all", at_least=1)
     val_images: int | None = option(
         None, "held-out images of a validation, evenly spread; by default all, as for scoring", at_least=1
     )
+    val_samples: int = option(0, "generators: images sampled in a validation, for a curve of fid; 0: none", at_least=0)
     checkpoint_every: int = option(200, "optimizer steps between checkpoints", at_least=1)
     patience: int | None = option(
         None,

@@ -20,9 +20,9 @@ from radar.decoding.groups import step_sizes
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.files import replacing
 from radar.model.transformer import parameter_count
+from radar.networks.features import check_features, extract, load_features
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
-from radar.scoring.features import check_features, extract, load_features
 from radar.scoring.labels import LABELS, label_gap
 from radar.scoring.metrics import (
     Reference,

@@ -24,8 +24,8 @@ from radar.data import AugmentedImages, ImageData
 from radar.data.images import split_images, spread
 from radar.errors import InputError
 from radar.files import replacing
-from radar.scoring.features import extract
-from radar.scoring.networks.network import FeatureNetwork
+from radar.networks.features import extract
+from radar.networks.network import FeatureNetwork
 
 
 class Identity(nn.Module):

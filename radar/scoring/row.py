@@ -76,6 +76,7 @@ class ResultRow(TypedDict, total=False):
     speedup_max: Annotated[float, "largest ratio of a round"]
     timed_at: Annotated[str, "commit that was timed"]
     curve: Annotated[list[tuple[int, float]], "held-out NLL by optimizer step"]
+    fid_curve: Annotated[list[tuple[int, float]], "fid of train.val_samples samples by optimizer step"]
     # Provenance
     fid_feature: Annotated[str, "feature network and hash of its weights"]
     further_features: Annotated[list[str], "further feature networks, of the columns that name them: fid[label]"]

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from radar.data.tokens import Batch, BatchDataset, TokenSplit
 from radar.decoding.groups import step_sizes
+from radar.networks.classifier import Classifier
+from radar.networks.features import extract
 from radar.sampling.cost import Cost, sampling_cost
 from radar.sampling.sampler import product_dtype, sample_tokens
-from radar.scoring.features import extract
 from radar.scoring.metrics import frechet_distance
-from radar.scoring.networks.classifier import Classifier
 from radar.tokenizers import Convolutional, vq
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule

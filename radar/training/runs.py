@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from radar.data import load_data
 from radar.data.tokens import cached_tokens, image_batches, token_batches
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
+from radar.networks.features import load_features
 from radar.tokenizers import Convolutional, build_tokenizer
 from radar.training.checkpoints import adopt, begin_with, build_generator, pick_device, read_checkpoint, tell_if_changed
 from radar.training.fit import LAST, check_same, fit
@@ -25,7 +27,10 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     if not isinstance(tokenizer, Convolutional):
         raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq or fsq")
     tokenizer.grid(data.size)
-    module = TokenizerModule(config, tokenizer, {"images": data.identity})
+    networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
+    for network in networks:
+        network.maps(torch.zeros(2, 3, *data.size))  # fails here where it has none
+    module = TokenizerModule(config, tokenizer, {"images": data.identity}, networks)
     return fit(config, module, image_batches(config, data), title, average=False)
 
 

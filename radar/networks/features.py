@@ -1,6 +1,6 @@
 """Features of images for FID and friends, by networks whose names every figure carries.
 
-To add a network: a class in radar/scoring/networks, a line in FEATURES. Any other comes as a TorchScript file, by path.
+To add a network: a class in radar/networks, a line in FEATURES. Any other comes as a TorchScript file, by path.
 Legend: M images, F features.
 """
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from radar.config.registry import choose
 from radar.data import ImageData
 from radar.errors import InputError
-from radar.scoring.networks.classifier import cnn
-from radar.scoring.networks.network import FeatureNetwork
-from radar.scoring.networks.pretrained import EfficientNetLite0, Inception, TorchScript
+from radar.networks.classifier import cnn
+from radar.networks.network import FeatureNetwork
+from radar.networks.pretrained import EfficientNetLite0, Inception, TorchScript
 
 FEATURES: dict[str, Callable[[ImageData, str], FeatureNetwork]] = {
     "cnn": cnn,
@@ -47,8 +48,10 @@ def check_features(names: list[str]) -> None:
 
 
 @torch.inference_mode()
-def extract(network: FeatureNetwork, images: Tensor, batch: int = 256) -> Tensor:
-    """Features (M, F) float64 of images (M, 3, H, W) uint8."""
+def extract(network: FeatureNetwork, images: Tensor) -> Tensor:
+    """Features (M, F) float64 of images (M, 3, H, W) uint8, with a bar where it takes long."""
     device = next(network.buffers(), next(network.parameters(), images)).device
+    batch = network.batch if device.type == "cpu" else 256
     parts = [part if len(part) > 1 else part.repeat(2, 1, 1, 1) for part in images.split(batch)]  # see in_company
-    return torch.cat([network(part.to(device)).double().cpu() for part in parts])[: len(images)]
+    bar = tqdm(parts, f"features by {network.label}", disable=None if len(parts) > 100 else True, leave=False)
+    return torch.cat([network(part.to(device)).double().cpu() for part in bar])[: len(images)]

@@ -1,0 +1,53 @@
+"""fid over training, of few samples at every validation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from radar.config.options import Config
+from radar.data import load_data
+from radar.networks.features import extract
+from radar.scoring.evaluation import build_references
+from radar.scoring.metrics import Reference, frechet_distance
+from radar.scoring.samples import draw_samples, scored_labels
+from radar.training.checkpoints import Generator, load_tokenizer
+from radar.training.generator import GeneratorModule
+
+
+def curve_callbacks(config: Config) -> Sequence[Callback]:
+    """What logs fid over training, where `train.val_samples` asks for it."""
+    return [FidCurve(config)] if config.train.val_samples else []
+
+
+class FidCurve(Callback):
+    """Logs fid of `train.val_samples` samples at every validation, by the first feature network: val/fid.
+
+    It is biased by their number: good for comparing steps and arms, not with figures of more samples.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = replace(config, evaluate=replace(config.evaluate, features=config.evaluate.features[:1]))
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Data and tokenizer, opened at the first validation; the module is that of the training."""
+        config = self.config
+        tokenizer = load_tokenizer(config.tokenizer).to(self.module.device)
+        return Generator(config, self.module, load_data(config.data), tokenizer, "", 0.0, 0, 0)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Real images as the feature network sees them."""
+        return build_references(self.config, self.generator.data, self.module.device)[0]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw from the averaged weights, which are in place during a validation."""
+        assert isinstance(pl_module, GeneratorModule)
+        self.module = pl_module
+        settings = replace(self.config.sample, images=self.config.train.val_samples)
+        images = draw_samples(self.generator, settings, scored_labels(self.generator)).images
+        fid = frechet_distance(self.reference.features, extract(self.reference.network, images))
+        for logger in pl_module.loggers:
+            logger.log_metrics({"val/fid": fid}, trainer.global_step)
