@@ -58,6 +58,7 @@ VERBS = {
     "curves": Verb("ablations.curves", "quality against the number of steps, from several reports", False, True, True),
     "watch": Verb("ablations.watch", "follow a study in the terminal", True, True, True),
 }
+RENAMED = {"fronts": "curves"}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read when numpy and torch are imported
 
 
@@ -80,8 +81,11 @@ def list_verbs() -> Parser:
 
 def read_command(argv: Sequence[str]) -> tuple[Verb, ModuleType, argparse.Namespace]:
     """Find the verb, import it, and let it read its own arguments; fails with exit code 2 for a wrong command line."""
+    if argv and argv[0] in RENAMED:
+        fail(f"verb '{argv[0]}' is called '{RENAMED[argv[0]]}' now", 2)
     name = list_verbs().parse_known_args(argv[:1])[0].verb
     verb = VERBS[name]
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a user's windows are drawn by
     if verb.one_thread:
         os.environ |= {variable: os.environ.get(variable, "1") for variable in THREADS}
     module = load(verb)

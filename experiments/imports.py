@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from radar.config.registry import choose
+from radar.scoring.evaluation import check_scoring
 from radar.training.imported import IMPORTS, read_published, save_checkpoint
 
 
@@ -23,6 +24,7 @@ def main(args: argparse.Namespace) -> None:
     """Run `radar import`."""
     read = choose("kind of weights", args.kind, IMPORTS)
     module = read(read_published(args.file), args.file, args.options)
+    check_scoring(module.config.evaluate)
     path = Path(args.out or f"runs/{args.kind}/{Path(args.file).stem}.ckpt")
     save_checkpoint(module, path, args.file)
     print(path)

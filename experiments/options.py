@@ -16,7 +16,7 @@ GROUPS = {name: hint for name, hint in HINTS.items() if isinstance(hint, type) a
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("group", nargs="?", help=f"one of: {', '.join(GROUPS)} (default: all options)")
-    parser.add_argument("--markdown", action="store_true", help="as docs/options.md")
+    parser.add_argument("--markdown", action="store_true", help="as in docs/options.md")
 
 
 def listed(group: str | None) -> list[Described]:
@@ -38,10 +38,11 @@ def _limits(one: Described) -> str:
     return f" ({one.limits})" if one.limits else ""
 
 
-def as_markdown() -> str:
-    """All options as a page: docs/options.md."""
-    parts = ["# Options", PREFACE]
-    for name, kind in {"": Config, **GROUPS}.items():
+def as_markdown(group: str | None = None) -> str:
+    """All options as a page, docs/options.md, or those of a group; raises InputError for an unknown group."""
+    parts = ["# Options", PREFACE] if group is None else []
+    chosen = {"": Config, **GROUPS} if group is None else {group: choose("group of options", group, GROUPS)}
+    for name, kind in chosen.items():
         rows = [one for one in listed(name or None) if name or "." not in one.name]
         head = f"## {name}\n\n{kind.__doc__}" if name else "## Of the whole run"
         lines = [f"| `{one.name}` | {one.type} | {one.default} | {one.limits} | {one.text} |" for one in rows]
@@ -57,4 +58,4 @@ PREFACE = dedent("""\
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar options`."""
-    print(as_markdown() if args.markdown else as_text(listed(args.group)), end="" if args.markdown else "\n")
+    print(as_markdown(args.group) if args.markdown else as_text(listed(args.group)), end="" if args.markdown else "\n")

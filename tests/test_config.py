@@ -7,6 +7,7 @@ from radar.config.options import Config
 from radar.config.registry import call
 from radar.config.renamed import upgrade
 from radar.errors import InputError
+from radar.training.runs import train_generator
 from tests.command_line import fails
 
 
@@ -114,3 +115,27 @@ def test_old_checkpoints_have_new_names():
     upgrade(checkpoint)
     assert checkpoint["radar"]["config"]["train"] == {"max_steps": 7, "permutations": "random", "lr": 1.0}
     assert checkpoint["state_dict"] == {"model.positions.weight": 1, "model.query": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("order.sizes=[[1]]", "order.sizes=[[1]] is not possible: a list of int expected"),
+        ("train.permutations=none", "train.permutations=none is called train.permutations=fixed now"),
+        ("train.steps=5", "option 'train.steps' is called 'train.max_steps' now"),
+    ],
+)
+def test_members_of_lists_and_old_names(text, said, capsys):
+    assert fails(capsys, "train", "digits", text) == f"radar: {said}"
+
+
+def test_a_word_stands_for_a_list_of_one():
+    for config in (to_config({"evaluate": {"features": "cnn"}}), to_config({}, ["evaluate.features=cnn"])):
+        assert config.evaluate.features == ["cnn"]
+
+
+def test_an_old_verb_and_an_option_of_a_checkpoint_name_the_new_one(tmp_path, capsys):
+    assert fails(capsys, "fronts", "x") == "radar: verb 'fronts' is called 'curves' now"
+    config = to_config({"train": {"max_steps": 1, "batch_size": 2, "warmup": 0}, "model": {"dim": 8, "heads": 1}})
+    config.run, config.data.cache = str(tmp_path), str(tmp_path)
+    assert "is called 'train.permutations' now" in fails(capsys, "sample", train_generator(config), "train.redraw=seed")

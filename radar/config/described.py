@@ -68,6 +68,8 @@ def check_options(config: Any, prefix: str = "") -> None:
             continue
         for one in value if isinstance(value, list) else [value]:
             _check_number(name, one)
+        if isinstance(value, list):
+            _check_elements(name, value, item.type)
         if value is None or "limits" not in item.metadata:
             continue
         limits, choices = item.metadata["limits"], item.metadata["choices"]
@@ -75,6 +77,16 @@ def check_options(config: Any, prefix: str = "") -> None:
             raise InputError(f"{name}={value} is not possible: it must be {limits}")
         if choices:
             choose(item.name, value, dict.fromkeys(choices))
+
+
+def _check_elements(name: str, values: list[Any], kind: Any) -> None:
+    """Refuse a list whose members are of another type than the option's."""
+    lists = [k for k in (get_args(kind) if isinstance(kind, types.UnionType) else [kind]) if k is not type(None)]
+    member = get_args(lists[0])[0]
+    wanted = typing.get_origin(member) or member
+    for one in values:
+        if type(one) is not wanted:
+            raise InputError(f"{name}={values} is not possible: a list of {_named(member)} expected")
 
 
 def _check_number(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from radar.config.methods import method_options
 from radar.config.options import Config, OrderConfig
-from radar.config.renamed import refuse_old_name, refuse_old_names
+from radar.config.renamed import refuse_old_name, refuse_old_names, refuse_old_value
 from radar.errors import InputError
 
 T = TypeVar("T")
@@ -208,7 +208,9 @@ def _split(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise InputError(f"'{text}' is not of the form key=value (example: train.max_steps=500)")
-    return key, _parse(key, value, option_type(key))
+    kind = option_type(key)
+    refuse_old_value(key, value)
+    return key, _parse(key, value, kind)
 
 
 def option_type(key: str) -> Any:

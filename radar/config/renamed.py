@@ -19,12 +19,22 @@ def refuse_old_name(option: str) -> None:
         raise InputError(f"option '{option}' is called '{new}' now" + (f": {values}" if values else ""))
 
 
+def refuse_old_value(option: str, value: object) -> None:
+    """Raise InputError for a value of an option that has another name now."""
+    if (new := VALUES.get(option, {}).get(str(value))) is not None:
+        raise InputError(f"{option}={value} is called {option}={new} now")
+
+
 def refuse_old_names(values: Mapping[str, Any]) -> None:
-    """Raise InputError if nested options hold one that has another name now."""
+    """Raise InputError if nested options hold one, or a value, that has another name now."""
     for old in NAMES:
         group, name = old.split(".")
         if isinstance(values.get(group), Mapping) and name in values[group]:
             refuse_old_name(old)
+    for option in VALUES:
+        group, name = option.split(".")
+        if isinstance(values.get(group), Mapping):
+            refuse_old_value(option, values[group].get(name))
 
 
 def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radar.config.load import to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
-from radar.config.renamed import upgrade
+from radar.config.renamed import refuse_old_name, upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
@@ -201,6 +201,7 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     """
     checkpoint = read_checkpoint(path)
     for text in overrides or []:
+        refuse_old_name(text.partition("=")[0])
         if not text.startswith(MAY_CHANGE):
             raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
     config = to_config(checkpoint["radar"]["config"], overrides or [])
