@@ -90,6 +90,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     add_study(parser)
     parser.add_argument("--workers", type=int, help="processes (default: cores / threads of the study)")
+    parser.add_argument(
+        "--prepare", action="store_true", help="only make what all trials need: tokenizers, tokens, features of images"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run trials that failed once more")
 
 
@@ -102,6 +105,10 @@ def main(args: argparse.Namespace) -> None:
     prepare_inputs(plan)
     plan = plan_study(args.study, args.out, args.options)
     torch.set_num_threads(plan.file.threads)
+    if args.prepare:
+        prepare(plan, [])
+        print(f"{plan.name}: {len(plan.slots)} trials can be run")
+        return
     run_study(plan, url, count, command_line(args.study, args.out, args.options), args.retry_failed)
 
 
