@@ -13,7 +13,7 @@ from ablations.arguments import add_study
 from ablations.reporting.columns import featured, numbers
 from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
-from ablations.reporting.results import Results, command_line, facts, notes
+from ablations.reporting.results import Results, command_line, facts, headline, notes, warnings
 from ablations.reporting.statistics import by_arm
 from ablations.reporting.tables import csv_table, full_table, latex_table, main_table, text_table
 from ablations.study.plan import plan_study, trial_name
@@ -87,7 +87,8 @@ def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str
     """Lay out report.md."""
     rows, every = results.rows, full_table(results.rows, results.baseline)
     meanings = [f"- {title}: {text}." for title, text in zip(every.titles, every.meanings, strict=True) if text]
-    lines = [f"# {results.name}", "", f"`{results.command}`", "", table, "", *(f"- {n}" for n in notes(results)), ""]
+    lines = [f"# {results.name}", "", f"`{results.command}`", "", headline(rows), ""]
+    lines += [*(f"- {text}" for text in warnings(results)), "", table, "", *(f"- {n}" for n in notes(results)), ""]
     lines += ["<details><summary>All columns</summary>", "", text_table(every), "", *meanings, "", "</details>", ""]
     lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items()), "## Samples", ""]
     for arm, group in by_arm(rows).items():

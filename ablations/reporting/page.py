@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image, ImageSequence
 
-from ablations.reporting.results import Results, notes
+from ablations.reporting.results import Results, headline, notes, warnings
 from ablations.reporting.statistics import by_arm
 from ablations.reporting.tables import Cell, Table, full_table, main_table
 from ablations.study.plan import trial_name
@@ -61,6 +61,8 @@ def html_page(results: Results, pictures: Mapping[str, str]) -> str:
         state=done,
         main=main_table(results.rows, results.baseline),
         all=full_table(results.rows, results.baseline),
+        headline=headline(results.rows),
+        warnings=warnings(results),
         notes=notes(results),
         figures={title: embedded((results.out / name).read_bytes()) for title, name in pictures.items()},
         arms=[arm_card(arm, group[0], results.out) for arm, group in by_arm(results.rows).items()],

@@ -9,7 +9,7 @@ from typing import Any
 
 import scipy.stats
 
-from ablations.reporting.columns import TESTED, arm_means, featured, further
+from ablations.reporting.columns import TESTED, arm_means, column_of, featured, further, titled
 from ablations.reporting.figures import GAPS, correlated
 from ablations.reporting.statistics import by_arm, contrast, difference, gap_correlation
 from ablations.reporting.tables import compared
@@ -243,8 +243,28 @@ def tuning_notes(rows: Sequence[Row], tuned: Mapping[str, Range]) -> list[str]:
     return said
 
 
+def headline(rows: Sequence[Row]) -> str:
+    """Name the best arm by mean fid, NLL and speed."""
+    said = []
+    for key, word, best in (("fid", "lowest", min), ("nll", "lowest", min), ("images_per_s", "most", max)):
+        if means := {arm: mean for arm, (mean,) in arm_means(rows, key).items()}:
+            arm = best(means, key=means.__getitem__)
+            column = column_of(key)
+            said.append(f"{word} {titled(column, rows)}: {arm} ({means[arm]:.{column.digits}f})")
+    seeds = len({row["seed"] for row in rows})
+    return f"By means over {seeds} seeds: {'; '.join(said)}." if seeds > 1 else f"One seed: {'; '.join(said)}."
+
+
+def warnings(results: Results) -> list[str]:
+    """Say what is to be known before any figure is read."""
+    said = [f"WARNING: {text}." for text in caution_notes(results.rows)] + size_notes(results.rows)
+    if results.unfinished:
+        said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")
+    return said
+
+
 def notes(results: Results) -> list[str]:
-    """Say how the figures are to be read, and what is missing."""
+    """Say how the figures are to be read, and what failed."""
     first, seeds = results.rows[0], sorted({row["seed"] for row in results.rows})
     paired = (
         f"Mean ± half of the 95% interval (Student's t) over seeds {seeds}; fewer than three are listed. "
@@ -263,11 +283,8 @@ def notes(results: Results) -> list[str]:
         "round; speed-up is the ratio of the two medians of one run, [range] that of the ratios of its rounds, against "
         "the baseline. Training seconds are of processes that run side by side.",
     ]
-    said = size_notes(results.rows) + [f"WARNING: {text}." for text in caution_notes(results.rows)] + said
     said += contrast_notes(results)
     said += rank_notes(results.rows)
     said += tuning_notes(results.rows, results.tuned)
     said += gap_notes(results.rows)
-    if results.unfinished:
-        said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")
     return said + [f"Failed: {key}: {cause}" for key, cause in results.failures.items()]
