@@ -35,6 +35,7 @@ COMMANDS = {
     "radar gap --from-data digits --steps 7": "data.cache=cache",
     "radar tokenizer shapes_vq": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar tokenizer shapes_fsq": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar tokenizer fashion_tokenizer": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
     "radar gap --from-data shapes_fsq --estimate information --save runs/field.npz": (
         "data.images=40 tokenizer.width=8 data.cache=cache --pooled"
     ),
@@ -127,7 +128,7 @@ def prepare() -> None:
 
 
 @pytest.mark.parametrize("pages", [PAGES[:1], pytest.param(PAGES, marks=pytest.mark.slow)], ids=["README", "all"])
-def test_documented_commands_run(pages, tmp_path, monkeypatch, capsys):
+def test_documented_commands_run(pages, tmp_path, monkeypatch, capsys, fashion_files):
     monkeypatch.chdir(tmp_path)
     prepare()
     shown = documented(pages)

@@ -14,7 +14,8 @@ from ablations.cli import main
 from ablations.study.plan import read_plan
 from ablations.study.prepare import prepare, prepare_inputs
 from ablations.study.trial import run_trial
-from radar.config.load import load_config, read_yaml, to_config
+from experiments.configs import find_config
+from radar.config.load import load_config, merge_options, read_yaml, to_config
 from radar.config.options import Config
 from radar.data import load_data
 from radar.networks.classifier import train_classifier
@@ -133,7 +134,7 @@ def fitted(values: dict, tmp_path: Path) -> Config:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_runs_one_step(path, tmp_path):
+def test_every_configuration_runs_one_step(path, tmp_path, fashion_files):
     checkpoint = train_generator(fitted(read_yaml(path), tmp_path))
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 1
 
@@ -144,7 +145,7 @@ QUICK = ("ordering", "revisions", "tokenizer")  # a grid, sampling options and a
 @pytest.mark.parametrize(
     "path", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem not in QUICK)) for p in STUDIES], ids=lambda p: p.stem
 )
-def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
+def test_every_study_runs_one_step(path, tmp_path, monkeypatch, fashion_files):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     overrides = ["train.max_steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
@@ -155,6 +156,10 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch):
     plan.file.seeds = plan.file.seeds[:1]
     if plan.file.tokenizer_training:
         plan.file.tokenizer_training |= {"train": {"max_steps": 1, "batch_size": 2, "warmup": 1}}
+    if plan.file.base == "fashion":  # its tokenizer is trained by a command of its own
+        values = merge_options(read_yaml(find_config("fashion_tokenizer")), plan.file.config)
+        made = to_config(values, [*overrides, "train.batch_size=2", "train.warmup=1", "tokenizer.width=8"])
+        train_tokenizer(dataclasses.replace(made, run=str(Path(made.tokenizer.checkpoint).parent)))
     prepare_inputs(plan)
     assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
     prepare(plan, [])
