@@ -24,6 +24,6 @@ clean:
 # torch first and by the range of pyproject.toml, so that pip takes its CPU build where one is offered.
 .venv/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(QUIET) "torch>=2.6,<2.14"
+	$(BIN)/python -m pip install $(QUIET) "torch>=2.9,<2.14"
 	$(BIN)/python -m pip install $(QUIET) -e '.[dev]'
 	touch $@

@@ -21,7 +21,7 @@ from ablations.reporting.figures import COLOURS, LINES, MARKS, bar, single_point
 from ablations.reporting.results import facts, gap_notes
 from ablations.reporting.statistics import by_arm, interval
 from ablations.reporting.tables import tested
-from radar.config.load import flatten
+from radar.config.load import flatten, to_config, to_dict
 from radar.config.renamed import with_new_names
 from radar.errors import InputError
 from radar.pictures import save_figure
@@ -70,7 +70,7 @@ def _trained_with(row: Row) -> dict[str, Any]:
     """Options that must not differ between the numbers of steps."""
     return {
         key: value
-        for key, value in flatten(with_new_names(row["options"])).items()
+        for key, value in flatten(to_dict(to_config(with_new_names(row["options"])))).items()  # newer ones by default
         if key not in MAY_VARY and not key.startswith("sample.")
     }
 

@@ -311,7 +311,7 @@ def test_what_a_missing_tokenizer_needs(tmp_path, capsys):
 def test_configurations_of_a_folder_are_listed(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("")
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "train", tmp_path / "mina.yaml")
-    assert "give a YAML file or one of: digits, imagenet" in fails(capsys, "train", "digit")
+    assert "give a YAML file or one of: digits, fashion, fashion_tokenizer, imagenet" in fails(capsys, "train", "digit")
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "ablate", tmp_path / "x.yaml")
     assert "give a YAML file or one of: capacity" in fails(capsys, "ablate", "ordring")
 

@@ -61,7 +61,7 @@ def test_what_cannot_be_put_together(folders, tmp_path, capsys):
     )
     again = write(tmp_path / "again", [row("radial", 4, 0)])
     for argv, message in (
-        ([folders[1], longer], "the rows of arm 'radial' cannot be compared: train.max_steps is 9 and None"),
+        ([folders[1], longer], "the rows of arm 'radial' cannot be compared: train.max_steps is 1000 and 9"),
         ([write(tmp_path / "torn", [{"arm": "radial"}])], "results.json has rows without steps"),
         ([write(tmp_path / "text", "no rows")], "results.json has rows without arm"),
         ([write(tmp_path / "empty", [row("radial", 7, 0, fid=None, precision=None)])], "no results yet in"),

@@ -1,6 +1,7 @@
 """Feature networks from elsewhere: several judge one study, and each is named by its figures."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +120,8 @@ def test_two_judges(scripted, tmp_path, monkeypatch):
     page = (tmp_path / "out" / "report.md").read_text()
     assert "fid-curves.png" in page
     assert "fid[digits-cnn]" in page and "fid[column-means]" in page and "further features: column-means:" in page
+    best = min(rows, key=lambda row: row["fid"])
+    assert f"lowest fid[digits-cnn]: {best['arm']} ({best['fid']:.3f})" in page
     (said,) = rank_notes(rows)
     assert said in page and "rank the 3 arms" in said
 
@@ -153,11 +156,19 @@ def test_bad_files(scripted, tmp_path, capsys):
     run = f"run={tmp_path / 'run'}"
     line = fails(capsys, "train", "digits", f"evaluate.features={tmp_path / 'none.pt'}", run)
     assert "none.pt is not a TorchScript file" in line
-    assert "missing.pt is not" in fails(capsys, "train", "digits", "evaluate.features=missing.pt", run)
+    assert "missing.pt cannot be read" in fails(capsys, "train", "digits", "evaluate.features=missing.pt", run)
     assert "choose from: cnn, efficientnet_lite0" in fails(capsys, "train", "digits", "evaluate.features=dino", run)
     for names in ([], ["cnn", "cnn"]):
         with pytest.raises(InputError, match="one at least, and none twice"):
             check_features(names)
+    (tmp_path / "other").mkdir()
+    shutil.copy(scripted, tmp_path / "other" / "column-means.pt")
+    with pytest.raises(InputError, match="names must differ"):
+        check_features([scripted, str(tmp_path / "other" / "column-means.pt")])
+    torch.jit.script(torch.nn.Module()).save(str(tmp_path / "empty.pt"))
+    assert "empty.pt is not a TorchScript" in fails(capsys, "train", "digits", f"evaluate.features={tmp_path}/empty.pt")
+    assert "train.val_samples=1" in fails(capsys, "train", "digits", "train.val_samples=1", run)
+    assert "has no effect" in fails(capsys, "train", "digits", "train.perceptual=cnn", run)
     with pytest.raises(InputError, match=r"map.pt gives \(2, 3, 8, 8\) for two images: \(2, F\) expected"):
         load_features(str(tmp_path / "map.pt"), load_data(DataConfig()), "")
     with pytest.raises(InputError, match=r"strict.pt takes no images \(2, 3, 8, 8\) uint8"):

@@ -152,7 +152,7 @@ def undisturbed(tmp_path_factory, cache) -> list[dict[str, str]]:
     return command.rows()
 
 
-@pytest.mark.slow  # by default one process is killed in many ways (test_resume.py), and a study once (below)
+@pytest.mark.slow  # by default a training is killed (test_resume.py), and a search stopped (test_search.py)
 @pytest.mark.parametrize(("kills", "shared"), [(10, False), (1, True)], ids=["sqlite", "postgresql"])
 def test_a_study_killed_at_random_moments(kills, shared, tmp_path, cache, undisturbed, request):
     """All of it is killed, some times; then of three workers one is killed in mid-trial and one is stopped.

@@ -1,5 +1,7 @@
 """A training that gets no better ends, and its best weights are kept, wherever it was stopped."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from radar.training import fit
 from radar.training.checkpoints import load_generator
 from radar.training.generator import GeneratorModule
 from radar.training.logs import learning_curve
+from radar.training.patience import KeepBest, waited
 from radar.training.runs import train_generator
 from tests.command_line import fails
 
@@ -41,36 +44,47 @@ def train(tmp_path, name: str, **options: object):
 
 def test_the_best_weights_are_kept(tmp_path, scripted, monkeypatch):
     best = load_generator(train(tmp_path, "patient"))
+    spent = torch.load(tmp_path / "patient" / "last.ckpt", weights_only=True)["callbacks"]["TrainingClock"]["seconds"]
+    assert best.train_seconds == spent > 0, "those of the whole training"
     assert (best.kept_step, best.trained_steps) == (4, 8) and not (tmp_path / "patient" / "best.ckpt").exists()
     assert [step for step, _ in learning_curve(tmp_path / "patient")] == [2, 4, 6, 8]
     monkeypatch.setattr(GeneratorModule, "training_step", lambda *_: pytest.fail("it had ended"))
     assert load_generator(train(tmp_path, "patient")).kept_step == 4
 
 
-@pytest.mark.parametrize("where", ["training_step", "on_validation_epoch_start"])
-@pytest.mark.parametrize("at", [4, 5, 6, 8])
-def test_stopped_and_resumed(where, at, tmp_path, scripted):
-    """As if it had not been stopped, also between the best checkpoint and its validation, and the last and the end."""
+@pytest.mark.parametrize(
+    ("place", "name", "at"),
+    [
+        (GeneratorModule, "training_step", 4),
+        (GeneratorModule, "training_step", 5),
+        (GeneratorModule, "on_validation_epoch_start", 4),
+        (GeneratorModule, "on_validation_epoch_start", 8),
+        (KeepBest, "on_validation_end", 4),  # when it is logged, and not kept yet
+        (KeepBest, "on_validation_end", 8),
+    ],
+)
+def test_stopped_and_resumed(place, name, at, tmp_path, scripted):
+    """As if it had not been stopped, also between a validation and its checkpoint, and the last one and the end."""
     whole = load_generator(train(tmp_path, "whole"))
-    original = getattr(GeneratorModule, where)
+    original = getattr(place, name)
 
     def struck(self, *arguments):
-        if self.global_step == at:
+        if (self if place is GeneratorModule else arguments[0]).global_step == at:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GeneratorModule, where, struck)
-        if (where == "training_step" and at == 8) or (where != "training_step" and at == 5):
-            train(tmp_path, "stopped")  # it is not reached
-        else:
-            with pytest.raises(BaseException):  # noqa: B017 - Lightning turns it into one of its own
-                train(tmp_path, "stopped")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((SystemExit, KeyboardInterrupt)):
+        patch.setattr(place, name, struck)
+        train(tmp_path, "stopped")
     again = load_generator(train(tmp_path, "stopped"))
     assert (again.kept_step, again.trained_steps) == (4, 8)
     assert learning_curve(tmp_path / "stopped") == learning_curve(tmp_path / "whole")
     pairs = zip(whole.module.parameters(), again.module.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_figure_that_is_none_is_never_the_best():
+    assert waited([math.nan, 5.0, math.nan]) == 1 and waited([]) == 0 and waited([3.0, 2.0]) == 0
 
 
 def test_patience_without_validations(tmp_path, capsys):

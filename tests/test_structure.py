@@ -176,9 +176,9 @@ def test_a_wrong_option_fails_before_a_tokenizer_is_trained(tmp_path, monkeypatc
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_ready_made_files_load():
+def test_ready_made_files_load(fashion_files):
     for path in CONFIGS:
         config = load_config(path)
-        assert config.data.name in ("digits", "shapes", "folder")
+        assert config.data.name in ("digits", "fashion", "shapes", "folder")
         if config.data.name != "folder":
             load_data(config.data)

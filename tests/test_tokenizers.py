@@ -174,11 +174,13 @@ def test_what_a_network_sees_is_restored_too(name, tmp_path, monkeypatch):
         "data": {"name": "shapes", "images": 20, "cache": str(tmp_path)},
         "tokenizer": {"name": "fsq", "width": 8},
     }
-    options |= {"train": {"max_steps": 1, "batch_size": 2, "warmup": 1, "perceptual": [name]}}
-    state = torch.load(train_tokenizer(to_config(options, [f"run={tmp_path / 'run'}"])), weights_only=True)[
-        "state_dict"
-    ]
-    assert all(key.startswith("tokenizer.") for key in state)
+    options["train"] = {"max_steps": 1, "batch_size": 2, "warmup": 1}
+    weights = []
+    for number, chosen in enumerate(("[]", f"[{name}]")):
+        config = to_config(options, [f"run={tmp_path / str(number)}", f"train.perceptual={chosen}"])
+        weights.append(torch.load(train_tokenizer(config), weights_only=True)["state_dict"])
+    assert weights[0].keys() == weights[1].keys(), "the network is not kept"
+    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_networks_that_show_no_maps(tmp_path):

@@ -143,14 +143,14 @@ def draw_learning_curves(rows: Sequence[Row], key: str, label: str) -> Figure | 
     curves = {arm: [dict(row[key]) for row in group if row.get(key)] for arm, group in by_arm(rows).items()}
     drawn: list[list[dict[int, float]]] = []
     for number, (arm, group) in enumerate(curves.items()):
-        steps = sorted(set.intersection(*(set(curve) for curve in group))) if group else []
+        steps = sorted({step for curve in group for step in curve})
         if steps and group not in drawn:  # arms that differ in sampling have one training
             drawn.append(group)
             style: dict[str, Any] = {
                 "color": COLOURS[number % len(COLOURS)],
                 "linestyle": LINES[number // len(COLOURS) % len(LINES)],
             }
-            values = [[curve[step] for curve in group] for step in steps]
+            values = [[curve[step] for curve in group if step in curve] for step in steps]
             axis.plot(
                 steps, [sum(v) / len(v) for v in values], label=arm, marker=MARKS[number % 10], markersize=4, **style
             )

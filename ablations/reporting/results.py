@@ -70,10 +70,10 @@ class Results:
         ordered = sorted(queue.rows(), key=lambda row: (index.get(row["arm"], 0), row["seed"]))  # as the file has them
         speeds = stored_speeds(plan.out, base)
         rows = [{**row, **speeds.get(row["arm"], {})} for row in ordered]
-        if len(networks := {row["fid_feature"] for row in rows}) > 1:
+        if len(networks := {judges(row) for row in rows}) > 1:
             raise InputError(
                 f"study '{plan.name}' holds rows that were scored by different feature networks "
-                f"({', '.join(sorted(networks))}); {REMEDY}"
+                f"({'; '.join(sorted(networks))}); {REMEDY}"
             )
         return Results(
             name=plan.name,
@@ -128,6 +128,11 @@ class Results:
         head = json.dumps({**kept, "tuned": {key: vars(values) for key, values in self.tuned.items()}}, indent=1)
         rows = ",\n".join(json.dumps(row) for row in self.rows)
         return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
+
+
+def judges(row: Row) -> str:
+    """Name all feature networks of a row."""
+    return ", ".join([row["fid_feature"], *row.get("further_features", [])])
 
 
 def chosen_baseline(asked: str | None, arms: Iterable[str], default: str | None) -> str | None:
@@ -219,8 +224,10 @@ def fid_note(row: Row) -> str:
     count, accuracy = row.get("floor_images", row["held_out"]), row.get("feature_accuracy")
     said = f"fid is biased by the number of images: `fid` is of {row['samples']} samples, `fid_matched` of {count}"
     said += f"; as many held-out images read {row['fid_floor']:.3f}" if "fid_floor" in row else ""
+    if accuracy is None:
+        return f"{said}. The feature network is {row['fid_feature']}."
     said += f". The feature network {row['fid_feature']} was trained on the reference set"
-    return said + ("." if accuracy is None else f", and knows {accuracy:.1%} of the held-out images.")
+    return f"{said}, and knows {accuracy:.1%} of the held-out images."
 
 
 def caution_notes(rows: Sequence[Row]) -> list[str]:
@@ -251,8 +258,7 @@ def headline(rows: Sequence[Row]) -> str:
             arm = best(means, key=means.__getitem__)
             column = column_of(key)
             said.append(f"{word} {titled(column, rows)}: {arm} ({means[arm]:.{column.digits}f})")
-    seeds = len({row["seed"] for row in rows})
-    return f"By means over {seeds} seeds: {'; '.join(said)}." if seeds > 1 else f"One seed: {'; '.join(said)}."
+    return f"By means over seeds: {'; '.join(said)}." if said else ""
 
 
 def warnings(results: Results) -> list[str]:

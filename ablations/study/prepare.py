@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.reporting.results import REMEDY
+from ablations.reporting.results import REMEDY, judges
 from ablations.study.plan import Plan, naming
 from radar.config.load import merge_options, parse_order, to_config
 from radar.config.options import Config
@@ -61,7 +61,14 @@ def check_arms(plan: Plan) -> None:
         with naming(f"arm '{arm}'"):
             config = adopt(to_config(values, plan.overrides))
             path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
-            if path is None or Path(path).exists() or not tokenizer.learned:
+            if path is None or not tokenizer.learned or is_trained(Path(path)):
+                continue
+            if not plan.file.tokenizer_training:
+                raise InputError(
+                    f"tokenizer.checkpoint={path} is not trained: do so by `radar tokenizer`, or say in the study how, "
+                    "under tokenizer_training"
+                )
+            if Path(path).exists():
                 continue
             tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
@@ -122,7 +129,7 @@ def is_trained(path: Path) -> bool:
 
 
 def prepare(plan: Plan, rows: Sequence[Row]) -> None:
-    """Encode the images and train the feature networks that the trials use.
+    """Encode the images, train the feature networks that the trials use, and extract the features of real images.
 
     Raises InputError if the rows that are there already were scored by others.
     """
@@ -131,7 +138,7 @@ def prepare(plan: Plan, rows: Sequence[Row]) -> None:
     for config in parts.values():
         _, data, tokenizer = build_generator(config)
         device = pick_device(config.train.device)
-        network = build_references(config, data, device)[0].network.title
-        if others := {row["fid_feature"] for row in rows} - {network}:
-            raise InputError(f"rows are there that {', '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
+        network = ", ".join(one.network.title for one in build_references(config, data, device))
+        if others := {judges(row) for row in rows} - {network}:
+            raise InputError(f"rows are there that {'; '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
         cached_tokens(data, tokenizer.to(device), config.data.cache, config.data.workers)

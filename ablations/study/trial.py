@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ablations.study.plan import Plan, Trial
 from ablations.study.search import Score, Tuner
-from radar.config.load import config_hash, flatten
+from radar.config.load import config_hash, flatten, to_dict
 from radar.config.options import SampleConfig
 from radar.files import locked, replacing
 from radar.networks.features import extract
@@ -40,7 +40,8 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     run = Path(trial.config.run)
     with locked(run / "lock"):  # arms that differ in sampling only share a training
         checkpoint = train_generator(trial.config, trial.key, [*callbacks, *curve_callbacks(trial.config)])
-    generator = replace(load_generator(checkpoint), config=trial.config)
+    generator = load_generator(checkpoint)
+    trained, generator = generator.config, replace(generator, config=trial.config)
     references = open_references(generator)
     settings = tune(trial, scorer(plan, generator, references[0]))
     generator = replace(generator, config=replace(trial.config, sample=settings))
@@ -49,7 +50,8 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
         row |= measure_speed(generator)
     save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)
     log_tensorboard(run / "tensorboard" / trial.key, generator, row, samples)
-    curves = {"curve": learning_curve(run), "fid_curve": validations(run, "val/fid")}
+    own = to_dict(trained.sample) == to_dict(trial.config.sample)  # arms that differ in sampling share a training
+    curves = {"curve": learning_curve(run), "fid_curve": validations(run, "val/fid") if own else []}
     row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params} | curves | row
     save_row(row, path)
     return row

@@ -249,6 +249,8 @@ def check_training(train: TrainConfig) -> None:
         raise InputError(
             f"train.warmup={train.warmup} is not possible: it must be at most train.max_steps={train.max_steps}"
         )
+    if train.val_samples == 1:
+        raise InputError("train.val_samples=1 is not possible: 0, or 2 at least, for a covariance")
     validations = train.max_steps // train.validation_steps
     if train.patience is not None and train.patience >= validations:
         raise InputError(
@@ -264,6 +266,8 @@ def _expand_paths(config: Config) -> None:
     """Let ~ stand for the home folder in every path, once and for all that read it."""
     holders: list[tuple[Any, tuple[str, ...]]] = [(config, ("init", "run"))]
     holders += [(getattr(config, name), options) for name, options in PATHS.items()]
+    for words in (config.evaluate.features, config.train.perceptual):
+        words[:] = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
     for holder, names in holders:
         for name in names:
             if (path := getattr(holder, name)) and path.startswith("~"):

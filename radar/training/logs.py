@@ -12,11 +12,6 @@ def logged(run: Path) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
 
 
-def validated_steps(run: Path) -> set[int]:
-    """Optimizer steps at which a training was validated."""
-    return {int(line["step"]) for line in logged(run) if any(v for k, v in line.items() if k.startswith("val/"))}
-
-
 def validations(run: Path, key: str) -> list[tuple[int, float]]:
     """A validated figure by optimizer step, from all parts of an interrupted training."""
     return sorted({int(line["step"]): float(line[key]) for line in logged(run) if line.get(key)}.items())

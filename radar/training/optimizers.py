@@ -80,7 +80,7 @@ class Together(Optimizer):
                 loss = closure()
         for part in self.parts:
             part.step()
-        self._share()
+            self.state.update(part.state)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

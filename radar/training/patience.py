@@ -3,6 +3,8 @@
 What was best is read from the logs, which a stop cannot part from their validations.
 """
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from radar.files import replacing
+from radar.training.callbacks import TrainingClock
 from radar.training.logs import validations
+from radar.training.trained import TrainedModule
 
 BEST = "best.ckpt"
 
@@ -35,7 +39,8 @@ class KeepBest(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep these weights if they are the best; end if the best are too long ago."""
-        self.seen.append(float(trainer.callback_metrics[self.judged_by]))
+        assert isinstance(pl_module, TrainedModule)
+        self.seen.append(pl_module.validation_values()[self.judged_by])
         if waited(self.seen) == 0:
             trainer.save_checkpoint(self.run / BEST)
         if waited(self.seen) >= self.patience:
@@ -49,14 +54,31 @@ def seen_until(run: Path, judged_by: str, step: int) -> list[float]:
 
 def waited(seen: list[float]) -> int:
     """Validations since the best one."""
-    return len(seen) - 1 - seen.index(min(seen)) if seen else 0
+    values = [math.inf if math.isnan(value) else value for value in seen]
+    return len(values) - 1 - values.index(min(values)) if values else 0
+
+
+def keep_if_best(last: Path, judged_by: str, step: int) -> None:
+    """Keep the weights of the last checkpoint, of this step, if a stop came between their being best and being kept."""
+    seen, best = seen_until(last.parent, judged_by, step), last.with_name(BEST)
+    if not seen or waited(seen) or (best.exists() and _read(best)["global_step"] == step):
+        return
+    if validations(last.parent, judged_by)[len(seen) - 1][0] == step:
+        with replacing(best) as temporary:
+            shutil.copyfile(last, temporary)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
 
 def end_with_best(last: Path, trained: int) -> None:
     """Put the best weights in the place of the last, marked as the end of a training of `trained` optimizer steps."""
-    best = last.with_name(BEST)
-    checkpoint: dict[str, Any] = torch.load(best if best.exists() else last, map_location="cpu", weights_only=True)
+    best, whole = last.with_name(BEST), _read(last)
+    checkpoint = _read(best) if best.exists() else whole
     checkpoint["radar"]["trained_steps"] = trained
+    clock = TrainingClock.__name__  # of the whole training
+    checkpoint["callbacks"] |= {clock: whole["callbacks"][clock]} if clock in whole["callbacks"] else {}
     with replacing(last) as temporary:
         torch.save(checkpoint, temporary)
     best.unlink(missing_ok=True)

@@ -30,7 +30,8 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
     for network in networks:
         network.maps(torch.zeros(2, 3, *data.size))  # fails here where it has none
-    module = TokenizerModule(config, tokenizer, {"images": data.identity}, networks)
+    origin = {"images": data.identity} | ({"networks": ", ".join(n.title for n in networks)} if networks else {})
+    module = TokenizerModule(config, tokenizer, origin, networks)
     return fit(config, module, image_batches(config, data), title, average=False)
 
 
@@ -42,8 +43,10 @@ def tokenizer_folder(checkpoint: Path) -> Path:
 
 
 def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
-    """Train a generator, with `more` callbacks; return its checkpoint."""
+    """Train a generator, with `more` callbacks; return its checkpoint; raises InputError for bad options."""
     check_training(config.train)
+    if config.train.perceptual:
+        raise InputError(f"train.perceptual={config.train.perceptual} has no effect: only tokenizers restore images")
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
     stored = order_to_go_on(config)
