@@ -68,9 +68,10 @@ def _rows_of(path: Path) -> list[Row]:
 
 def _trained_with(row: Row) -> dict[str, Any]:
     """Options that must not differ between the numbers of steps."""
+    options = to_config({**with_new_names(row["options"]), "run": "-"})  # what is newer than a row by its default
     return {
         key: value
-        for key, value in flatten(to_dict(to_config(with_new_names(row["options"])))).items()  # newer ones by default
+        for key, value in flatten(to_dict(options)).items()
         if key not in MAY_VARY and not key.startswith("sample.")
     }
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ablations.cli import main
 from radar.config.options import TokenizerConfig
+from radar.networks.classifier import train_classifier
 from radar.tokenizers import build_tokenizer
 from tests.test_docs import PAGES
 from tests.test_published import shapes
@@ -130,6 +132,7 @@ def prepare() -> None:
 @pytest.mark.parametrize("pages", [PAGES[:1], pytest.param(PAGES, marks=pytest.mark.slow)], ids=["README", "all"])
 def test_documented_commands_run(pages, tmp_path, monkeypatch, capsys, fashion_files):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     prepare()
     shown = documented(pages)
     for command, small in COMMANDS.items():
