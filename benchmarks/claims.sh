@@ -1,19 +1,17 @@
 #!/bin/sh
 # The paper's claims at its own grid (16x16 cells: 256 steps against 13) on Fashion-MNIST, in parts of a few minutes.
 #   sh benchmarks/claims.sh prepare   without a GPU: trains the tokenizer, encodes the images, checks every arm
-#   sh benchmarks/claims.sh dry       without a GPU: two arms to their rows, 20 iterations each
+#   sh benchmarks/claims.sh dry       without a GPU, after prepare: two arms to their rows, 20 iterations each
 #   sh benchmarks/claims.sh run       on a GPU: goes on where it was stopped; WORKERS (4) trainings side by side
 set -eu
 TOKENIZER=runs/tokenizers/fashion-16/last.ckpt
-SMALL="train.max_steps=20 train.batch_size=8 train.warmup=2 train.val_images=20 train.val_samples=8"
 case ${1-} in
 prepare)
     radar tokenizer fashion_tokenizer tokenizer.downsample=2 "tokenizer.checkpoint=$TOKENIZER"
     radar ablate claims --prepare
     ;;
 dry)
-    # shellcheck disable=SC2086
-    radar ablate claims --out runs/ablations/claims-dry --workers 1 $SMALL
+    radar ablate benchmarks/claims_dry.yaml
     ;;
 run)
     radar ablate claims --workers "${WORKERS-4}" train.device=cuda

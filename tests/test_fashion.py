@@ -9,7 +9,9 @@ import torch
 
 from radar.config.options import DataConfig
 from radar.data import load_data
+from radar.data.images import split_images
 from radar.errors import InputError
+from radar.networks.features import load_features
 from tests.command_line import fails
 
 room = import_module("radar.data.fashion")  # in whose package its function has the same name
@@ -66,3 +68,11 @@ def test_where_there_is_no_network(fashion_files, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="SHA-256"):
         load_data(DataConfig(name="fashion", cache=str(tmp_path / "cache")))
     assert not list(tmp_path.rglob("cache/**/train-images*")), "what is not the file is not kept"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (room.SYSTEM / "t10k-images-idx3-ubyte.gz").exists(), reason="Fashion-MNIST is not installed")
+def test_the_classifier_of_the_package_knows_the_images(tmp_path):
+    data = load_data(DataConfig(name="fashion"))
+    network = load_features("cnn", data, str(tmp_path))
+    assert network.accuracy(*split_images(data.held_out)) >= 0.92 and not list(tmp_path.iterdir())
