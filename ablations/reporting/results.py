@@ -258,7 +258,8 @@ def headline(rows: Sequence[Row]) -> str:
             arm = best(means, key=means.__getitem__)
             column = column_of(key)
             said.append(f"{word} {titled(column, rows)}: {arm} ({means[arm]:.{column.digits}f})")
-    return f"By means over seeds: {'; '.join(said)}." if said else ""
+    several = any(len(group) > 1 for group in by_arm(rows).values())
+    return f"{'By means over seeds' if several else 'One seed'}: {'; '.join(said)}." if said else ""
 
 
 def warnings(results: Results) -> list[str]:

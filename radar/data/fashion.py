@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import urllib.request
 import zlib
-from dataclasses import dataclass
 from functools import cache as remembered
 from http.client import HTTPException
 from pathlib import Path
@@ -12,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
 from radar.data.files import tell
-from radar.data.images import ImageData
+from radar.data.images import GreyImages, ImageData
 from radar.errors import InputError
 from radar.files import replacing
 
@@ -31,20 +28,6 @@ CONTENT = {
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-
-
-@dataclass(frozen=True)
-class GreyImages:
-    """A split: images (M, 1, H, W) uint8, shown in all three channels, and labels (M,)."""
-
-    images: Tensor
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index].expand(3, -1, -1), int(self.labels[index])
 
 
 @remembered  # planning a study asks for them once per trial

@@ -52,6 +52,20 @@ class ImageData:
     well_formed: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class GreyImages:
+    """A split in memory: images (M, 1, H, W) uint8, shown in all three channels, and labels (M,)."""
+
+    images: Tensor
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index].expand(3, -1, -1), int(self.labels[index])
+
+
 def center_crop(image: Image.Image, size: int) -> Image.Image:
     """Crop as ADM (guided-diffusion) does: halve by box filter while twice too large, then bicubic, then the middle."""
     while min(image.size) >= 2 * size:
