@@ -128,7 +128,8 @@ def fitted(values: dict, tmp_path: Path) -> Config:
         values["tokenizer"] |= {"codebook": 64, "width": 8}
     config = shrunk(values, tmp_path)
     if build_tokenizer(config.tokenizer).learned:
-        trained = dataclasses.replace(config, run=str(tmp_path / "tokenizer"))
+        training = dataclasses.replace(config.train, optimizer="adamw")  # a tokenizer has no matrices for muon
+        trained = dataclasses.replace(config, run=str(tmp_path / "tokenizer"), train=training)
         config.tokenizer.checkpoint = str(train_tokenizer(trained))
     return config
 
