@@ -1,19 +1,24 @@
-"""`radar evaluate CHECKPOINT [sample.guidance=...]`: one JSON row of steps, NLL, quality, cost and provenance."""
+"""`radar evaluate CHECKPOINT [sample.guidance=...]`: one JSON row of steps, NLL, quality, cost and provenance.
+
+Of a tokenizer: PSNR, use of codes and what feature networks see of its loss.
+"""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
+from radar.scoring.restoration import judge_tokenizer
 from radar.timing.rounds import measure_speed
-from radar.training.checkpoints import load_generator
+from radar.training.checkpoints import holds_tokenizer, load_generator
 
 arguments = add_checkpoint
 NOT_SHOWN = ("step_map", "options", "gaps", "group_sizes")
-OF_FEATURES = ("fid", "fid_matched", "kid", "rfid", "fid_floor")
+OF_FEATURES = ("fid", "fid_matched", "kid", "rfid", "fid_floor", "fid_restored")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -21,18 +26,28 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
-    generator, folder = load_generator(args.checkpoint, args.options), Path(args.out or Path(args.checkpoint).parent)
-    check_scoring(generator.config.evaluate)
-    check_writable(folder, folder=True)
-    references = open_references(generator)
-    row, _ = evaluate(generator, references)
-    row |= measure_speed(generator)
+    folder = Path(args.out or Path(args.checkpoint).parent)
+    if holds_tokenizer(args.checkpoint):
+        check_writable(folder, folder=True)
+        row = judge_tokenizer(args.checkpoint, args.options)
+    else:
+        row = judge_generator(args.checkpoint, args.options, folder)
     path = folder / "evaluation.json"
     save_row(row, path)
-    for warning in cautions(row):
-        print(f"radar: {warning}", file=sys.stderr)
+    label = row["fid_feature"].partition(":")[0]
     for key, value in row.items():
         if key not in NOT_SHOWN:
-            title = f"{key}[{references[0].network.label}]" if key in OF_FEATURES else key
+            title = f"{key}[{label}]" if key in OF_FEATURES else key
             print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
     print(path)
+
+
+def judge_generator(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any]:
+    """Score and time a generator; say what makes its figures hard to trust."""
+    generator = load_generator(checkpoint, options)
+    check_scoring(generator.config.evaluate)
+    check_writable(folder, folder=True)
+    row, _ = evaluate(generator, open_references(generator))
+    for warning in cautions(row):
+        print(f"radar: {warning}", file=sys.stderr)
+    return row | measure_speed(generator)

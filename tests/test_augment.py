@@ -13,7 +13,8 @@ from radar.data.images import center_crop
 from radar.data.tokens import BatchDataset, cached_tokens, image_batches, token_batches
 from radar.errors import InputError
 from radar.networks.classifier import train_classifier
-from radar.scoring.metrics import build_reference, score
+from radar.scoring.metrics import score
+from radar.scoring.reference import build_reference
 from radar.tokenizers import build_tokenizer
 
 

@@ -238,6 +238,10 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
     assert row["rfid_reference"] == "shapes-held-out (100)" and row["reference"] == "shapes-train (60)"
     assert row["rfid"] > 0 and 0 <= row["validity"] <= 1 and row["fid_feature"].startswith("shapes-cnn:")
     assert "the feature network shapes-cnn" in capsys.readouterr().err, "a judge that knows little is named"
+    main(["evaluate", str(tmp_path / "a" / "last.ckpt"), "--out", str(tmp_path / "judged")])
+    judged = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert judged["rfid"] == row["rfid"] and judged["fid_restored"] == row["fid_restored"] > 0, "the same images"
+    assert judged["fid_floor"] == row["fid_floor"] and judged["floor_images"] == 20 and 5 < judged["psnr"] < 60
     (tokens,) = (tmp_path / "cache").glob("tokens-*")
     with_b = f"tokenizer.checkpoint={tmp_path / 'b' / 'last.ckpt'}"
     error = fails(capsys, "train", "shapes_vq", *options, with_b, f"run={tmp_path / 'other'}", f"data.cache={tokens}")

@@ -20,8 +20,8 @@ from radar.errors import InputError
 from radar.networks.classifier import train_classifier
 from radar.networks.features import check_features, load_features
 from radar.scoring.curve import curve_callbacks
-from radar.scoring.evaluation import build_references
 from radar.scoring.metrics import frechet_distance
+from radar.scoring.reference import build_references
 from radar.training.logs import validations
 from radar.training.runs import train_generator
 from tests.command_line import fails
@@ -84,7 +84,7 @@ def test_fid_is_that_of_the_saved_features(name, images, scripted, tmp_path, mon
     assert frechet_distance(reference.features, reference.held_out_features) == pytest.approx(expected, rel=1e-6)
     damaged = path.read_bytes()[:1000]
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"features of real images .* are damaged; delete it"):
+    with pytest.raises(InputError, match=r"features of images .* are damaged; delete it"):
         build_references(config, data, torch.device("cpu"))
 
 

@@ -18,13 +18,13 @@ from radar.networks.features import load_features
 from radar.networks.network import FeatureNetwork
 from radar.scoring.metrics import (
     METRICS,
-    build_reference,
     coverage,
     frechet_distance,
     kernel_distance,
     neighbour_radius,
     score,
 )
+from radar.scoring.reference import build_reference
 
 REPORTS = Path(__file__).parents[1] / "results"
 

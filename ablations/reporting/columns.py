@@ -42,6 +42,7 @@ COLUMNS = (
     Column("fid_matched", "fid_matched", 3, True, low=0), Column("kid", "kid", 4, True), _share("precision"),
     _share("recall"), _share("accuracy"), _share("validity"),
     Column("nll", "NLL (nats)", 2, low=0), Column("rfid", "rfid", 3, True, low=0),
+    Column("fid_restored", "fid_restored", 3, True, low=0),
     Column("images_per_s", "images/s", 0),
     Column("speedup", "speed-up", 2), Column("train_seconds", "train s", 0), Column("train_tflops", "train TFLOP", 1),
     Column("images_seen", "images seen", 0), Column("slots", "slots", 0), Column("sampled_slots", "slots sampled", 0),
@@ -55,7 +56,7 @@ TUNED = (
 )
 OF_SAMPLE = "sample."  # columns of other options of sampling
 NOT_TUNED = ("images", "batch_size", "seed", "order", "steps", "order_per_image")  # which arms say themselves
-BY_NETWORK = ("fid", "fid_matched", "kid", "precision", "recall", "rfid")
+BY_NETWORK = ("fid", "fid_matched", "kid", "precision", "recall", "rfid", "fid_restored")
 TESTED = ("fid", "nll")
 
 

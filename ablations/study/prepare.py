@@ -17,7 +17,8 @@ from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.files import locked
 from radar.scoring.data_field import estimate_field, field_origin, save_field
-from radar.scoring.evaluation import build_references
+from radar.scoring.reference import build_references
+from radar.scoring.restoration import restored_distances
 from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.training.checkpoints import adopt, build_generator, has_ended, load_tokenizer, pick_device, read_checkpoint
@@ -134,11 +135,14 @@ def prepare(plan: Plan, rows: Sequence[Row]) -> None:
     Raises InputError if the rows that are there already were scored by others.
     """
     configs = [trial.config for trial in plan.trials] or [plan.sketch().config]
-    parts = {repr((c.data, c.tokenizer, c.evaluate.features)): c for c in configs}
+    parts = {repr((c.data, c.tokenizer, c.evaluate.features, c.evaluate.reference_images)): c for c in configs}
     for config in parts.values():
         _, data, tokenizer = build_generator(config)
         device = pick_device(config.train.device)
-        network = ", ".join(one.network.title for one in build_references(config, data, device))
+        references = build_references(config, data, device)
+        network = ", ".join(one.network.title for one in references)
         if others := {judges(row) for row in rows} - {network}:
             raise InputError(f"rows are there that {'; '.join(sorted(others))} scored, and here is {network}; {REMEDY}")
         cached_tokens(data, tokenizer.to(device), config.data.cache, config.data.workers)
+        if tokenizer.learned:
+            restored_distances(tokenizer, references, device, config.evaluate.images, config.data.cache)

@@ -19,7 +19,8 @@ from radar.networks.features import extract
 from radar.provenance import git_commit, hardware, source_hash, versions
 from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import evaluate, open_references, save_row
-from radar.scoring.metrics import Reference, frechet_distance
+from radar.scoring.metrics import frechet_distance
+from radar.scoring.reference import Reference
 from radar.scoring.row import Row
 from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
 from radar.seeding import Stream, derive

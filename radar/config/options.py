@@ -208,6 +208,7 @@ class EvaluateConfig:
         "feature networks, the first decides: cnn (own classifier of the data set), efficientnet_lite0 (extra "
         "`features`), inception (extra `fid`), or the path of a TorchScript file",
     )
+    reference_images: int = option(50_000, "real images of each split, evenly spread, at most", at_least=5)
     metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)

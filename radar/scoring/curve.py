@@ -12,8 +12,8 @@ from radar.config.options import Config
 from radar.data import load_data
 from radar.networks.features import extract
 from radar.networks.network import FeatureNetwork
-from radar.scoring.evaluation import build_references
 from radar.scoring.metrics import frechet_distance
+from radar.scoring.reference import build_references
 from radar.scoring.samples import draw_samples, scored_labels
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer

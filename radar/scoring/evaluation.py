@@ -13,26 +13,19 @@ from torch import Tensor
 from radar.config.load import config_hash, result_options
 from radar.config.options import Config, EvaluateConfig, SampleConfig
 from radar.config.registry import choose
-from radar.data import ImageData
 from radar.data.tokens import OrderedBatches, cached_tokens
 from radar.decoding.fields import token_field
 from radar.decoding.groups import step_sizes
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.files import replacing
 from radar.model.transformer import parameter_count
-from radar.networks.features import check_features, extract, load_features
+from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
 from radar.scoring.labels import LABELS, label_gap
-from radar.scoring.metrics import (
-    Reference,
-    build_reference,
-    check_metrics,
-    frechet_distance,
-    further_scores,
-    judged_by,
-    score,
-)
+from radar.scoring.metrics import check_metrics, further_scores, score
+from radar.scoring.reference import Reference, build_references
+from radar.scoring.restoration import restored_distances
 from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
@@ -60,13 +53,6 @@ def measure_nll(generator: Generator) -> float | None:
     return total / len(split)
 
 
-def restored_images(generator: Generator, images: Tensor) -> Tensor:
-    """Images (M, 3, H, W) uint8 sent through the tokenizer and back."""
-    tokenizer, device = generator.tokenizer, generator.module.device
-    parts = [tokenizer.decode(tokenizer.encode(part.to(device)), generator.grid).cpu() for part in images.split(64)]
-    return torch.cat(parts)
-
-
 def measure_quality(generator: Generator, samples: Samples, references: Sequence[Reference]) -> dict[str, Any]:
     """Compute the configured metrics, by every feature network, and rfid where the tokenizer is learned."""
     (first, *further), names = references, generator.config.evaluate.metrics
@@ -74,12 +60,8 @@ def measure_quality(generator: Generator, samples: Samples, references: Sequence
     for reference in further:
         columns |= further_scores(names, samples.images, samples.labels, reference)
     if generator.tokenizer.learned:
-        restored = restored_images(generator, first.held_out)
-        for reference in references:
-            key = "rfid" if reference is first else f"rfid[{reference.network.label}]"
-            features = extract(reference.network, restored)
-            columns[key] = frechet_distance(reference.held_out_features, features)
-        columns["rfid_reference"] = first.held_out_title
+        count, cache = min(len(samples.images), len(first.held_out)), generator.config.data.cache
+        columns |= restored_distances(generator.tokenizer, references, generator.module.device, count, cache)
     return columns
 
 
@@ -198,21 +180,14 @@ def check_scoring(config: EvaluateConfig) -> None:
 
 
 def open_references(generator: Generator) -> list[Reference]:
-    """Open the feature networks and the real images that a generator is judged by."""
+    """Open the feature networks and the real images that a generator is judged by; the last are kept open."""
     config, data, device = generator.config, generator.data, generator.module.device
-    key = (repr(config.data), data.identity, tuple(config.evaluate.features), device)
+    e = config.evaluate
+    key = (repr(config.data), data.identity, tuple(e.features), e.reference_images, device)
     if key not in OPENED:
         OPENED.clear()
         OPENED[key] = build_references(config, data, device)
     return OPENED[key]
-
-
-def build_references(config: Config, data: ImageData, device: torch.device) -> list[Reference]:
-    """Show the real images to every feature network, or read from the cache what it made of them."""
-    cache = config.data.cache
-    first, *further = (load_features(name, data, cache).to(device) for name in config.evaluate.features)
-    reference = build_reference(data, first, cache)
-    return [reference, *(judged_by(reference, network, cache) for network in further)]
 
 
 def cautions(row: Mapping[str, Any]) -> list[str]:

@@ -5,27 +5,19 @@ pixels in float64; nothing runs under autocast. FID is biased in the number of s
 Legend: B samples, M real images, F features.
 """
 
-import hashlib
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from radar.config.registry import choose
-from radar.data import AugmentedImages, ImageData
-from radar.data.images import split_images, spread
 from radar.errors import InputError
-from radar.files import replacing
 from radar.networks.features import extract
-from radar.networks.network import FeatureNetwork
+from radar.scoring.reference import Reference, image_keys
 
 
 class Identity(nn.Module):
@@ -38,92 +30,6 @@ class Identity(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the features."""
         return features
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The real side: train images as reference set, held-out images for the real-versus-real floor.
-
-    Attributes:
-        trained: hashes of the training images, in all views that augmentation gives them.
-        accuracy: share of the held-out images that the feature network's classifier knows; None without one.
-    """
-
-    data: ImageData
-    network: FeatureNetwork
-    images: Tensor
-    features: Tensor
-    held_out: Tensor
-    held_out_features: Tensor
-    trained: frozenset[bytes]
-    accuracy: float | None
-
-    @property
-    def title(self) -> str:
-        """Name the reference set."""
-        return f"{self.data.name}-train ({len(self.images)})"
-
-    @property
-    def held_out_title(self) -> str:
-        """Name the reference set of rfid."""
-        return f"{self.data.name}-held-out ({len(self.held_out)})"
-
-
-def build_reference(
-    data: ImageData, network: FeatureNetwork, cache: str | None = None, most: int = 50_000
-) -> Reference:
-    """Extract the features of the real images once, or read them from `cache`.
-
-    Raises InputError for fewer than 5 images in a split.
-    """
-    if len(data.held_out) < 5 or len(data.train) < 5:
-        raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
-    train, (held_out, labels) = split_images(data.train, most)[0], split_images(data.held_out, most)
-    features = real_features(network, data, {"train": train, "held_out": held_out}, cache)
-    accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train, most))
-    return Reference(data, network, train, features["train"], held_out, features["held_out"], trained, accuracy)
-
-
-def judged_by(reference: Reference, network: FeatureNetwork, cache: str | None = None) -> Reference:
-    """Show the same real images to another network."""
-    images = {"train": reference.images, "held_out": reference.held_out}
-    features = real_features(network, reference.data, images, cache)
-    return replace(
-        reference, network=network, features=features["train"], held_out_features=features["held_out"], accuracy=None
-    )
-
-
-def real_features(
-    network: FeatureNetwork, data: ImageData, images: dict[str, Tensor], cache: str | None
-) -> dict[str, Tensor]:
-    """Features (M, F) float64 of real images by split, kept in `cache`: a large network takes minutes for them."""
-    if cache is None:
-        return {name: extract(network, split) for name, split in images.items()}
-    counts = " ".join(f"{name}={len(split)}" for name, split in images.items())
-    key = hashlib.sha256(f"{network.title} {data.identity} {counts}".encode()).hexdigest()[:12]
-    path = Path(cache) / f"reference-{data.name}-{network.label}-{key}.npz"
-    if not path.exists():
-        found: dict[str, Any] = {name: extract(network, split).float().numpy() for name, split in images.items()}
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **found)
-        except PermissionError:  # a cache that is only read
-            return {name: torch.from_numpy(kept).double() for name, kept in found.items()}
-    try:
-        with np.load(path) as kept:
-            return {name: torch.from_numpy(kept[name]).double() for name in images}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"features of real images {path} are damaged; delete it ({type(error).__name__})") from error
-
-
-def _trained(data: ImageData, train: Tensor, most: int) -> Iterator[bytes]:
-    views = AugmentedImages(data)
-    if views.augment.views == 1:
-        yield from _keys(train)
-        return
-    for index in spread(len(data.train), most):
-        images = [views[index * views.augment.views + v][0] for v in range(views.augment.views)]
-        yield from _keys(torch.stack(images))
 
 
 @dataclass(frozen=True)
@@ -207,13 +113,9 @@ def accuracy(evaluation: Evaluation) -> dict[str, float]:
     return {} if share is None else {"accuracy": share}
 
 
-def _keys(images: Tensor) -> list[bytes]:
-    return [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
-
-
 def duplicates(evaluation: Evaluation) -> dict[str, float]:
     """Shares of samples that equal another sample, and that equal a training image or a view, pixel by pixel."""
-    samples, train = _keys(evaluation.images), evaluation.reference.trained
+    samples, train = image_keys(evaluation.images), evaluation.reference.trained
     return {
         "duplicates": 1 - len(set(samples)) / len(samples),
         "memorised": sum(key in train for key in samples) / len(samples),

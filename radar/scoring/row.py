@@ -57,6 +57,9 @@ class ResultRow(TypedDict, total=False):
     duplicates: Annotated[float, "share of samples that equal another sample"]
     memorised: Annotated[float, "share of samples that equal a training image"]
     rfid: Annotated[float, "Fréchet distance of held-out images to themselves through the tokenizer"]
+    fid_restored: Annotated[
+        float, "fid_floor of the held-out images through the tokenizer: what perfect tokens would read"
+    ]
     rfid_reference: Annotated[str, "images of rfid"]
     # Cost
     params: Annotated[int, "trainable parameters"]

@@ -196,17 +196,27 @@ def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any
     print(f"radar: {said}", file=sys.stderr)
 
 
+def config_of(checkpoint: dict[str, Any], overrides: list[str]) -> Config:
+    """Options of a checkpoint; raises InputError for an override that would change what was trained."""
+    for text in overrides:
+        refuse_old_name(text.partition("=")[0])
+        if not text.startswith(MAY_CHANGE):
+            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
+    return to_config(checkpoint["radar"]["config"], overrides)
+
+
+def holds_tokenizer(path: str | Path) -> bool:
+    """Whether a checkpoint is one of a tokenizer; raises InputError if missing, damaged or foreign."""
+    return all(name.startswith("tokenizer.") for name in read_checkpoint(path)["state_dict"])
+
+
 def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:
     """Open a checkpoint, with `key=value` overrides of how it is sampled and scored and where things lie.
 
     Raises InputError for a bad checkpoint, and for an override that would change what was trained.
     """
     checkpoint = read_checkpoint(path)
-    for text in overrides or []:
-        refuse_old_name(text.partition("=")[0])
-        if not text.startswith(MAY_CHANGE):
-            raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
-    config = to_config(checkpoint["radar"]["config"], overrides or [])
+    config = config_of(checkpoint, overrides or [])
     module, data, tokenizer = build_generator(config, checkpoint["radar"].get("order"))
     tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
