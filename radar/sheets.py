@@ -21,7 +21,9 @@ LINE = 14  # pixels of a line of text
 
 def with_palette(pixels: Pixels) -> Image.Image:
     """Picture of (H, W, 3) uint8 pixels in 256 colours: exact where there are no more, else KEPT and the nearest."""
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    packed = pixels.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    codes, index = np.unique(packed, return_inverse=True)  # numbers: rows would take a hundred times as long
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
     if len(colours) > 256:
         nearest = Image.fromarray(pixels).quantize(256 - len(KEPT), dither=Image.Dither.NONE)
         found = nearest.getpalette() or []

@@ -25,6 +25,9 @@ from radar.scoring.reference import build_references
 from radar.training.logs import validations
 from radar.training.runs import train_generator
 from tests.command_line import fails
+from tests.test_studies import quick_workers
+
+__all__ = ["quick_workers"]  # a fixture
 
 
 class Scripted(torch.nn.Module):

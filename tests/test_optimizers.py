@@ -8,6 +8,7 @@ import torch
 from radar.config.load import to_config
 from radar.config.options import TrainConfig
 from radar.training.generator import GeneratorModule
+from radar.training.muon import Muon
 from radar.training.optimizers import OPTIMIZERS, sorted_weights
 from radar.training.trained import learning_rate
 from tests.command_line import fails
@@ -40,6 +41,26 @@ def test_muon_moves_matrices_by_orthogonal_steps():
         rows, columns = old.shape
         sizes = torch.linalg.svdvals((old - new.detach()).double()) / (0.01 * max(1, rows / columns) ** 0.5)
         assert 0.4 < sizes.median() < 1.4 and sizes.max() < 1.4
+
+
+def test_muon_steps_as_torch_does():
+    """But for rounding: torch's works in bfloat16. Each goes on from the state of the other."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 4), (4, 4), (6, 4), (3, 8))]
+    copies = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    ours, theirs = Muon(weights, 0.1, 0.01), torch.optim.Muon(copies, 0.1, 0.01)
+    for _ in range(3):
+        before = [weight.detach().clone() for weight in weights]
+        for weight, copied in zip(weights[:3], copies, strict=False):  # the last has no gradient
+            weight.grad = copied.grad = torch.randn(weight.shape)
+        ours.step()
+        theirs.step()
+        for old, weight, copied in zip(before, weights, copies, strict=True):
+            assert torch.dist(weight, copied) <= 0.03 * torch.dist(weight, old)
+            copied.data.copy_(weight.data)
+        state = copy.deepcopy(ours.state_dict())
+        ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        theirs.load_state_dict(state)
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from radar.config.options import TrainConfig
 from radar.errors import InputError
+from radar.training.muon import Muon
 
 
 class Weights(NamedTuple):
@@ -53,7 +54,7 @@ def muon(weights: Weights, config: TrainConfig) -> Optimizer:
     if not weights.matrices:
         raise InputError("train.optimizer=muon is not possible: this model has no matrices of blocks; choose adamw")
     decay = config.weight_decay
-    matrices = torch.optim.Muon(weights.matrices, config.muon_lr, decay, momentum=0.95, adjust_lr_fn="original")
+    matrices = Muon(weights.matrices, config.muon_lr, decay, momentum=0.95, adjust_lr_fn="original")
     return Together([matrices, adamw(weights._replace(matrices=[]), config)])
 
 
