@@ -91,7 +91,7 @@ def test_evaluate(checkpoint, tmp_path, capsys):
 def test_nll_of_a_uniform_model(tmp_path, cache):
     """N log V exactly, through the whole evaluation."""
     options = [*SMALL, f"run={tmp_path}", f"data.cache={cache}", "evaluate.images=20", "evaluate.metrics=[]"]
-    for order, variant in (("raster", "causal"), ("radial", "plain"), ("radial", "nested")):
+    for order, variant in (("raster", "causal"), ("radial", "nested")):
         names = [f"order.name={order}", f"attention={variant}", f"run={tmp_path / variant}"]
         generator = load_generator(train_generator(load_config(None, options + names)))
         torch.nn.init.zeros_(generator.module.model.head.weight)

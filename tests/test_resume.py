@@ -36,7 +36,6 @@ def kill(step: int, number: int, where: str = "training_step", skip: int = 0) ->
 def test_killed_anywhere_and_resumed(tmp_path):
     random = np.random.default_rng()
     chains = [
-        [kill(random.integers(1, 19), signal.SIGKILL)],
         [kill(random.integers(4, 19), signal.SIGTERM, skip=1)],
         [kill(random.choice([5, 10]), signal.SIGKILL, "validation_step")],
         [kill(random.choice([5, 10]), signal.SIGINT, "validation_step")],

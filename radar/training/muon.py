@@ -1,7 +1,7 @@
 """Muon in the precision of the device, matrices of one shape together.
 
-torch.optim.Muon works in bfloat16 and on one matrix at a time. A processor without products in bfloat16 takes as long for
-that as for all the rest of a small model's optimizer step.
+torch.optim.Muon works in bfloat16 and on one matrix at a time. A processor without products in bfloat16 takes as long
+for that as for all the rest of a small model's optimizer step.
 Legend: M matrices of A x B.
 """
 
