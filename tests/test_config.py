@@ -113,7 +113,8 @@ def test_old_checkpoints_have_new_names():
         "state_dict": {"model.places.weight": 1, "model.query": 2},
     }
     upgrade(checkpoint)
-    assert checkpoint["radar"]["config"]["train"] == {"max_steps": 7, "permutations": "random", "lr": 1.0}
+    renamed = {"max_steps": 7, "permutations": "random", "lr": 1.0}
+    assert checkpoint["radar"]["config"]["train"] == renamed | {"optimizer": "adamw", "decay": None}, "as trained"
     assert checkpoint["state_dict"] == {"model.positions.weight": 1, "model.query": 2}
 
 

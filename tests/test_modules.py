@@ -118,7 +118,7 @@ def test_randomness_is_a_function_of_seed_and_batch_number():
 
 
 def test_learning_rate():
-    config = TrainConfig(max_steps=100, warmup=10)
+    config = TrainConfig(max_steps=100, warmup=10, decay=None)
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1 == rates[10]
     assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates[10:]))

@@ -112,13 +112,17 @@ class TrainConfig:
     max_steps: int = option(1000, "optimizer steps", at_least=1)
     batch_size: int = option(64, "images of a batch", at_least=1)
     accumulate: int = option(1, "batches of an optimizer step", at_least=1)
-    optimizer: str = option("adamw", "adamw; or muon, for the matrices of the blocks, and adamw for the rest")
+    optimizer: str | None = option(
+        None,
+        "adamw; or muon, for the matrices of the blocks, and adamw for the rest; by default muon for generators, adamw "
+        "for tokenizers, which have no blocks",
+    )
     lr: float = option(2e-3, "learning rate of AdamW after the warm-up", above=0)
     muon_lr: float = option(0.02, "learning rate of Muon after the warm-up", above=0)
     warmup: int | None = option(None, "steps of linear warm-up; by default 50, at most a tenth of all", at_least=0)
     decay: float | None = option(
-        None,
-        "share of the steps, the last, in which the rates fall linearly to zero; by default they fall as a cosine does",
+        1.0,
+        "share of the steps, the last, in which the rates fall linearly to zero; none: they fall as a cosine does",
         above=0,
         at_most=1,
     )

@@ -9,6 +9,7 @@ NAMES = {"train.steps": "train.max_steps", "train.redraw": "train.permutations"}
 VALUES: dict[str, dict[str, str]] = {
     "train.permutations": {"none": "fixed", "seed": "reseeded", "permuted": "random"}
 }  # new by old
+BEFORE: dict[str, Any] = {"train.optimizer": "adamw", "train.decay": None}  # where these options are missing
 WEIGHTS = {"model.places.weight": "model.positions.weight"}
 
 
@@ -38,13 +39,17 @@ def refuse_old_names(values: Mapping[str, Any]) -> None:
 
 
 def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give options that were stored the names and values that they have now."""
+    """Give options that were stored the names and values that they have now, to newer ones what held then."""
     renamed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     for old, new in NAMES.items():
         group, name = old.split(".")
         if name in renamed.get(group, {}):
             value = renamed[group].pop(name)
             renamed[group][new.split(".")[1]] = VALUES.get(new, {}).get(value, value)
+    for option, value in BEFORE.items():
+        group, name = option.split(".")
+        if group in renamed:
+            renamed[group].setdefault(name, value)
     return renamed
 
 

@@ -74,7 +74,8 @@ class GeneratorModule(TrainedModule):
         with torch.device("meta") if planned else nullcontext():
             self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
         self.sampled_slots(config.sample)  # fails here, not after training
-        choose("optimizer", config.train.optimizer, OPTIMIZERS)
+        if config.train.optimizer is not None:
+            choose("optimizer", config.train.optimizer, OPTIMIZERS)
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def blocks(self) -> Sequence[nn.Module]:

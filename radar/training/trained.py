@@ -49,9 +49,10 @@ class TrainedModule(LightningModule):
         return ()
 
     def build_optimizer(self) -> Optimizer:
-        """The optimizer of `train.optimizer`; raises InputError where it does not fit the weights."""
-        t = self.config.train
-        return choose("optimizer", t.optimizer, OPTIMIZERS)(sorted_weights(self, self.blocks()), t)
+        """The optimizer of `train.optimizer`, or what fits; raises InputError where it does not fit the weights."""
+        t, weights = self.config.train, sorted_weights(self, self.blocks())
+        name = t.optimizer or ("muon" if weights.matrices else "adamw")
+        return choose("optimizer", name, OPTIMIZERS)(weights, t)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, under `learning_rate`."""
