@@ -117,7 +117,9 @@ class TrainConfig:
         "adamw; or muon, for the matrices of the blocks, and adamw for the rest; by default muon for generators, adamw "
         "for tokenizers, which have no blocks",
     )
-    lr: float = option(2e-3, "learning rate of AdamW after the warm-up", above=0)
+    lr: float | None = option(
+        None, "learning rate of AdamW after the warm-up; by default 0.004 beside Muon, 0.002 alone", above=0
+    )
     muon_lr: float = option(0.02, "learning rate of Muon after the warm-up", above=0)
     warmup: int | None = option(None, "steps of linear warm-up; by default 50, at most a tenth of all", at_least=0)
     decay: float | None = option(

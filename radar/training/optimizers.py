@@ -36,14 +36,15 @@ def sorted_weights(module: nn.Module, blocks: Sequence[nn.Module]) -> Weights:
     return found
 
 
-def adamw(weights: Weights, config: TrainConfig) -> Optimizer:
+def adamw(weights: Weights, config: TrainConfig, default_rate: float = 2e-3) -> Optimizer:
     """AdamW (arXiv 1711.05101), without decay on vectors and embeddings."""
+    rate = default_rate if config.lr is None else config.lr
     decayed = [*weights.matrices, *weights.others]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": weights.vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], config.lr, (0.9, 0.95), fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], rate, (0.9, 0.95), fused=True)
 
 
 def muon(weights: Weights, config: TrainConfig) -> Optimizer:
@@ -55,7 +56,7 @@ def muon(weights: Weights, config: TrainConfig) -> Optimizer:
         raise InputError("train.optimizer=muon is not possible: this model has no matrices of blocks; choose adamw")
     decay = config.weight_decay
     matrices = Muon(weights.matrices, config.muon_lr, decay, momentum=0.95, adjust_lr_fn="original")
-    return Together([matrices, adamw(weights._replace(matrices=[]), config)])
+    return Together([matrices, adamw(weights._replace(matrices=[]), config, 4e-3)])
 
 
 class Together(Optimizer):
