@@ -2,7 +2,7 @@
 
 `1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
 correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps, `<!--params: PRESET-->` millions of parameters.
-`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm.
+`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--tokenizers-->` above one of tokenizers.
 """
 
 import json
@@ -32,6 +32,7 @@ HEADERS = [path for pattern in YAML for path in sorted(ROOT.glob(pattern))]
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER}M?(?: ± {NUMBER}| \[{NUMBER}, {NUMBER}\])?)<!--([^:]+): (.+?)-->")
 TABLE = re.compile(r"<!--table ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
+TOKENIZERS = re.compile(r"<!--tokenizers-->\n((?:\|.*\n)+)")
 RESULT = re.compile(r"\d\.\d|\d (?:±|\+-) \d|\d times\b|\d+ (?:s|ms|µs|minutes|hours)\b")
 DEFINITIONS = (
     "Python 3.11",
@@ -103,9 +104,31 @@ def test_every_table_is_that_of_its_report(page, where, columns, text):
     assert text == table(where, columns.split(", "))
 
 
+def tokenizers() -> str:
+    """One line per judged tokenizer: PSNR, use of codes, and by both networks what is restored against what is real."""
+    judges = [
+        (f"[{label}]", key) for label, key in (("fashion-cnn", ""), ("efficientnet_lite0", "[efficientnet_lite0]"))
+    ]
+    titles = ["tokenizer", "cells", "codes", "used", "perplexity", "PSNR (dB)"]
+    titles += [f"{name}{label}" for label, _ in judges for name in ("rfid", "fid_restored", "fid_floor")]
+    lines = [titles, ["---"] * len(titles)]
+    for path in sorted((REPORTS / "tokenizers").glob("*/evaluation.json")):
+        row = json.loads(path.read_text())
+        line = [path.parent.name, "x".join(map(str, row["grid"])), str(row["codes"]), f"{row['codebook_use']:.0%}"]
+        line += [f"{row['perplexity']:.0f}", f"{row['psnr']:.1f}"]
+        line += [f"{row[name + key]:.3f}" for _, key in judges for name in ("rfid", "fid_restored", "fid_floor")]
+        lines.append(line)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def test_the_table_of_tokenizers_is_that_of_their_scores():
+    (text,) = TOKENIZERS.findall((ROOT / "docs" / "studies.md").read_text())
+    assert text == tokenizers()
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=lambda page: page.name)
 def test_no_figure_stands_without_a_report(page):
-    rest = TABLE.sub("", FIGURE.sub("", page.read_text()))
+    rest = TOKENIZERS.sub("", TABLE.sub("", FIGURE.sub("", page.read_text())))
     for part in (r"```.*?```", r"`[^`]*`", r"\]\([^)]*\)", r"\d{4}\.\d{5}", *map(re.escape, DEFINITIONS)):
         rest = re.sub(part, "", rest, flags=re.S)
     assert not RESULT.search(rest), RESULT.search(rest)
