@@ -76,7 +76,7 @@ COMMANDS = {
         "tokenizer.width=none tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
     ),
 }
-ABBREVIATED = ["radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
+ABBREVIATED = ["radar evaluate CHECKPOINT", "radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
 VERBS = ["ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "curves", "evaluate"]
 ABBREVIATED += [*(f"radar {verb}" for verb in VERBS), "radar gap --save"]
 FILES = {"FOLDER": "runs/ablations/masks", "ARM": "plain", "runs/ablations/theory-*": "runs/ablations/masks"}

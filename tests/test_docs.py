@@ -2,7 +2,7 @@
 
 `1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
 correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps, `<!--params: PRESET-->` millions of parameters.
-`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--tokenizers-->` above one of tokenizers.
+`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--tokenizers-->` above their table.
 """
 
 import json
