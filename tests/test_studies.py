@@ -18,9 +18,10 @@ from ablations.reporting.results import Results
 from ablations.study import workers
 from ablations.study.plan import plan_study
 from ablations.study.prepare import prepare
-from ablations.study.queue import StudyQueue, machine
+from ablations.study.queue import StudyQueue, machine, what_differs
 from ablations.study.storage import storage_url
 from ablations.study.trial import time_arms
+from radar.config.load import result_options
 from radar.errors import InputError
 from tests.command_line import fails
 
@@ -165,7 +166,13 @@ def test_the_same_study_gives_the_same_table(study, cache, tmp_path):
 def test_bad_studies(study, tmp_path, cache, capsys):
     path, out = study
     error = fails(capsys, "ablate", path, "--out", out, "train.lr=0.5", f"data.cache={cache}")
-    assert "study 'tiny' holds 'radial-nested-seed0' with another configuration" in error
+    said = "study 'tiny' holds 'radial-nested-seed0' with another configuration (train.lr: None, this file has 0.5)"
+    assert said in error
+    trial = plan_study(str(path), str(out), [f"data.cache={cache}"]).trials[0]
+    older = result_options(trial.config)
+    del older["train"]["muon_lr"]
+    said = "from another version of this project (train.muon_lr is an option of one of them only)"
+    assert what_differs({"options": older}, trial) == said
     cases = {
         "name: x\nbase: digits\narms: {a: {order: {name: radal}}}": "arm 'a': unknown order 'radal'",
         "name: x\nbase: digits\narms: {a: {ordr: {}}}": "arm 'a': ordr: Key 'ordr' not in 'Config'",

@@ -29,6 +29,7 @@ from ablations.study.plan import Plan, Trial, encode
 from ablations.study.search import Reporter, Tuner, importances, make_sampler, suggest, tune
 from ablations.study.storage import STORAGE_ERRORS, open_storage, storage_url
 from ablations.study.workers import STOP
+from radar.config.load import flatten, result_options
 from radar.errors import DiskFull, InputError, RunError
 from radar.files import is_full
 from radar.scoring.row import Row
@@ -45,8 +46,25 @@ def is_settled(trial: FrozenTrial) -> bool:
     return trial.state in DONE or "cause" in trial.user_attrs
 
 
+PATHS = {"data.root", "tokenizer.checkpoint", "order.covariance", "order.path"}  # which count by what they hold
+
+
 class Surplus(Exception):  # noqa: N818 - an outcome, not an error
     """Another trial does the work of this one."""
+
+
+def what_differs(row: Row | None, trial: Trial) -> str:
+    """Say why a trial that a study holds is not the planned one, as far as its row tells."""
+    if row is None:
+        return "with another configuration, or from another version of this project"
+    there, here = flatten(row["options"]), flatten(result_options(trial.config))
+    options = (there.keys() | here.keys()) - PATHS
+    for option in sorted(options, key=lambda name: (name.startswith("sample."), name)):  # tuned last
+        if option not in here or option not in there:
+            return f"from another version of this project ({option} is an option of one of them only)"
+        if there[option] != here[option]:
+            return f"with another configuration ({option}: {there[option]}, this file has {here[option]})"
+    return "with another configuration (other images, tokenizer or order under the same options)"
 
 
 @dataclass(frozen=True)
@@ -93,11 +111,12 @@ class StudyQueue:
                     f"study '{self.plan.name}' exists with another configuration ({key}: {found.get(key)}, this file "
                     f"has {value}); {where}"
                 )
-        digests = {trial.key: trial.digest for trial in self.plan.trials}
+        planned = {trial.key: trial for trial in self.plan.trials}
         for trial in self.trials():
             key, digest = trial.user_attrs["key"], trial.user_attrs["digest"]
-            if digests.get(key, digest) != digest:
-                raise InputError(f"study '{self.plan.name}' holds '{key}' with another configuration; {where}")
+            if key in planned and planned[key].digest != digest:
+                differs = what_differs(trial.user_attrs.get("row"), planned[key])
+                raise InputError(f"study '{self.plan.name}' holds '{key}' {differs}; {where}")
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that were enqueued for a key, of this plan or of a larger one."""

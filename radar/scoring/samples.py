@@ -1,5 +1,6 @@
 """Images drawn from a generator, and what is made of them: grids, film strips, GIFs, ADM-format .npz."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from radar.config.options import SampleConfig
 from radar.config.registry import choose
+from radar.data.images import split_images
 from radar.data.tokens import cached_tokens
 from radar.files import replacing
 from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
@@ -18,6 +20,7 @@ from radar.scoring.labels import LABELS, balanced
 from radar.sheets import Pixels, captioned, overlay, pixel_scale, save_gif, save_image, tile
 from radar.training.checkpoints import Generator
 
+LOOKED_THROUGH = 500  # held-out images, among which those to show are looked for
 LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
 
 
@@ -99,12 +102,19 @@ def by_class(labels: Tensor, classes: int) -> Tensor:
 
 
 def samples_sheet(generator: Generator, samples: Samples) -> Pixels:
-    """Lay out up to 100 samples, with a column per class, named, where there are ten classes at most."""
+    """Lay out up to 100 samples below held-out images, with a column per class where there are ten classes at most."""
     scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
-    shown = by_class(samples.labels, len(classes))
-    in_columns = bool((samples.labels[shown].view(-1) == torch.arange(len(shown)) % len(classes)).all())
-    sheet = tile(samples.images[shown], min(len(classes), 10), scale)
-    return captioned(sheet, classes if in_columns and 1 < len(classes) <= 10 else ())
+    few = 1 < len(classes) <= 10
+    columns, shown = len(classes) if few else 10, by_class(samples.labels, len(classes))
+    images, labels = split_images(generator.data.held_out, LOOKED_THROUGH)
+    real = by_class(labels, len(classes))[:columns]
+    real = real if len(real) == columns else real[:0]  # a row of them, or none
+    both = torch.cat([labels[real], samples.labels[shown]])
+    in_columns = few and torch.equal(both, torch.arange(len(both)) % columns)
+    names = [*["real"] * bool(len(real)), "drawn", *[""] * (math.ceil(len(shown) / columns) - 1)]
+    return captioned(
+        tile(torch.cat([images[real], samples.images[shown]]), columns, scale), classes if in_columns else (), names
+    )
 
 
 def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig, folder: Path) -> None:
@@ -118,6 +128,13 @@ def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig
     strip = tile(torch.cat([*frames, result]), count, scale)
     save_image(captioned(strip, labels, names, legend=True), folder / "film.png")
     titles = [f"{name} of {len(frames)}" for name in names[:-1]] + ["result"]
-    sheets = [tile(frame, 5, scale) for frame in [*frames, result]]
-    film = [captioned(sheet, title=title, legend=True) for sheet, title in zip(sheets, titles, strict=True)]
+    film = [film_frame(frame, labels, scale, title) for frame, title in zip([*frames, result], titles, strict=True)]
     save_gif(film, folder / "film.gif")
+
+
+def film_frame(images: Tensor, labels: Sequence[str], scale: int, title: str, columns: int = 5) -> Pixels:
+    """Lay out images (B, 3, H, W) in rows, each image below its class, with a title and what the colours mean."""
+    starts = range(0, len(images), columns)
+    names = [[*labels[start : start + columns], *[""] * columns][:columns] for start in starts]
+    rows = [captioned(tile(images[n : n + columns], columns, scale), row) for n, row in zip(starts, names, strict=True)]
+    return captioned(np.concatenate(rows), title=title, legend=True)
