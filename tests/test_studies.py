@@ -174,6 +174,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
     del older["train"]["muon_lr"]
     said = "from another version of this project (train.muon_lr is an option of one of them only)"
     assert what_differs({"options": older}, trial) == said
+    assert "or tuning under the same options" in what_differs({"options": older}, trial, ["train.muon_lr"])
     cases = {
         "name: x\nbase: digits\narms: {a: {order: {name: radal}}}": "arm 'a': unknown order 'radal'",
         "name: x\nbase: digits\narms: {a: {ordr: {}}}": "arm 'a': ordr: Key 'ordr' not in 'Config'",

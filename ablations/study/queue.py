@@ -46,25 +46,31 @@ def is_settled(trial: FrozenTrial) -> bool:
     return trial.state in DONE or "cause" in trial.user_attrs
 
 
-PATHS = {"data.root", "tokenizer.checkpoint", "order.covariance", "order.path"}  # which count by what they hold
+NAMED = {
+    "data.root",
+    "tokenizer.checkpoint",
+    "order.covariance",
+    "order.path",
+    "sample.order",
+}  # which count by what they hold
 
 
 class Surplus(Exception):  # noqa: N818 - an outcome, not an error
     """Another trial does the work of this one."""
 
 
-def what_differs(row: Row | None, trial: Trial) -> str:
-    """Say why a trial that a study holds is not the planned one, as far as its row tells."""
+def what_differs(row: Row | None, trial: Trial, tuned: Iterable[str] = ()) -> str:
+    """Say why a trial that a study holds is not the planned one, as far as its row tells, but for `tuned` options."""
     if row is None:
         return "with another configuration, or from another version of this project"
     there, here = flatten(row["options"]), flatten(result_options(trial.config))
-    options = (there.keys() | here.keys()) - PATHS
-    for option in sorted(options, key=lambda name: (name.startswith("sample."), name)):  # tuned last
+    options = (there.keys() | here.keys()) - NAMED - set(tuned)
+    for option in sorted(options):
         if option not in here or option not in there:
             return f"from another version of this project ({option} is an option of one of them only)"
         if there[option] != here[option]:
             return f"with another configuration ({option}: {there[option]}, this file has {here[option]})"
-    return "with another configuration (other images, tokenizer or order under the same options)"
+    return "with another configuration (other images, tokenizer, order or tuning under the same options)"
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,8 @@ class StudyQueue:
         for trial in self.trials():
             key, digest = trial.user_attrs["key"], trial.user_attrs["digest"]
             if key in planned and planned[key].digest != digest:
-                differs = what_differs(trial.user_attrs.get("row"), planned[key])
+                tune = self.plan.file.tune
+                differs = what_differs(trial.user_attrs.get("row"), planned[key], tune.ranges if tune else ())
                 raise InputError(f"study '{self.plan.name}' holds '{key}' {differs}; {where}")
 
     def trials(self) -> list[FrozenTrial]:

@@ -22,13 +22,15 @@ from radar.files import replacing
 from radar.networks.features import extract, load_features
 from radar.networks.network import FeatureNetwork
 
+HASHED = 100_000  # training images that samples are compared with pixel by pixel, at most
+
 
 @dataclass(frozen=True)
 class Reference:
     """The real side: train images as reference set, held-out images for the real-versus-real floor.
 
     Attributes:
-        trained: hashes of the training images, in all views that augmentation gives them.
+        trained: hashes of the training images (at most HASHED, evenly spread), in all views of their augmentation.
         accuracy: share of the held-out images that the feature network's classifier knows; None without one.
     """
 
@@ -63,7 +65,7 @@ def build_reference(
         raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
     train, (held_out, labels) = split_images(data.train, most)[0], split_images(data.held_out, most)
     features = real_features(network, data, {"train": train, "held_out": held_out}, cache)
-    accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train, most))
+    accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train))
     return Reference(data, network, train, features["train"], held_out, features["held_out"], trained, accuracy)
 
 
@@ -126,12 +128,13 @@ def kept_features(
         raise InputError(f"features of images {path} are damaged; delete it ({type(error).__name__})") from error
 
 
-def _trained(data: ImageData, train: Tensor, most: int) -> Iterator[bytes]:
-    views = AugmentedImages(data)
+def _trained(data: ImageData, reference: Tensor) -> Iterator[bytes]:
+    """Hash the training images, of which the reference images may be all."""
+    views, count = AugmentedImages(data), len(data.train)
     if views.augment.views == 1:
-        yield from image_keys(train)
+        yield from image_keys(reference if len(reference) == count else split_images(data.train, HASHED)[0])
         return
-    for index in spread(len(data.train), most):
+    for index in spread(count, HASHED):
         images = [views[index * views.augment.views + v][0] for v in range(views.augment.views)]
         yield from image_keys(torch.stack(images))
 

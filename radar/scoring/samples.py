@@ -108,7 +108,8 @@ def samples_sheet(generator: Generator, samples: Samples) -> Pixels:
     columns, shown = len(classes) if few else 10, by_class(samples.labels, len(classes))
     images, labels = split_images(generator.data.held_out, LOOKED_THROUGH)
     real = by_class(labels, len(classes))[:columns]
-    real = real if len(real) == columns else real[:0]  # a row of them, or none
+    fits = torch.equal(labels[real], torch.arange(columns)) if few else len(real) == columns
+    real = real if fits else real[:0]  # a row of them, in the columns of the samples, or none
     both = torch.cat([labels[real], samples.labels[shown]])
     in_columns = few and torch.equal(both, torch.arange(len(both)) % columns)
     names = [*["real"] * bool(len(real)), "drawn", *[""] * (math.ceil(len(shown) / columns) - 1)]

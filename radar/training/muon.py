@@ -1,4 +1,4 @@
-"""Muon in the precision of the device, matrices of one shape together.
+"""Muon in the precision of the weights (bfloat16 on CUDA), matrices of one shape together.
 
 torch.optim.Muon works in bfloat16 and on one matrix at a time. A processor without products in bfloat16 takes as long
 for that as for all the rest of a small model's optimizer step.
@@ -36,7 +36,10 @@ class Muon(torch.optim.Muon):
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """Step matrices of one shape."""
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
-        buffers = [self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight)) for weight in weights]
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
         momentum = torch.stack(buffers).lerp_(gradients, 1 - group["momentum"])
         update = gradients.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
         update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
