@@ -46,8 +46,7 @@ def test_activation_checkpointing_changes_nothing():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiling_changes_nothing(recompute):
     step, slots = layout("radial", "plain")
     content, labels = torch.ones(2, len(slots), dtype=torch.long), torch.tensor([0, 1])

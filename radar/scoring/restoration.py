@@ -33,14 +33,24 @@ def restored_images(tokenizer: Tokenizer, images: Tensor, device: torch.device) 
 
 
 def restored_distances(
-    tokenizer: Tokenizer, references: Sequence[Reference], device: torch.device, count: int, kept: str | None = None
+    tokenizer: Tokenizer,
+    references: Sequence[Reference],
+    device: torch.device,
+    count: int,
+    kept: str | None = None,
+    images: Tensor | None = None,
 ) -> Columns:
     """By every network: rfid, of the held-out images to themselves, restored; and fid_restored, to the train images.
 
-    The latter is of `count` images, and what perfect samples of tokens would read. The features are kept in `kept`.
+    The latter is of at most `count` images, and what perfect samples of tokens would read. The features are kept in
+    `kept`; without them the images are restored here, where `images` are not they.
     """
     first = references[0]
-    restored = cache(lambda name: restored_images(tokenizer, first.held_out, device)[0])
+
+    @cache
+    def restored(split: str) -> Tensor:
+        return restored_images(tokenizer, first.held_out, device)[0] if images is None else images
+
     identity = f"{first.data.identity} {tokenizer_hash(tokenizer)} {len(first.held_out)}"
     columns: Columns = {"rfid_reference": first.held_out_title}
     for reference in references:
@@ -80,7 +90,7 @@ def judge_tokenizer(path: str | Path, overrides: Sequence[str] = ()) -> Columns:
     count = min(config.evaluate.images, len(first.held_out))
     row: Columns = {"tokenizer": tokenizer_hash(tokenizer), "codes": tokenizer.vocabulary}
     row |= {"grid": list(tokenizer.grid(data.size)), "psnr": psnr(first.held_out, restored), **codebook_use(counts)}
-    row |= restored_distances(tokenizer, references, device, count, config.data.cache)
+    row |= restored_distances(tokenizer, references, device, count, config.data.cache, restored)
     for reference in references:
         floor = frechet_distance(reference.features, thinned(reference.held_out_features, count))
         row[named("fid_floor", reference, first)] = floor
