@@ -90,12 +90,13 @@ def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str
     lines = [f"# {results.name}", "", f"`{results.command}`", "", headline(rows), ""]
     lines += [*(f"- {text}" for text in warnings(results)), "", table, "", *(f"- {n}" for n in notes(results)), ""]
     lines += ["<details><summary>All columns</summary>", "", text_table(every), "", *meanings, "", "</details>", ""]
-    lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items()), "## Samples", ""]
+    lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items())]
+    samples: list[str] = []
     for arm, group in by_arm(rows).items():
         folder = Path("samples") / trial_name(arm, group[0]["seed"])
         if (results.out / folder / "samples.png").exists():
-            lines += [f"**{arm}**", "", f"![{arm}]({folder}/samples.png)", ""]
-    return "\n".join(lines) + "\n"
+            samples += [f"**{arm}**", "", f"![{arm}]({folder}/samples.png)", ""]
+    return "\n".join(lines + (["## Samples", "", *samples] if samples else [])) + "\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -118,9 +118,9 @@ class TrainConfig:
         "for tokenizers, which have no blocks",
     )
     lr: float | None = option(
-        None, "learning rate of AdamW after the warm-up; by default 0.004 beside Muon, 0.002 alone", above=0
+        None, "learning rate of AdamW after the warm-up; by default 0.008 beside Muon, 0.002 alone", above=0
     )
-    muon_lr: float = option(0.02, "learning rate of Muon after the warm-up", above=0)
+    muon_lr: float = option(0.01, "learning rate of Muon after the warm-up", above=0)
     warmup: int | None = option(None, "steps of linear warm-up; by default 50, at most a tenth of all", at_least=0)
     decay: float | None = option(
         1.0,

@@ -56,7 +56,7 @@ def muon(weights: Weights, config: TrainConfig) -> Optimizer:
         raise InputError("train.optimizer=muon is not possible: this model has no matrices of blocks; choose adamw")
     decay = config.weight_decay
     matrices = Muon(weights.matrices, config.muon_lr, decay, momentum=0.95, adjust_lr_fn="original")
-    return Together([matrices, adamw(weights._replace(matrices=[]), config, 4e-3)])
+    return Together([matrices, adamw(weights._replace(matrices=[]), config, 8e-3)])
 
 
 class Together(Optimizer):
