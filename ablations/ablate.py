@@ -23,7 +23,7 @@ from ablations.study.workers import run_workers
 from radar.config.load import merge_options, to_config
 from radar.errors import DiskFull, InputError, RunError
 from radar.files import is_full
-from radar.training.checkpoints import pick_device
+from radar.training.devices import pick_device
 
 REPORT_EVERY = 30.0  # seconds, at least
 NO_SPACE = "no_space"  # attribute of a study: what could not be written

@@ -7,6 +7,7 @@ from experiments.arguments import add_config
 from experiments.configs import find_config
 from radar.config.load import load_config
 from radar.errors import InputError
+from radar.training.devices import is_first
 from radar.training.runs import tokenizer_folder, train_tokenizer
 
 arguments = add_config
@@ -19,4 +20,6 @@ def main(args: argparse.Namespace) -> None:
         config.run = str(tokenizer_folder(Path(config.tokenizer.checkpoint)))
         if any(text.startswith("run=") for text in args.options):
             raise InputError(f"run= has no effect: tokenizer.checkpoint={config.tokenizer.checkpoint} is written")
-    print(train_tokenizer(config))
+    checkpoint = train_tokenizer(config)
+    if is_first():
+        print(checkpoint)

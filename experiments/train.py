@@ -7,6 +7,7 @@ from experiments.configs import find_config
 from radar.config.load import load_config
 from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import check_scoring
+from radar.training.devices import is_first
 from radar.training.fit import check_kept
 from radar.training.runs import train_generator
 
@@ -18,4 +19,6 @@ def main(args: argparse.Namespace) -> None:
     config = load_config(find_config(args.config), args.options)
     check_scoring(config.evaluate)
     check_kept(config)
-    print(train_generator(config, more=curve_callbacks(config)))
+    checkpoint = train_generator(config, more=curve_callbacks)
+    if is_first():
+        print(checkpoint)

@@ -124,6 +124,11 @@ def test_old_checkpoints_have_new_names():
         ("order.sizes=[[1]]", "order.sizes=[[1]] is not possible: a list of int expected"),
         ("train.permutations=none", "train.permutations=none is called train.permutations=fixed now"),
         ("train.steps=5", "option 'train.steps' is called 'train.max_steps' now"),
+        (
+            "train.accumulate=2",
+            "option 'train.accumulate' is gone: train.batch_size counts the images of a whole optimizer step, "
+            "train.micro_batch says how many of them go through a device at once",
+        ),
     ],
 )
 def test_members_of_lists_and_old_names(text, said, capsys):

@@ -71,7 +71,7 @@ COMMANDS = {
     "radar sample runs/gpt.ckpt sample.guidance=2": "sample.images=2 data.cache=cache",
     "radar train imagenet init=runs/gpt.ckpt data.root=IMAGENET/train tokenizer.name=llamagen_vq "
     "tokenizer.checkpoint=runs/vq.ckpt model.preset=B order.name=radial attention=plain": (
-        "train.max_steps=1 train.warmup=1 train.batch_size=2 train.accumulate=1 train.precision=32-true "
+        "train.max_steps=1 train.warmup=1 train.batch_size=2 train.micro_batch=none train.precision=32-true "
         "data.held_out=0.5 data.workers=0 data.cache=cache model.dim=64 model.layers=1 model.heads=1 "
         "tokenizer.width=none tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
     ),

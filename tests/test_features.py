@@ -138,7 +138,7 @@ def test_a_curve_of_fid_disturbs_no_training(tmp_path):
     for samples in (0, 6):
         train = {"max_steps": 4, "batch_size": 4, "val_every": 2, "val_images": 5, "val_samples": samples}
         config = to_config({**options, "train": train, "run": str(tmp_path / str(samples))})
-        checkpoint = train_generator(config, more=curve_callbacks(config))
+        checkpoint = train_generator(config, more=curve_callbacks)
         weights.append(torch.load(checkpoint, weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert [step for step, _ in validations(tmp_path / "6", "val/fid")] == [2, 4]

@@ -16,7 +16,7 @@ OPTIONS = {
     "model": {"dim": 16, "layers": 1, "heads": 1, "dropout": 0.1},
     "attention": "nested",
     "train": {
-        "max_steps": 20, "batch_size": 4, "warmup": 4, "optimizer": "muon", "accumulate": 2, "val_every": 5,
+        "max_steps": 20, "batch_size": 8, "warmup": 4, "optimizer": "muon", "micro_batch": 4, "val_every": 5,
         "checkpoint_every": 3,
     },
     "data": {"held_out": 0.1},
@@ -42,7 +42,7 @@ def test_killed_anywhere_and_resumed(tmp_path):
         [kill(20, signal.SIGKILL, "validation_step")],  # after the last step
         # Between a checkpoint and its own validation, and again before that was made up.
         [kill(15, signal.SIGKILL, "validation_step"), kill(15, signal.SIGKILL, "validation_step")],
-        # Killed again right after the resume, between the two halves of an accumulated step.
+        # Killed again right after the resume, between the two halves of an optimizer step.
         [kill(6, signal.SIGKILL), kill(6, signal.SIGKILL, skip=1)],
         [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 19, size=3))],
     ]

@@ -108,7 +108,7 @@ def test_every_option_is_read(read_options, tmp_path, monkeypatch):
 def shrunk(values: dict, tmp_path: Path) -> Config:
     """One step of a run at a size for tests, with everything else as in the file."""
     small = [f"run={tmp_path / 'run'}", f"data.cache={tmp_path}", "train.max_steps=1", "train.batch_size=2"]
-    small += ["train.accumulate=1", "model.dim=16", "model.heads=1", "model.layers=1", "train.device=cpu"]
+    small += ["train.micro_batch=none", "model.dim=16", "model.heads=1", "model.layers=1", "train.device=cpu"]
     small += ["train.precision=32-true", "data.workers=0", "train.warmup=1"]
     return to_config(values, small)
 

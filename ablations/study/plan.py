@@ -140,7 +140,7 @@ class Plan:
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
         run = self.out / "runs" / config_hash(trained)
         digest = config_hash({**judged_options(config), **trained, "sampled_order_hash": sampled, **tune})
-        cost = len(module.slots) * config.train.max_steps * config.train.batch_size * config.train.accumulate
+        cost = len(module.slots) * config.train.max_steps * config.train.batch_size
         return Trial(arm, seed, replace(config, run=str(run)), params, digest, cost)
 
     def find(self, key: str, params: Params) -> Trial:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ablations.study.plan import Plan, Trial
 from ablations.study.search import Score, Tuner
 from radar.config.load import config_hash, flatten, to_dict
-from radar.config.options import SampleConfig
+from radar.config.options import Config, SampleConfig
 from radar.files import locked, replacing
 from radar.networks.features import extract
 from radar.provenance import git_commit, hardware, source_hash, versions
@@ -25,12 +26,20 @@ from radar.scoring.row import Row
 from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
 from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
-from radar.training.checkpoints import Generator, load_generator, pick_device
+from radar.training.checkpoints import (
+    Generator,
+    load_generator,
+)
+from radar.training.devices import pick_device
 from radar.training.fit import LAST
 from radar.training.logs import learning_curve, validations
 from radar.training.runs import train_generator
 
 Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
+
+
+def _with_curve(callbacks: Sequence[Callback], config: Config) -> Sequence[Callback]:
+    return [*callbacks, *curve_callbacks(config)]
 
 
 def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tuner) -> Row:
@@ -39,8 +48,9 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     if (saved := read_json(path)) is not None and saved["trial"] == trial.digest:
         return saved
     run = Path(trial.config.run)
+    told = callbacks if trial.config.train.devices == 1 else ()  # the processes of several do not reach the study
     with locked(run / "lock"):  # arms that differ in sampling only share a training
-        checkpoint = train_generator(trial.config, trial.key, [*callbacks, *curve_callbacks(trial.config)])
+        checkpoint = train_generator(trial.config, trial.key, partial(_with_curve, told))
     generator = load_generator(checkpoint)
     trained, generator = generator.config, replace(generator, config=trial.config)
     references = open_references(generator)

@@ -155,9 +155,15 @@ def result_options(config: Config) -> dict[str, Any]:
     return options | {"run": "", "data": {**options["data"], "cache": "", "workers": 0}}
 
 
+# How a training is spread over devices and their memory, which does not change what is trained.
+SPREAD = ("train.devices", "train.nodes", "train.strategy", "train.micro_batch", "model.checkpoint_activations")
+
+
 def training_options(config: Config) -> dict[str, Any]:
     """Options that can change the trained weights; images, tokenizer and order files are known by what they hold."""
     options = {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
+    for name in ("train", "model"):
+        options[name] = {key: value for key, value in options[name].items() if f"{name}.{key}" not in SPREAD}
     options["data"] = {**options["data"], "root": None}
     options["tokenizer"] = {**options["tokenizer"], "checkpoint": None}
     options["order"] = {**options["order"], "covariance": None, "path": None}

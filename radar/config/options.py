@@ -13,6 +13,7 @@ from radar.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
 DEVICES = ("auto", "cpu", "cuda")
+STRATEGIES = ("auto", "ddp", "fsdp")
 DEFAULT_METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
 
 
@@ -107,11 +108,20 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
-    """How it is trained (radar/training). Images seen = max_steps * batch_size * accumulate."""
+    """How it is trained (radar/training). Images seen = max_steps * batch_size."""
 
     max_steps: int = option(1000, "optimizer steps", at_least=1)
-    batch_size: int = option(64, "images of a batch", at_least=1)
-    accumulate: int = option(1, "batches of an optimizer step", at_least=1)
+    batch_size: int = option(64, "images of an optimizer step, over all devices", at_least=1)
+    micro_batch: int | None = option(
+        None, "images that a device goes through at once, at most; by default all that it has to", at_least=1
+    )
+    devices: int = option(1, "devices of each node; what is trained does not depend on it", at_least=1)
+    nodes: int = option(1, "machines, each started by torchrun, SLURM or the like", at_least=1)
+    strategy: str = option(
+        "auto",
+        "of several devices: ddp, each holds all; fsdp, each a share of weights, optimizer and average; auto: ddp",
+        choices=STRATEGIES,
+    )
     optimizer: str | None = option(
         None,
         "adamw; or muon, for the matrices of the blocks, and adamw for the rest; by default muon for generators, adamw "

@@ -10,11 +10,17 @@ VALUES: dict[str, dict[str, str]] = {
     "train.permutations": {"none": "fixed", "seed": "reseeded", "permuted": "random"}
 }  # new by old
 BEFORE: dict[str, Any] = {"train.optimizer": "adamw", "train.decay": None}  # where these options are missing
+GONE = {
+    "train.accumulate": "is gone: train.batch_size counts the images of a whole optimizer step, train.micro_batch says "
+    "how many of them go through a device at once"
+}
 WEIGHTS = {"model.places.weight": "model.positions.weight"}
 
 
 def refuse_old_name(option: str) -> None:
-    """Raise InputError for an option that has another name now."""
+    """Raise InputError for an option that has another name now, or is gone."""
+    if option in GONE:
+        raise InputError(f"option '{option}' {GONE[option]}")
     if (new := NAMES.get(option)) is not None:
         values = ", ".join(f"{value} (was {old})" for old, value in VALUES.get(new, {}).items())
         raise InputError(f"option '{option}' is called '{new}' now" + (f": {values}" if values else ""))
@@ -28,7 +34,7 @@ def refuse_old_value(option: str, value: object) -> None:
 
 def refuse_old_names(values: Mapping[str, Any]) -> None:
     """Raise InputError if nested options hold one, or a value, that has another name now."""
-    for old in NAMES:
+    for old in (*NAMES, *GONE):
         group, name = old.split(".")
         if isinstance(values.get(group), Mapping) and name in values[group]:
             refuse_old_name(old)
@@ -46,6 +52,9 @@ def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in renamed.get(group, {}):
             value = renamed[group].pop(name)
             renamed[group][new.split(".")[1]] = VALUES.get(new, {}).get(value, value)
+    if (batches := renamed.get("train", {}).pop("accumulate", 1)) > 1:
+        images = renamed["train"]["batch_size"]
+        renamed["train"] |= {"batch_size": images * batches, "micro_batch": images}
     for option, value in BEFORE.items():
         group, name = option.split(".")
         if group in renamed:

@@ -5,7 +5,7 @@ Legend: B images of a batch, M images of a split, N cells.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from radar.config.options import Config
 from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.images import load_images, spread
 from radar.errors import InputError
-from radar.files import replacing_folder
+from radar.files import locked, replacing_folder
+from radar.parts import Part, cut
 from radar.seeding import Stream, derive
 from radar.tokenizers import Tokenizer, tokenizer_hash
 
@@ -75,11 +76,9 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: in
     wanted, root = cache_description(data, tokenizer), Path(cache)
     path = root if (root / "meta.json").exists() else root / f"tokens-{data.name}-{config_hash(wanted)}"
     if not path.exists():
-        with replacing_folder(path) as temporary:
-            h, w = tokenizer.grid(data.size)
-            _encode(AugmentedImages(data), len(data.train), h * w, tokenizer, workers, temporary / "train")
-            _encode(data.held_out, len(data.held_out), h * w, tokenizer, workers, temporary / "held_out")
-            (temporary / "meta.json").write_text(json.dumps(wanted, indent=1))
+        with locked(path.with_name(f".{path.name}.lock")):  # the processes of several devices ask at once
+            if not path.exists():
+                _encode_both(data, tokenizer, workers, path, wanted)
     _check(path, wanted)
     return {name: _open(path, name) for name in ("train", "held_out")}
 
@@ -95,6 +94,14 @@ def _reserved(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.me
     return array
 
 
+def _encode_both(data: ImageData, tokenizer: Tokenizer, workers: int, path: Path, wanted: dict[str, Any]) -> None:
+    with replacing_folder(path) as temporary:
+        h, w = tokenizer.grid(data.size)
+        _encode(AugmentedImages(data), len(data.train), h * w, tokenizer, workers, temporary / "train")
+        _encode(data.held_out, len(data.held_out), h * w, tokenizer, workers, temporary / "held_out")
+        (temporary / "meta.json").write_text(json.dumps(wanted, indent=1))
+
+
 def _encode(split: ImageSet, images: int, cells: int, tokenizer: Tokenizer, workers: int, folder: Path) -> None:
     """Write the tokens of all of a split, which has `images` with their views, and the labels of the images."""
     dtype = np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
@@ -102,10 +109,10 @@ def _encode(split: ImageSet, images: int, cells: int, tokenizer: Tokenizer, work
     tokens = _reserved(Path(f"{folder}-tokens.npy"), dtype, (len(split), cells))
     labels = np.empty(len(split), np.int64)
     batches = DataLoader(OrderedBatches(partial(_gather, split, 1), len(split), CHUNK), None, num_workers=workers)
-    for number, inputs, classes, _ in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
-        part = slice(number * CHUNK, number * CHUNK + len(classes))
-        tokens[part] = tokenizer.encode(inputs.to(device)).cpu().numpy()
-        labels[part] = classes.numpy()
+    for batch in tqdm(batches, f"encode {folder.name}", disable=None, leave=False):
+        part = slice(batch.number * CHUNK, batch.number * CHUNK + len(batch.labels))
+        tokens[part] = tokenizer.encode(batch.inputs.to(device)).cpu().numpy()
+        labels[part] = batch.labels.numpy()
     tokens.flush()
     np.save(f"{folder}-labels.npy", labels[:: len(split) // images])
 
@@ -147,19 +154,34 @@ Gather = Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[Tensor, Tensor]]
 
 
 class Batch(NamedTuple):
-    """Number of the batch, its tokens (B, N) or images (B, 3, H, W), labels (B,), and numbers in the split (B,)."""
+    """Number of the batch, its tokens (B, N) or images (B, 3, H, W), labels (B,), and numbers in the split (B,).
+
+    Of a training batch they may be a part; `others` (B, N) are then tokens of other images of the whole.
+    """
 
     number: int
     inputs: Tensor
     labels: Tensor
     images: Tensor
+    part: Part | None = None
+    others: Tensor | None = None
+
+    @property
+    def place(self) -> Part:
+        """Which part it is, by default all."""
+        return self.part or Part.all(len(self.labels))
 
 
 @dataclass
 class BatchDataset(Dataset[Batch]):
-    """Training batch i as a pure function of (seed, i), from number `start` on; what makes resume exact.
+    """Parts of training batches, batch i a pure function of (seed, i), from number `start` on: resume is exact.
 
     Of every image it takes one of its `views`, by (seed, i, place in the batch).
+
+    Args:
+        batch: images of a whole batch.
+        parts: those that this device goes through, by default all at once.
+        others: whether the inputs of other images of the batch come along.
     """
 
     gather: Gather
@@ -169,28 +191,42 @@ class BatchDataset(Dataset[Batch]):
     total: int
     start: int = 0
     views: int = 1
+    parts: Sequence[Part] = ()
+    others: bool = False
+
+    def __post_init__(self) -> None:
+        self.parts = self.parts or [Part.all(self.batch)]
 
     def __len__(self) -> int:
-        return self.total
+        return self.total * len(self.parts)
 
     def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < self.total:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        number = self.start + index
+        number, part = self.start + index // len(self.parts), self.parts[index % len(self.parts)]
         images = batch_indices(self.seed, number, self.batch, self.count)
         random = np.random.default_rng(derive(Stream.AUGMENT, self.seed, number))
         views = random.integers(self.views, size=self.batch)
-        return Batch(number, *self.gather(images, views), torch.from_numpy(images))
+        mine = np.arange(part.first, part.first + part.images)
+        inputs, labels = self.gather(images[mine], views[mine])
+        theirs = random.permutation(self.batch)[mine] if self.others else None
+        others = None if theirs is None else self.gather(images[theirs], views[theirs])[0]
+        return Batch(number, inputs, labels, torch.from_numpy(images[mine]), part, others)
 
 
 @dataclass
 class OrderedBatches(Dataset[Batch]):
-    """A split once, in order, the first view of every image; or `most` of its images, evenly spread."""
+    """A split once, in order, the first view of every image; or `most` of its images, evenly spread.
+
+    Of several `devices` each takes every so many-th batch. All take as many: what is one too much has weight 0.
+    """
 
     gather: Gather
     count: int
     batch: int
     most: int | None = None
+    device: int = 0
+    devices: int = 1
 
     @cached_property
     def images(self) -> NDArray[np.int64]:
@@ -198,13 +234,17 @@ class OrderedBatches(Dataset[Batch]):
         return np.asarray(spread(self.count, self.count if self.most is None else self.most))
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch)
+        return -(-len(self.images) // (self.batch * self.devices))
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        images = self.images[index * self.batch : (index + 1) * self.batch]
-        return Batch(index, *self.gather(images, np.zeros_like(images)), torch.from_numpy(images))
+        first = (index * self.devices + self.device) * self.batch
+        images = self.images[first : first + self.batch]
+        surplus = not len(images)
+        images = self.images[: self.batch] if surplus else images
+        part = Part(0, 0, len(images)) if surplus else Part.all(len(images))
+        return Batch(index, *self.gather(images, np.zeros_like(images)), torch.from_numpy(images), part)
 
 
 class BatchDataModule(LightningDataModule):
@@ -214,6 +254,7 @@ class BatchDataModule(LightningDataModule):
         config: seed, batch size, steps, workers.
         train, held_out: functions from indices to (inputs, labels), each with the number of images.
         views: of every training image.
+        others: whether the inputs of other images of a training batch come along.
     """
 
     def __init__(
@@ -222,30 +263,37 @@ class BatchDataModule(LightningDataModule):
         train: tuple[Gather, int],
         held_out: tuple[Gather, int],
         views: int = 1,
+        others: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.train, self.held_out, self.views = config, train, held_out, views
+        self.config, self.train, self.held_out, self.views, self.others = config, train, held_out, views, others
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Continue behind the batches that the restored optimizer steps have used."""
         t, step = self.config.train, self.trainer.global_step if self.trainer else 0
         # One batch more than needed: training ends by max_steps and never at the end of an epoch.
-        total = t.max_steps * t.accumulate + 1
-        seed, start = derive(Stream.DATA, self.config.seed), step * t.accumulate
-        batches = BatchDataset(*self.train, t.batch_size, seed, total, start, self.views)
+        seed, total = derive(Stream.DATA, self.config.seed), t.max_steps + 1
+        device, devices = self._device()
+        parts = cut(t.batch_size, devices, t.micro_batch)[device]
+        batches = BatchDataset(*self.train, t.batch_size, seed, total, step, self.views, parts, self.others)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out images in order."""
-        t = self.config.train
-        batches = OrderedBatches(*self.held_out, t.batch_size, t.val_images)
+        t, (device, devices) = self.config.train, self._device()
+        size = max(part.images for part in cut(t.batch_size, devices, t.micro_batch)[0])
+        batches = OrderedBatches(*self.held_out, size, t.val_images, device, devices)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 
+    def _device(self) -> tuple[int, int]:
+        """Number of this device, and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-def token_batches(config: Config, splits: dict[str, TokenSplit]) -> BatchDataModule:
+
+def token_batches(config: Config, splits: dict[str, TokenSplit], others: bool = False) -> BatchDataModule:
     """Build batches of cached tokens."""
     train, held_out = splits["train"], splits["held_out"]
-    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.views)
+    return BatchDataModule(config, (train.gather, len(train)), (held_out.gather, len(held_out)), train.views, others)
 
 
 def image_batches(config: Config, data: ImageData) -> BatchDataModule:

@@ -16,6 +16,7 @@ from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import PERMUTATIONS, image_steps
 from radar.errors import InputError
+from radar.parts import Part
 from radar.seeding import Stream, derive
 
 
@@ -40,7 +41,9 @@ class DecodingOrder:
         self.permutation = decode_permutation(self.step)
         self.permute = choose("permutations", config.train.permutations, PERMUTATIONS)
         first = torch.atleast_2d(self.permutation)[:1]
-        self.varies = self.permute(config.order, first, *grid, 1, 0, 0.0) is not None  # fails here, not in mid-training
+        self.varies = (
+            self.permute(config.order, first, *grid, Part.all(1), 0, 0.0) is not None
+        )  # fails here, not in mid-training
         self.check_per_image(config.sample)
 
     @property
@@ -56,11 +59,11 @@ class DecodingOrder:
         """Whether the options still give this order: neither the code nor a file behind them has changed."""
         return torch.equal(decode_steps(self.config.order, *self.grid), self.step)
 
-    def in_training(self, index: Tensor, number: int) -> Tensor:
-        """Cells in decoding order for the training images `index` (B,) in batch `number`: (N,) or (B, N)."""
-        t, own = self.config.train, rows_of(self.permutation, index)
-        seed, progress = derive(Stream.ORDER, self.config.seed, number), number / (t.max_steps * t.accumulate)
-        drawn = self.permute(self.config.order, own, *self.grid, len(index), seed, progress)
+    def in_training(self, index: Tensor, number: int, part: Part) -> Tensor:
+        """Cells in decoding order for the training images `index` (B,), part of batch `number`: (N,) or (B, N)."""
+        own, progress = rows_of(self.permutation, index), number / self.config.train.max_steps
+        seed = derive(Stream.ORDER, self.config.seed, number)
+        drawn = self.permute(self.config.order, own, *self.grid, part, seed, progress)
         return own if drawn is None else drawn
 
     def sampled(self, settings: SampleConfig) -> Tensor:

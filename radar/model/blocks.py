@@ -3,7 +3,10 @@
 Legend: B images, S slots, N cells, D width, H heads, E head width, L layers.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,15 @@ from radar.errors import InputError
 from radar.kernels.linear import Linear
 
 EPS = 1e-5  # of RMSNorm, as LlamaGen
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@functools.cache
+def compile_once(function: Callable[P, R], dynamic: bool | None = None) -> Callable[P, R]:
+    """Compile a function, for all models of one process."""
+    torch._dynamo.config.cache_size_limit = 64
+    return torch.compile(function, dynamic=dynamic)
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,11 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(shape.dim, EPS), nn.RMSNorm(shape.dim, EPS)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    def forward(self, compiled: bool, *inputs: object) -> Tensor:
+        """Do `run`, by compiled code or not: called as a module, so that FSDP can fetch the weights before."""
+        return (compile_once(type(self).run) if compiled else type(self).run)(self, *inputs)  # type: ignore[arg-type]
+
+    def run(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         return self.finish(x, attend(*self.project(x, angles), mask).transpose(1, 2).flatten(2))
 
@@ -137,7 +153,9 @@ class QueryBlock(Block):
         q = self.qkv(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return rotate(self.q_norm(q.float()), angles).to(q.dtype)
 
-    def cross(self, x: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def run(  # type: ignore[override]
+        self, x: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """x (B, S, D), k and v (B, H, N, E) -> (B, S, D)."""
         return self.finish(x, attend(self.ask(x, angles), k, v, mask).transpose(1, 2).flatten(2))
 

@@ -5,9 +5,8 @@ positions by cell; shapes follow LlamaGen's presets.
 Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width, H heads, E head width, L layers.
 """
 
-import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from radar.attention import NONE, Predictions, Slots
 from radar.config.options import ModelConfig
 from radar.kernels.linear import Linear
-from radar.model.blocks import EPS, Block, Memory, QueryBlock, model_shape, rotary_table
+from radar.model.blocks import EPS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
 from radar.model.kv_cache import Cache, cached_attention
 
-P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@functools.cache
-def _compiled(function: Callable[P, R], dynamic: bool | None = None) -> Callable[P, R]:
-    torch._dynamo.config.cache_size_limit = 64  # of all models of one process
-    return torch.compile(function, dynamic=dynamic)
 
 
 class Transformer(nn.Module):
@@ -105,7 +97,7 @@ class Transformer(nn.Module):
         if cache is not None:
             assert not isinstance(mask, BlockMask)
             whole = self.compiled and tokens.device.type == "cpu"
-            decode = _compiled(Transformer.decode, dynamic=True) if whole else Transformer.decode
+            decode = compile_once(Transformer.decode, dynamic=True) if whole else Transformer.decode
             carriers = slots.num_tokens if self.query_layers else len(slots)
             return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
@@ -115,20 +107,19 @@ class Transformer(nn.Module):
 
     def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
         for block in cast(list[Block], self.blocks):
-            x = self._run(Block.forward, block, x, angles, mask)
+            x = self._run(block, x, angles, mask)
         return x
 
-    def _run(self, function: Callable[..., Tensor], *args: object) -> Tensor:
+    def _run(self, block: Block, *inputs: object) -> Tensor:
         """Run a block as configured: compiled, or computed again in the backward pass."""
-        function = _compiled(function) if self.compiled else function
         if self.recompute and self.training:
-            return checkpoint(function, *args, use_reentrant=False)  # type: ignore[no-any-return]
-        return function(*args)
+            return checkpoint(block, self.compiled, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(self.compiled, *inputs)  # type: ignore[no-any-return]
 
     def _part(self, function: Callable[..., R], *args: object) -> R:
         """Run a part of a pass with the cache: compiled by itself, where the pass is not as a whole."""
         alone = self.compiled and not torch.compiler.is_compiling()
-        return (_compiled(function, dynamic=True) if alone else function)(*args)
+        return (compile_once(function, dynamic=True) if alone else function)(*args)
 
     def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
@@ -138,7 +129,7 @@ class Transformer(nn.Module):
         k, v = self.memory(seen, angles[:, :, known])
         y, where, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
         for block in cast(list[QueryBlock], self.query_blocks):
-            y = self._run(QueryBlock.cross, block, y, where, k, v, rows)
+            y = self._run(block, y, where, k, v, rows)
         return x.index_copy(1, asking, y)
 
     def decode(

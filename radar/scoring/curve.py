@@ -18,6 +18,7 @@ from radar.scoring.samples import draw_samples, scored_labels
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
 from radar.training.generator import GeneratorModule
+from radar.training.shares import fetched
 
 
 def curve_callbacks(config: Config) -> Sequence[Callback]:
@@ -52,7 +53,8 @@ class FidCurve(Callback):
         assert isinstance(pl_module, GeneratorModule)
         self.module, began = pl_module, clock.seconds()
         settings = replace(self.config.sample, images=self.config.train.val_samples)
-        images = draw_samples(self.generator, settings, scored_labels(self.generator)).images
+        with fetched(pl_module):
+            images = draw_samples(self.generator, settings, scored_labels(self.generator)).images
         network, real = self.judge
         fid = frechet_distance(real, extract(network, images))
         for logger in pl_module.loggers:

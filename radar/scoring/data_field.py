@@ -16,7 +16,10 @@ from radar.data.tokens import cached_tokens
 from radar.decoding.fields import ESTIMATORS, IMAGES, token_field
 from radar.errors import InputError
 from radar.files import replacing
-from radar.training.checkpoints import load_tokenizer, pick_device
+from radar.training.checkpoints import (
+    load_tokenizer,
+)
+from radar.training.devices import pick_device
 
 
 def estimate_field(

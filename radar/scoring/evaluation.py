@@ -41,15 +41,16 @@ def measure_nll(generator: Generator) -> float | None:
 
     None where the order is an outcome of sampling.
     """
-    settings = generator.config.sample
+    settings, train = generator.config.sample, generator.config.train
     if settings.choice_temperature is not None:
         return None
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
     with torch.inference_mode():
-        batches = OrderedBatches(split.gather, len(split), generator.config.train.batch_size)
-        for _, tokens, labels, index in (batches[number] for number in range(len(batches))):
-            total += float(generator.module.nll(tokens.to(device), labels.to(device), settings, index).sum())
+        batches = OrderedBatches(split.gather, len(split), train.micro_batch or train.batch_size)
+        for batch in (batches[number] for number in range(len(batches))):
+            tokens, labels = batch.inputs.to(device), batch.labels.to(device)
+            total += float(generator.module.nll(tokens, labels, settings, batch.images).sum())
     return total / len(split)
 
 
@@ -102,7 +103,7 @@ def describe(config: Config, module: GeneratorModule, trained_steps: int | None 
     The training is of `trained_steps` optimizer steps, by default of all that the options give.
     """
     sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
-    images = (t.max_steps if trained_steps is None else trained_steps) * t.batch_size * t.accumulate
+    images = (t.max_steps if trained_steps is None else trained_steps) * t.batch_size
     passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
         "order": config.sample.order or config.order.name,

@@ -19,7 +19,12 @@ from radar.provenance import git_commit, hardware
 from radar.scoring.metrics import frechet_distance, thinned
 from radar.scoring.reference import Reference, build_references, kept_features
 from radar.tokenizers import Tokenizer, codebook_use, tokenizer_hash
-from radar.training.checkpoints import config_of, load_tokenizer, pick_device, read_checkpoint
+from radar.training.checkpoints import (
+    config_of,
+    load_tokenizer,
+    read_checkpoint,
+)
+from radar.training.devices import pick_device
 
 Columns = dict[str, Any]
 

@@ -22,7 +22,7 @@ from radar.provenance import git_commit, hardware, versions
 from radar.timing.rates import Rates, free_bytes, measure_rates, peak_bytes
 from radar.timing.rounds import all_ready_to_sample, synchronised
 from radar.timing.works import SAME_FOR_ALL_ARMS, SAMPLED, WORKS, Work, sample
-from radar.training.checkpoints import pick_device
+from radar.training.devices import pick_device
 from radar.training.generator import GeneratorModule
 
 Row = dict[str, Any]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from radar import clock
 from radar.files import replacing
+from radar.training.shares import put_back, share, whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,14 +54,15 @@ class WeightAverage(Callback):
 
     @staticmethod
     def parameters(module: LightningModule) -> list[Tensor]:
-        """Trainable parameters in a fixed order."""
+        """Trainable parameters in a fixed order, or this device's share of each."""
+        put_back(module)
         return [p.data for p in module.parameters() if p.requires_grad]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights, or move what was restored to the device."""
         weights = self.parameters(pl_module)
         if self.average:
-            self.average = [a.to(w.device) for a, w in zip(self.average, weights, strict=True)]
+            self.average = [share(a.to(w.device), w) for a, w in zip(self.average, weights, strict=True)]
         else:
             self.average = [w.clone() for w in weights]
 
@@ -95,7 +97,7 @@ class WeightAverage(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Save the average, or the weights if a swap is on (then `average` holds the weights)."""
-        return {"average": self.average, "updates": self.updates}
+        return {"average": [whole(average) for average in self.average], "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore."""
@@ -136,6 +138,8 @@ class PlainProgress(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Print at every tenth, with an estimate of the time that is left."""
         step, total = trainer.global_step, int(trainer.max_steps)
+        if not trainer.is_global_zero:
+            return
         if self.began is None:
             self.began = (time.monotonic(), step)
             return
@@ -143,10 +147,8 @@ class PlainProgress(Callback):
             return
         self.printed = step
         left = (time.monotonic() - self.began[0]) / (step - self.began[1]) * (total - step)
-        print(
-            f"{self.title}: step {step}/{total}, loss {float(outputs['loss']):.3f}, {left:.0f} s left",
-            flush=True,
-        )
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided by it
+        print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left", flush=True)
 
 
 def progress(title: str) -> Callback:

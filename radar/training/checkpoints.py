@@ -18,6 +18,7 @@ from radar.model.blocks import model_shape
 from radar.sampling.guidance import guidance
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
+from radar.training.devices import pick_device
 from radar.training.generator import GeneratorModule
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import TrainedModule
@@ -166,15 +167,6 @@ def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | 
     for what, mine in module.origin.items():
         if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
             raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
-
-
-def pick_device(name: str) -> torch.device:
-    """Resolve `train.device`; raises InputError if it is not there."""
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(0, device=best if name == "auto" else name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"train.device={name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any] | None = None) -> None:

@@ -7,37 +7,61 @@ Legend: B images, S slots, N cells, V vocabulary.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from radar.attention import Slots
-
-# (content (B, S), slots, vocabulary, predict) -> tokens (B, S) to put in; `predict()` gives the model's own draw of
-# each cell, by rank (B, N).
-Corruption = Callable[[Tensor, Slots, int, Callable[[], Tensor]], Tensor]
+from radar.parts import Draws
 
 
-def uniform(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
+class Sources(NamedTuple):
+    """Where other tokens can come from.
+
+    Attributes:
+        draws: random numbers.
+        vocabulary: V.
+        predict: gives the model's own draw of each cell, by rank (B, N).
+        others: gives the tokens of other images of the batch, by rank (B, N).
+    """
+
+    draws: Draws
+    vocabulary: int
+    predict: Callable[[], Tensor]
+    others: Callable[[], Tensor]
+
+
+def uniform(slots: Slots, sources: Sources) -> Tensor:
     """Any token, all equally likely."""
-    return torch.randint_like(tokens, vocabulary)
+    return sources.draws.integers(sources.vocabulary, len(slots))
 
 
-def shuffled(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
-    """The token that another image of the batch has in the same slot: right marginals, wrong context."""
-    return tokens[torch.randperm(len(tokens), device=tokens.device)]
+def shuffled(slots: Slots, sources: Sources) -> Tensor:
+    """The token that another image of the batch has in the same cell: right marginals, wrong context."""
+    return sources.others()[:, slots.rank.clamp(min=0)]
 
 
-def model(tokens: Tensor, slots: Slots, vocabulary: int, predict: Callable[[], Tensor]) -> Tensor:
+def model(slots: Slots, sources: Sources) -> Tensor:
     """What the model itself draws for the cell from the true past: the errors that it will meet; one more pass."""
-    return predict()[:, slots.rank.clamp(min=0)]
+    return sources.predict()[:, slots.rank.clamp(min=0)]
 
 
-CORRUPTIONS: dict[str, Corruption] = {"uniform": uniform, "shuffled": shuffled, "model": model}
+class Corruption(NamedTuple):
+    """A kind: tokens (B, S) to put in, and whether it takes those of other images."""
+
+    tokens: Callable[[Slots, Sources], Tensor]
+    takes_others: bool = False
 
 
-def corruption_mask(slots: Slots, images: int, rate: float) -> Tensor:
+CORRUPTIONS: dict[str, Corruption] = {
+    "uniform": Corruption(uniform),
+    "shuffled": Corruption(shuffled, takes_others=True),
+    "model": Corruption(model),
+}
+
+
+def corruption_mask(slots: Slots, draws: Draws, rate: float) -> Tensor:
     """Choose the slots to corrupt, (B, S) bool: each image and step at its own rate, drawn from 0 to `rate`."""
     steps = int(slots.step.max()) + 1
-    rates = torch.rand(images, steps, device=slots.step.device)[:, slots.step.clamp(min=0)] * rate
-    return (torch.rand_like(rates) < rates) & slots.revises
+    rates = draws.uniform(steps)[:, slots.step.clamp(min=0)] * rate
+    return (draws.uniform(len(slots)) < rates) & slots.revises

@@ -1,6 +1,7 @@
 """Training until it is done, from wherever it was stopped; what a run folder may be used for."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from radar.training.checkpoints import (
     adopt,
     check_origin,
     has_ended,
-    pick_device,
     read_checkpoint,
     restore_weights,
 )
+from radar.training.devices import is_first, pick_device
 from radar.training.logs import validations
 from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
@@ -43,28 +44,35 @@ def fit(
     """
     module.build_optimizer()  # fails here, before anything is written
     last, done, ended = Path(config.run) / LAST, 0, False
-    with locked_or_refused(last.with_name("training.lock"), f"run={config.run}"):
+    with alone(last):
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
             check_origin(module, checkpoint, last)
             done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
             validated = {step for step, _ in validations(last.parent, module.judged_by)}
-            if not ended and done % config.train.validation_steps == 0 and done not in validated:
+            if is_first() and not ended and done % config.train.validation_steps == 0 and done not in validated:
                 make_up_validation(config, module, batches, checkpoint, last)
-            if not ended and config.train.patience is not None:
+            if is_first() and not ended and config.train.patience is not None:
                 keep_if_best(last, module.judged_by, done)
             del checkpoint  # the Trainer reads it again
         if not ended and done < config.train.max_steps:
             quiet_lightning()
             trainer = build_trainer(config, title, average, [*patient(config, module), *more])
-            write_config(config)
+            if is_first():
+                write_config(config)
             trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
             trainer.save_checkpoint(last)
             done = trainer.global_step
-        if not ended and config.train.patience is not None:
+        if is_first() and not ended and config.train.patience is not None:
             end_with_best(last, done)
     return last
+
+
+def alone(last: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a training's folder; of several devices' processes the first does."""
+    lock, what = last.with_name("training.lock"), f"run={last.parent}"
+    return locked_or_refused(lock, what) if is_first() else nullcontext()
 
 
 def patient(config: Config, module: TrainedModule) -> list[Callback]:
@@ -84,7 +92,7 @@ def make_up_validation(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         module.on_validation_epoch_start()
         for number, batch in enumerate(batches.val_dataloader()):
-            inputs, labels, images = (part.to(device) for part in batch[1:])
+            inputs, labels, images = (each.to(device) for each in batch[1:4])
             module.validation_step(Batch(batch.number, inputs, labels, images), number)
     for logger in loggers(path.parent):
         logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))

@@ -23,9 +23,12 @@ from radar.decoding.decoding_order import DecodingOrder, rows_of
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.errors import InputError
 from radar.model.transformer import Transformer
+from radar.parts import Draws, Part
 from radar.sampling.draw import draw
 from radar.sampling.passes import Pass, plan_passes
-from radar.training.corruption import CORRUPTIONS, corruption_mask
+from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
+from radar.training.devices import over_devices
+from radar.training.fsdp import Sharded
 from radar.training.layouts import LAYOUTS, Layout
 from radar.training.optimizers import OPTIMIZERS
 from radar.training.trained import TrainedModule
@@ -69,7 +72,7 @@ class GeneratorModule(TrainedModule):
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
         self._packed: tuple[Any, Layout] | None = None
-        self.corrupt = choose("corruption", config.train.corruption, CORRUPTIONS)
+        self.corruption = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         with torch.device("meta") if planned else nullcontext():
             self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
@@ -81,6 +84,11 @@ class GeneratorModule(TrainedModule):
     def blocks(self) -> Sequence[nn.Module]:
         """Those of the transformer."""
         return [self.model.blocks, self.model.query_blocks]
+
+    def configure_model(self) -> None:
+        """Share the weights out where the devices shall hold a part each; called by Lightning."""
+        if isinstance(shared := self.trainer.strategy, Sharded):
+            shared.share_out(self.model, [*self.model.blocks, *self.model.query_blocks])
 
     @cached_property
     def mask(self) -> Tensor:
@@ -148,28 +156,32 @@ class GeneratorModule(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
-        number, cells, labels, index = batch
+        number, part = batch.number, batch.place
         self.seed_batch(number)
-        layout = self.layout(self)
-        slots, permutation = layout.slots.to(self.device), self.order.in_training(index, number).to(self.device)
-        known = by_rank(cells, permutation)
-        dropped = torch.rand(labels.shape, device=self.device) < self.config.model.label_dropout
-        labels = torch.where(dropped, self.model.classes, labels)
-        tokens = self._corrupted(known[:, slots.rank.clamp(min=0)], slots, known, labels, permutation)
+        layout, draws = self.layout(self), Draws(part, self.device)
+        slots = layout.slots.to(self.device)
+        permutation = self.order.in_training(batch.images, number, part).to(self.device)
+        known = by_rank(batch.inputs, permutation)
+        dropped = draws.uniform() < self.config.model.label_dropout
+        labels = torch.where(dropped, self.model.classes, batch.labels)
+        tokens = self._corrupted(batch, slots, known, labels, permutation, draws)
+        self.seed_batch(number, part.first)  # dropout draws for the images of this part alone
         losses = self.cross_entropy(slots, layout.mask, tokens, labels, permutation, known)
         source = slots.predictions.source
         scored, revises = layout.scored.to(self.device)[source], slots.revises[source]
         # Divided by what the whole layout holds, so that a sampled part estimates the loss of the packed one.
-        images, of_all = len(cells) * layout.share, int(self.slots.revises.sum())
+        images, of_all = part.images * layout.share, int(self.slots.revises.sum())
         asked = losses[:, scored & ~revises].sum() / (images * (len(self.slots.predictions.target) - of_all))
         revised = losses[:, scored & revises].sum() / (images * max(1, of_all))
-        if self.is_logged(number):
+        if self.is_logged():
             asks = scored & slots.predicts_new[source]
-            self._log_training(losses[:, asks], slots.predictions.target[asks], asked, revised)
-        return self.checked(asked + self.config.train.correction_weight * revised)
+            self._log_training(part, losses[:, asks], slots.predictions.target[asks], asked, revised)
+        return self.checked((asked + self.config.train.correction_weight * revised) * part.weight)
 
-    def _corrupted(self, tokens: Tensor, slots: Slots, known: Tensor, labels: Tensor, permutation: Tensor) -> Tensor:
-        rate = self.config.train.corruption_rate
+    def _corrupted(
+        self, batch: Batch, slots: Slots, known: Tensor, labels: Tensor, permutation: Tensor, draws: Draws
+    ) -> Tensor:
+        tokens, rate = known[:, slots.rank.clamp(min=0)], self.config.train.corruption_rate
         if not rate or not slots.revises.any():
             return tokens
 
@@ -180,23 +192,26 @@ class GeneratorModule(TrainedModule):
                 whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self.mask.to(self.device)
             )
             asks = whole.predicts_new[whole.predictions.source]
-            drawn = draw(
-                logits[:, asks].float().softmax(-1),
-                torch.rand(len(known), int(asks.sum()), device=self.device),
-            )
+            drawn = draw(logits[:, asks].float().softmax(-1), draws.uniform(int(asks.sum())))
             return torch.empty_like(known).index_copy_(1, whole.target[whole.predicts_new], drawn)
 
-        bad = corruption_mask(slots, len(tokens), rate)
-        return torch.where(bad, self.corrupt(tokens, slots, self.model.vocabulary, predict), tokens)
+        def others() -> Tensor:
+            assert batch.others is not None
+            return by_rank(batch.others, permutation)
 
-    def _log_training(self, losses: Tensor, ranks: Tensor, asked: Tensor, revised: Tensor) -> None:
-        values: dict[str, Tensor | float] = {"train/loss": asked.detach(), "train/images_seen": self.images_seen()}
+        bad = corruption_mask(slots, draws, rate)
+        sources = Sources(draws, self.model.vocabulary, predict, others)
+        return torch.where(bad, self.corruption.tokens(slots, sources), tokens)
+
+    def _log_training(self, part: Part, losses: Tensor, ranks: Tensor, asked: Tensor, revised: Tensor) -> None:
+        values = {"train/loss": asked}
         if self.slots.revises.any():
-            values["train/correction_loss"] = revised.detach()
+            values["train/correction_loss"] = revised
         step = torch.atleast_2d(self.step)[0].sort().values.to(ranks.device)[ranks]
         for k in step.unique().tolist():
-            values[f"order/step_{k:03d}"] = losses[:, step == k].mean().detach()
-        self.log_values(values)
+            values[f"order/step_{k:03d}"] = losses[:, step == k].mean()
+        if (means := self.over_parts(part, values)) is not None:
+            self.log_values({**means, "train/images_seen": self.images_seen()})
 
     def nll(
         self, tokens: Tensor, labels: Tensor, settings: SampleConfig | None = None, images: Tensor | None = None
@@ -238,9 +253,9 @@ class GeneratorModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up the NLL of held-out images."""
-        _, tokens, labels, index = batch
-        nll = self.nll(tokens, labels, images=index)
-        self._sums += torch.tensor([float(nll.sum()), len(tokens)], dtype=torch.float64)
+        nll = self.nll(batch.inputs, batch.labels, images=batch.images)
+        weight = batch.place.weight
+        self._sums += weight * torch.tensor([float(nll.sum()), len(nll)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean held-out NLL in nats per image."""
@@ -248,7 +263,8 @@ class GeneratorModule(TrainedModule):
 
     def validation_values(self) -> dict[str, float]:
         """Mean held-out NLL in nats per image."""
-        return {"val/nll": float(self._sums[0] / self._sums[1])}
+        total, images = over_devices(self._sums).tolist()
+        return {"val/nll": total / images}
 
 
 def by_rank(tokens: Tensor, permutation: Tensor) -> Tensor:

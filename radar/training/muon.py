@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from radar.training.shares import share, whole
+
 
 class Muon(torch.optim.Muon):
     """torch.optim.Muon with the same state and, but for rounding, the same steps (its adjust_lr_fn is "original")."""
@@ -35,19 +37,23 @@ class Muon(torch.optim.Muon):
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """Step matrices of one shape."""
-        gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
-        momentum = torch.stack(buffers).lerp_(gradients, 1 - group["momentum"])
-        update = gradients.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
-        update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        momenta = [
+            self.state[weight]["momentum_buffer"].lerp_(g, 1 - group["momentum"])
+            for weight, g in zip(weights, gradients, strict=True)
+        ]
+        if group["nesterov"]:
+            momenta = [g.lerp(m, group["momentum"]) for g, m in zip(gradients, momenta, strict=True)]
+        changes = orthogonalised(
+            torch.stack([whole(m) for m in momenta]), group["ns_coefficients"], group["ns_steps"], group["eps"]
+        )
         rows, columns = weights[0].shape
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
-        for weight, buffer, new, change in zip(weights, buffers, momentum, update, strict=True):
-            buffer.copy_(new)
-            weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change, alpha=rate)
+        for weight, change in zip(weights, changes, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(share(change, weight), alpha=rate)
 
 
 def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

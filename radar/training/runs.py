@@ -1,6 +1,6 @@
 """Training a generator or a tokenizer by its configuration, from the images to the last checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +14,26 @@ from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.networks.features import load_features
 from radar.tokenizers import Convolutional, build_tokenizer
-from radar.training.checkpoints import adopt, begin_with, build_generator, pick_device, read_checkpoint, tell_if_changed
+from radar.training.checkpoints import (
+    adopt,
+    begin_with,
+    build_generator,
+    read_checkpoint,
+    tell_if_changed,
+)
+from radar.training.devices import must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
 from radar.training.tokenizer import TokenizerModule
+
+Callbacks = Callable[[Config], Sequence[Callback]]  # can be pickled where there are several devices
 
 
 def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
     check_training(config.train)
+    if config.train.strategy == "fsdp":
+        raise InputError("train.strategy=fsdp is not possible: a tokenizer is whole on every device; choose ddp")
+    starts = must_start(config.train)
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
@@ -30,6 +42,8 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
     for network in networks:
         network.maps(torch.zeros(2, 3, *data.size))  # fails here where it has none
+    if starts:
+        return on_devices(config.train.devices, train_tokenizer, config, title)
     origin = {"images": data.identity} | ({"networks": ", ".join(n.title for n in networks)} if networks else {})
     module = TokenizerModule(config, tokenizer, origin, networks)
     return fit(config, module, image_batches(config, data), title, average=False)
@@ -42,22 +56,34 @@ def tokenizer_folder(checkpoint: Path) -> Path:
     return checkpoint.parent
 
 
-def train_generator(config: Config, title: str = "train", more: Sequence[Callback] = ()) -> Path:
-    """Train a generator, with `more` callbacks; return its checkpoint; raises InputError for bad options."""
+def no_callbacks(config: Config) -> Sequence[Callback]:
+    """None."""
+    return ()
+
+
+def train_generator(config: Config, title: str = "train", more: Callbacks = no_callbacks) -> Path:
+    """Train a generator, with the callbacks that `more` makes on each device; return its checkpoint.
+
+    Raises InputError for bad options.
+    """
     check_training(config.train)
+    starts = must_start(config.train)
     if config.train.perceptual:
         raise InputError(f"train.perceptual={config.train.perceptual} has no effect: only tokenizers restore images")
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
     stored = order_to_go_on(config)
-    module, data, tokenizer = build_generator(config, stored)
+    module, data, tokenizer = build_generator(config, stored, planned=starts)
     if stored is not None:
         check_order(module.order, Path(config.run) / LAST)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
+    if starts:
+        return on_devices(config.train.devices, train_generator, config, title, more)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)
-    return fit(config, module, token_batches(config, splits), title, more=more)
+    batches = token_batches(config, splits, module.corruption.takes_others)
+    return fit(config, module, batches, title, more=more(config))
 
 
 def order_to_go_on(config: Config) -> Tensor | None:

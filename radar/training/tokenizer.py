@@ -13,6 +13,7 @@ from radar.config.options import Config
 from radar.data.tokens import Batch
 from radar.networks.network import FeatureNetwork
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
+from radar.training.devices import over_devices
 from radar.training.trained import TrainedModule
 
 
@@ -52,16 +53,17 @@ class TokenizerModule(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Reconstruction loss plus the quantiser's own."""
-        number, images, _, _ = batch
-        self.seed_batch(number)
+        images, part = batch.inputs, batch.place
+        self.seed_batch(batch.number)
         restored, tokens, quantiser = self.tokenizer(images)
         loss = reconstruction_loss(restored, images)
-        if self.is_logged(number):
-            counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary)
-            use = {f"train/{key}": value for key, value in codebook_use(counts).items()}
-            self.log_values({"train/loss": loss.detach(), "train/images_seen": self.images_seen(), **use})
+        if self.is_logged():
+            counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary).float()
+            if (means := self.over_parts(part, {"loss": loss, "counts": counts / part.images})) is not None:
+                use = {f"train/{key}": value for key, value in codebook_use(means["counts"]).items()}
+                self.log_values({"train/loss": means["loss"], "train/images_seen": self.images_seen(), **use})
         seen = sum((perceptual_distance(network, restored, images) for network in self.networks), loss.new_zeros(()))
-        return self.checked(loss + quantiser + self.config.train.perceptual_weight * seen)
+        return self.checked((loss + quantiser + self.config.train.perceptual_weight * seen) * part.weight)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting codes and errors."""
@@ -72,12 +74,12 @@ class TokenizerModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count codes and squared errors of held-out images."""
-        _, images, _, _ = batch
+        images, weight = batch.inputs, batch.place.weight
         tokens = self.tokenizer.encode(images)
         restored = self.tokenizer.decode(tokens, self.tokenizer.grid((images.shape[2], images.shape[3])))
-        self._counts += torch.bincount(tokens.flatten().cpu(), minlength=self.tokenizer.vocabulary)
+        self._counts += weight * torch.bincount(tokens.flatten().cpu(), minlength=self.tokenizer.vocabulary)
         squared = (normalise(restored) - normalise(images)).double().square()
-        self._error += torch.tensor([float(squared.sum()), squared.numel()], dtype=torch.float64)
+        self._error += weight * torch.tensor([float(squared.sum()), squared.numel()], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was found."""
@@ -85,5 +87,6 @@ class TokenizerModule(TrainedModule):
 
     def validation_values(self) -> dict[str, float]:
         """Mean squared error on [-1, 1], codebook use and perplexity of the held-out images."""
-        values = {"val/mse": float(self._error[0] / self._error[1])}
-        return values | {f"val/{key}": value for key, value in codebook_use(self._counts).items()}
+        total, pixels = over_devices(self._error).tolist()
+        use = codebook_use(over_devices(self._counts))
+        return {"val/mse": total / pixels} | {f"val/{key}": value for key, value in use.items()}

@@ -1,7 +1,7 @@
 """What every trained module shares: optimizer, clipping, logging, provenance, the check of the loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from radar.config.options import Config, TrainConfig
 from radar.config.registry import choose
 from radar.config.renamed import upgrade
 from radar.errors import NonFiniteLoss
+from radar.parts import Part, cut
 from radar.provenance import git_commit
 from radar.seeding import Stream, derive
+from radar.training.devices import over_devices
 from radar.training.optimizers import OPTIMIZERS, sorted_weights
 
 
@@ -31,6 +33,11 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def parts_of_a_step(config: TrainConfig) -> int:
+    """Parts of a batch that every device goes through in an optimizer step."""
+    return len(cut(config.batch_size, config.devices * config.nodes, config.micro_batch)[0])
+
+
 class TrainedModule(LightningModule):
     """What both modules share: optimizer, clipping, logging, provenance inside checkpoints, the check of the loss.
 
@@ -43,6 +50,7 @@ class TrainedModule(LightningModule):
     def __init__(self, config: Config, origin: dict[str, str] | None = None) -> None:
         super().__init__()
         self.config, self.origin = config, origin or {}
+        self._found: dict[str, Tensor] = {}  # by the parts of this batch
 
     def blocks(self) -> Sequence[nn.Module]:
         """Parts whose matrices an optimizer may treat as such; none by default."""
@@ -83,19 +91,29 @@ class TrainedModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, self.global_step)
 
-    def is_logged(self, number: int) -> bool:
-        """Tell whether batch `number` is the last of an optimizer step that is logged."""
-        t = self.config.train
-        return (number + 1) % t.accumulate == 0 and (self.global_step + 1) % t.log_every == 0
+    def is_logged(self) -> bool:
+        """Tell whether this optimizer step is logged."""
+        return (self.global_step + 1) % self.config.train.log_every == 0
 
     def images_seen(self) -> int:
         """Training images up to and with this optimizer step."""
-        t = self.config.train
-        return (self.global_step + 1) * t.batch_size * t.accumulate
+        return (self.global_step + 1) * self.config.train.batch_size
 
-    def seed_batch(self, number: int) -> None:
-        """Make all that is random in this batch a function of (seed, number)."""
-        torch.manual_seed(derive(Stream.STEP, self.config.seed, number))
+    def seed_batch(self, number: int, *place: int) -> None:
+        """Make all that is random from here on a function of (seed, number of the batch, place in it)."""
+        torch.manual_seed(derive(Stream.STEP, self.config.seed, number, *place))
+
+    def over_parts(self, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Means of what all parts of a batch, on all devices, have found; None before the last part."""
+        share = part.weight / part.parts
+        for name, value in values.items():
+            self._found[name] = self._found.get(name, 0) + share * value.detach()
+        if not part.last:
+            return None
+        found, self._found = self._found, {}
+        sums = over_devices(torch.cat([value.flatten() for value in found.values()]))
+        parts = sums.split([value.numel() for value in found.values()])
+        return {name: value.view(found[name].shape) for name, value in zip(found, parts, strict=True)}
 
     def checked(self, value: Tensor) -> Tensor:
         """Return a loss or gradient norm; raises NonFiniteLoss if it is NaN or infinite, before any weight changes."""
@@ -107,8 +125,12 @@ class TrainedModule(LightningModule):
         return value
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what an older version wrote."""
+        """Take what an older version wrote, or another number of devices: batches are counted as they are now."""
         upgrade(checkpoint)
+        batches = checkpoint["global_step"] * parts_of_a_step(self.config.train)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counted in (progress["total"], progress["current"]):
+            counted.update(dict.fromkeys(counted, batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put configuration and git commit into the checkpoint as plain values."""

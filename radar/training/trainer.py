@@ -2,17 +2,20 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from radar.config.options import Config
+from radar.config.options import Config, TrainConfig
 from radar.training.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
-from radar.training.checkpoints import pick_device
+from radar.training.devices import pick_device
+from radar.training.fsdp import Sharded
+from radar.training.trained import parts_of_a_step
 
 NOISE = (
     ".*GPU available.*",
@@ -24,12 +27,14 @@ NOISE = (
     ".*isinstance.treespec.*",
     ".*Found .* module.*",
     ".*smaller than the logging.*",
+    ".*sync_dist.*",  # is summed before
 )
 
 
 def quiet_lightning() -> None:
     """Silence Lightning's banners, and the warnings about what is done on purpose here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
 
@@ -37,6 +42,20 @@ def quiet_lightning() -> None:
 def loggers(run: Path) -> list[Logger]:
     """TensorBoard, and CSV files from which curves are read."""
     return [TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv", flush_logs_every_n_steps=1)]
+
+
+def ddp(devices: int) -> Strategy:
+    """Every device holds all weights."""
+    return DDPStrategy()
+
+
+STRATEGIES: dict[str, Callable[[int], Strategy]] = {"auto": ddp, "ddp": ddp, "fsdp": Sharded}
+
+
+def strategy(train: TrainConfig) -> Strategy | str:
+    """How several devices train together; Lightning's choice for one."""
+    devices = train.devices * train.nodes
+    return "auto" if devices == 1 else STRATEGIES[train.strategy](devices)
 
 
 def build_trainer(config: Config, title: str, average: bool = True, more: Sequence[Callback] = ()) -> Trainer:
@@ -48,15 +67,20 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
     callbacks: list[Callback] = [TrainingClock(), saver, progress(title), *more]
     if average and t.ema:
         callbacks.insert(0, WeightAverage(t.ema))
+    parts = parts_of_a_step(t)
     return Trainer(
         default_root_dir=run,
         accelerator=pick_device(t.device).type,
-        devices=1,
+        devices=t.devices,
+        num_nodes=t.nodes,
+        strategy=strategy(t),
+        use_distributed_sampler=False,
+        inference_mode=t.strategy != "fsdp",
         precision=cast(Any, t.precision),
         max_steps=t.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=t.accumulate,
-        val_check_interval=t.validation_steps * t.accumulate,
+        accumulate_grad_batches=parts,
+        val_check_interval=t.validation_steps * parts,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=t.log_every,

@@ -1,0 +1,155 @@
+"""Several devices: the processes that train one run together, and what they tell each other.
+
+Processes are started here, unless torchrun, SLURM or the like has started them: then Lightning knows their numbers.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
+
+from radar.config.options import TrainConfig
+from radar.errors import InputError, RunError, stop
+from radar.parts import cut
+
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+
+METHOD = "spawn"  # a fork would take over threads and CUDA
+LOST = ("gloo", "NCCL")  # in what is raised where another process has gone
+GRACE = 10.0  # seconds that processes have to end after one of them has failed
+R = TypeVar("R")
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolve `train.device`; raises InputError if it is not there."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, device=best if name == "auto" else name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"train.device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def over_devices(values: Tensor) -> Tensor:
+    """Sum over all devices; where there is one, the values themselves."""
+    if not distributed.is_initialized():
+        return values
+    total = values.detach().to("cuda" if distributed.get_backend() == "nccl" else "cpu", copy=True)
+    distributed.all_reduce(total)
+    return total.to(values.device)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def are_started() -> bool:
+    """Whether the processes of all devices run already, this one among them."""
+    return "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+
+
+def must_start(train: TrainConfig) -> bool:
+    """Whether processes are to be started for the devices of this training; raises InputError where they cannot be."""
+    cut(train.batch_size, train.devices * train.nodes, train.micro_batch)
+    if train.devices * train.nodes == 1:
+        return False
+    cuda = torch.cuda.device_count()
+    if pick_device(train.device).type == "cuda" and train.devices > cuda:
+        raise InputError(f"train.devices={train.devices} is not possible: this machine has {cuda} CUDA devices")
+    if are_started():
+        return False
+    if train.nodes > 1:
+        raise InputError(f"train.nodes={train.nodes} needs a launcher that starts every machine: torchrun, srun, ...")
+    return True
+
+
+def on_devices(count: int, work: Callable[..., R], *given: Any) -> R:
+    """Do the same work in one process per device of this machine; return what the first of them returns.
+
+    All end when one fails, within seconds. Raises what failed, and RunError where one was killed.
+    """
+    context: Any = multiprocessing.get_context(METHOD)
+    results = context.SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (count, port, results, pickle.dumps((work, given)))
+    processes: ProcessContext = start_processes(_begin, arguments, count, join=False, start_method=METHOD)
+    killed: ProcessExitedException | None = None
+    try:
+        while not processes.join(grace_period=GRACE):
+            pass
+    except ProcessExitedException as error:
+        killed = error
+    finally:
+        _end(processes)
+    outcome: Any = None if results.empty() else results.get()
+    if isinstance(outcome, Exception):
+        raise outcome
+    if killed is not None:
+        codes = [process.exitcode or 0 for process in processes.processes]
+        first = next((i for i, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM), killed.error_index)
+        how = signal.Signals(-codes[first]).name if codes[first] < 0 else f"exit code {codes[first]}"
+        raise RunError(
+            f"process {first} of {count} has ended ({how}) and the others were stopped; the same command goes on from "
+            "the last checkpoint"
+        )
+    return outcome  # type: ignore[no-any-return]
+
+
+def _end(processes: ProcessContext) -> None:
+    """Stop what still runs, and kill what takes too long."""
+    for process in processes.processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes.processes:
+        process.join(GRACE)
+        if process.is_alive():
+            process.kill()
+
+
+def _begin(number: int, count: int, port: int, results: Any, work: bytes) -> None:
+    """Do the work of one device, and tell the process that started it what came of it."""
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", **{key: str(value) for key, value in places.items()}}
+    rank_zero_only.rank = number  # type: ignore[attr-defined]
+    if number:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number)
+    function, given = pickle.loads(work)
+    try:
+        outcome = function(*given)
+    except Exception as error:
+        if not any(sign in str(error) for sign in LOST):  # else another one knows why
+            if not isinstance(error, InputError | RunError | OSError):
+                traceback.print_exc()
+            results.put(_told(error))
+        sys.exit(1)
+    if not number:
+        results.put(outcome)
+
+
+def _told(error: Exception) -> Exception:
+    """An error as another process can read it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a class of errors does there
+        return RunError(f"{type(error).__name__}: {error}")
+    return error

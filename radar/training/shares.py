@@ -1,0 +1,44 @@
+"""Weights that several devices share, each some rows of every matrix (DTensor); of one device they are whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(value: Any) -> Any:
+    """A tensor as one device would hold it; other values as they are. All devices must ask at once."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def share(value: Tensor, like: Tensor) -> Tensor:
+    """This device's share of a whole tensor, cut like another one; the tensor itself where that is whole."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device, like.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def parts_of(module: nn.Module) -> list[FSDPModule]:
+    """Parts of a module whose weights are shared out."""
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def put_back(module: nn.Module) -> None:
+    """Keep nothing but the own share of each weight."""
+    for part in parts_of(module):
+        part.reshard()
+
+
+@contextmanager
+def fetched(module: nn.Module) -> Iterator[None]:
+    """Hold all weights, for what does not run the blocks as modules: the sampler."""
+    for part in parts_of(module):
+        part.unshard()
+    try:
+        yield
+    finally:
+        put_back(module)

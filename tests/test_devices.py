@@ -1,0 +1,274 @@
+"""1, 2 and 4 devices, whatever share each holds and goes through at once, train the same run."""
+
+import csv
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radar.config.load import to_config
+from radar.config.options import TrainConfig
+from radar.data.tokens import BatchDataset, OrderedBatches
+from radar.errors import InputError, NonFiniteLoss, RunError
+from radar.parts import Draws, Part, cut
+from radar.training import devices
+from radar.training.generator import GeneratorModule
+from radar.training.runs import train_generator, train_tokenizer
+from radar.training.shares import parts_of
+
+OPTIONS = {
+    "data": {"augment": "flip"},
+    "model": {"dim": 16, "layers": 2, "heads": 2},
+    "train": {
+        "batch_size": 10, "max_steps": 6, "log_every": 1, "val_every": 3, "val_images": 100, "checkpoint_every": 4,
+        "layout": "packed", "device": "cpu",
+    },
+}  # fmt: skip
+KINDS = {
+    "causal": ["order.name=raster", "attention=causal", "train.permutations=annealed"],
+    "plain": ["order.name=random", "attention=plain", "train.permutations=reseeded", "train.layout=sampled"],
+    "nested": ["order.name=radial", "attention=nested", "train.corruption=shuffled", "train.permutations=random"],
+}
+DEVICES = {
+    "parts": ["train.micro_batch=3"],
+    "ddp": ["train.devices=2"],
+    "fsdp": ["train.devices=2", "train.strategy=fsdp", "train.micro_batch=2", "model.checkpoint_activations=true"],
+}
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """Processes start in no time, and what a test has patched holds in them."""
+    monkeypatch.setattr(devices, "METHOD", "fork")
+
+
+def train(folder: Path, *options: str) -> Path:
+    return train_generator(to_config(OPTIONS, [f"run={folder}", f"data.cache={folder.parent / 'cache'}", *options]))
+
+
+def logged(checkpoint: Path, key: str) -> list[float]:
+    files = sorted((checkpoint.parent / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    return [float(row[key]) for file in files for row in csv.DictReader(file.open()) if row.get(key)]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    read = torch.load(checkpoint, weights_only=True)
+    return read["state_dict"] | dict(enumerate(read["callbacks"]["WeightAverage"]["average"]))
+
+
+def assert_same_run(one: Path, other: Path, first: float = 1e-6, all_others: float = 1e-4) -> None:
+    ours, theirs = logged(one, "train/loss"), logged(other, "train/loss")
+    assert theirs[0] == pytest.approx(ours[0], rel=first) and theirs == pytest.approx(ours, rel=all_others)
+    assert logged(other, "val/nll") == pytest.approx(logged(one, "val/nll"), rel=all_others)
+    assert logged(other, "train/grad_norm") == pytest.approx(logged(one, "train/grad_norm"), rel=1e-3)
+    mine, found = weights(one), weights(other)
+    assert all(torch.allclose(found[name], mine[name], atol=1e-3) for name in mine), "the average, too"
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_same_run(kind, tmp_path):
+    one = train(tmp_path / "one", *KINDS[kind])
+    assert len(logged(one, "train/loss")) == 6 and len(logged(one, "val/nll")) == 2
+    for name, options in DEVICES.items():
+        assert_same_run(one, train(tmp_path / name, *KINDS[kind], *options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "optimizer", "count"), itertools.product(KINDS, ("adamw", "muon"), (2, 4)))
+def test_the_same_run_for_50_iterations(kind, optimizer, count, tmp_path):
+    long = [*KINDS[kind], "train.max_steps=50", "train.val_every=25", f"train.optimizer={optimizer}"]
+    one = train(tmp_path / "one", *long)
+    for strategy in ("ddp", "fsdp"):
+        here = tmp_path / strategy
+        assert_same_run(one, train(here, *long, f"train.devices={count}", f"train.strategy={strategy}"))
+
+
+def test_another_number_of_devices_goes_on(tmp_path, monkeypatch):
+    """From a stop under two devices that share the weights out, on one device, and on two that hold all."""
+    one, step = train(tmp_path / "one"), GeneratorModule.training_step
+
+    def struck(self: GeneratorModule, *args: Any) -> Any:
+        if self.global_step == 5:
+            raise RunError("stopped")
+        return step(self, *args)
+
+    shared = DEVICES["fsdp"]
+    for name, options in {"one again": [], "ddp": DEVICES["ddp"], "fsdp": shared}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(GeneratorModule, "training_step", struck)
+            with pytest.raises(RunError, match="stopped"):
+                train(tmp_path / name, *shared)
+        resumed = train(tmp_path / name, *options)
+        mine, found = weights(one), weights(resumed)
+        assert all(torch.allclose(found[key], mine[key], atol=1e-3) for key in mine)
+        assert logged(resumed, "val/nll") == pytest.approx(logged(one, "val/nll"), rel=1e-4)
+    undisturbed = weights(train(tmp_path / "undisturbed", *shared))
+    assert all(torch.equal(found[key], undisturbed[key]) for key in undisturbed), "bit by bit, with as many devices"
+
+
+def test_each_device_holds_a_share(tmp_path, monkeypatch):
+    """Of every matrix, of its momentum and of its average."""
+    step = GeneratorModule.training_step
+
+    def looking(self: GeneratorModule, *args: Any) -> Any:
+        if self.global_step == 2:
+            held = sum(p.to_local().numel() for p in self.parameters())
+            average = sum(a.to_local().numel() for a in self.trainer.callbacks[0].average)
+            states = [s for part in self.optimizers().optimizer.parts for s in part.state.values()]
+            momentum = sum(v.to_local().numel() for s in states for v in s.values() if v.ndim)
+            (tmp_path / str(self.global_rank)).write_text(f"{held} {average} {momentum} {len(parts_of(self))}")
+        return step(self, *args)
+
+    monkeypatch.setattr(GeneratorModule, "training_step", looking)
+    train(tmp_path / "run", *DEVICES["fsdp"])
+    shares = [[int(word) for word in (tmp_path / str(number)).read_text().split()] for number in range(2)]
+    total = sum(p.numel() for p in GeneratorModule(to_config(OPTIONS), 17, 10, (8, 8)).parameters())
+    assert [part for *_, part in shares] == [3, 3], "two blocks, and the rest"
+    for held in zip(*shares, strict=True):
+        assert abs(held[0] - held[1]) <= 0.15 * max(held)
+    assert sum(held for held, *_ in shares) == sum(average for _, average, *_ in shares) == total
+
+
+MOMENTS = [("training_step", 0, 0), ("training_step", 3, 1), ("validation_step", 3, 0), ("on_save_checkpoint", 4, 0),
+           ("configure_gradient_clipping", 5, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "victim"),
+    [moment if moment == MOMENTS[1] else pytest.param(*moment, marks=pytest.mark.slow) for moment in MOMENTS],
+)
+def test_one_of_them_is_killed(where, step, victim, tmp_path, monkeypatch):
+    """The others end soon, with one line, and the same command goes on to the same bits."""
+    whole, original = weights(train(tmp_path / "whole", "train.devices=2")), getattr(GeneratorModule, where)
+
+    def struck(self: GeneratorModule, *args: Any, **more: Any) -> Any:
+        if self.global_rank == victim and self.global_step >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **more)
+
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratorModule, where, struck)
+        said = r"process \d of 2 has ended \(\w+( code 1)?\) and the others were stopped; the same command goes on"
+        with pytest.raises(RunError, match=said):
+            train(tmp_path / "run", "train.devices=2")
+    assert time.monotonic() - began < 60
+    found = weights(train(tmp_path / "run", "train.devices=2"))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_loss_that_is_not_finite_stops_all(tmp_path, monkeypatch):
+    original = GeneratorModule.cross_entropy
+
+    def broken(self: GeneratorModule, *args: Any) -> torch.Tensor:
+        bad = self.global_step == 3 and self.global_rank == 1 and self.training
+        return original(self, *args) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(GeneratorModule, "cross_entropy", broken)
+    with pytest.raises(NonFiniteLoss, match="loss or gradient became nan at step 3"):
+        train(tmp_path / "run", "train.devices=2")
+
+
+def test_a_tokenizer(tmp_path):
+    """FSQ, by two devices and in parts; of one that counts codes (vq), the library adds the counts up."""
+    small = ["tokenizer.name=fsq", "tokenizer.width=8", "tokenizer.downsample=2", f"data.cache={tmp_path / 'cache'}"]
+    runs = {"one": [], "parts": ["train.micro_batch=4"], "ddp": ["train.devices=2"]}
+    paths = [train_tokenizer(to_config(OPTIONS, [*small, f"run={tmp_path / n}", *more])) for n, more in runs.items()]
+    for other in paths[1:]:
+        assert logged(other, "val/mse") == pytest.approx(logged(paths[0], "val/mse"), rel=1e-4)
+        assert logged(other, "train/loss") == pytest.approx(logged(paths[0], "train/loss"), rel=1e-4)
+        codes = [logged(path, "train/perplexity") for path in (paths[0], other)]
+        assert codes[1][0] == pytest.approx(codes[0][0]) and codes[1] == pytest.approx(codes[0], rel=5e-2)
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 12)))
+def test_a_batch_is_cut_into_all_of_its_places(whole, count, most):
+    try:
+        cuts = cut(whole, count, most)
+    except InputError as error:
+        assert "train.batch_size=" in str(error) and whole < 2 * count * -(-whole // count)
+        return
+    flat = [part for each in cuts for part in each]
+    assert len(cuts) == count and len({len(each) for each in cuts}) == 1, "all devices step alike"
+    assert [place for part in flat for place in range(part.first, part.first + part.images)] == list(range(whole))
+    assert all(1 <= part.images <= (most or whole) for part in flat)
+    assert [part.last for part in cuts[0]] == [False] * (len(cuts[0]) - 1) + [True]
+    values = torch.rand(whole, dtype=torch.float64)
+    mean = sum(part.weight * part.of(values).mean() for part in flat) / len(flat)
+    assert float(mean) == pytest.approx(float(values.mean()))
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9))
+def test_parts_draw_and_load_what_the_whole_does(count, most, number):
+    def gather(index, view):
+        return torch.from_numpy(index * 10 + view)[:, None], torch.from_numpy(index)
+
+    def batches(parts):
+        return BatchDataset(gather, 50, 24, 3, 99, number, 7, parts, others=True)
+
+    cuts = cut(24, count, most)
+    whole, pieces = batches(())[1], [batches(parts)[len(parts) + i] for parts in cuts for i in range(len(parts))]
+    for name in ("inputs", "labels", "images", "others"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+    assert {piece.number for piece in pieces} == {whole.number}
+
+    def drawn(part):
+        torch.manual_seed(number)
+        draws = Draws(part, torch.device("cpu"))
+        return torch.cat([draws.uniform(2), draws.integers(5, 1), draws.uniform()[:, None]], 1)
+
+    assert torch.equal(torch.cat([drawn(piece.part) for piece in pieces]), drawn(Part.all(24)))
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 7))
+def test_held_out_images_are_shared_out_once(images, count, size):
+    def gather(index, view):
+        return torch.from_numpy(index), torch.from_numpy(index)
+
+    shares = [OrderedBatches(gather, images, size, None, device, count) for device in range(count)]
+    assert len({len(share) for share in shares}) == 1, "all devices go through as many batches"
+    found = [batch for share in shares for batch in (share[i] for i in range(len(share)))]
+    seen = sorted(int(i) for batch in found for i in batch.images if batch.place.weight)
+    assert seen == list(range(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"devices": 4, "batch_size": 3}, r"train\.batch_size=3 is not possible: .* choose 4 at least"),
+        (
+            {"devices": 2, "batch_size": 5, "micro_batch": 1},
+            "3 parts of at most 1 images on each of 2 devices; choose 6",
+        ),
+        ({"devices": 2, "nodes": 2, "device": "cpu"}, r"train\.nodes=2 needs a launcher"),
+    ],
+)
+def test_what_is_not_possible(options, said):
+    with pytest.raises(InputError, match=said):
+        devices.must_start(TrainConfig(**options))
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cuda:0"))
+    with pytest.raises(InputError, match=r"train\.devices=9 is not possible: this machine has \d CUDA devices"):
+        devices.must_start(TrainConfig(devices=9))
+
+
+def test_a_tokenizer_is_not_shared_out():
+    with pytest.raises(InputError, match=r"train\.strategy=fsdp is not possible: a tokenizer is whole"):
+        train_tokenizer(to_config({}, ["train.strategy=fsdp", "tokenizer.name=vq"]))
+
+
+def test_a_launcher_is_noticed(monkeypatch):
+    assert devices.must_start(TrainConfig(devices=2, device="cpu"))
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "0")
+            assert not devices.must_start(TrainConfig(devices=2, nodes=3, device="cpu"))
