@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from radar.config.options import ModelConfig, SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
+from radar.model import transformer
 from radar.model.blocks import PRESETS
 from radar.model.transformer import Transformer, parameter_count
 from radar.sampling.passes import plan_passes
@@ -43,6 +46,44 @@ def test_activation_checkpointing_changes_nothing():
         model(slots, content, torch.tensor([0, 1]), decode_permutation(step), slots.mask()).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers that any operation has made at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **kwargs or {})
+        self.most = max([self.most, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
+
+
+@pytest.mark.parametrize(("order", "variant"), [("radial", "nested"), ("diagonal", "neighbours")])
+def test_a_loss_in_parts_is_the_same_and_holds_fewer_logits(order, variant, monkeypatch):
+    step, slots = layout(order, variant)
+    torch.manual_seed(0)
+    model, images = Transformer(ModelConfig(dim=16, layers=1, heads=1), 999, CLASSES, GRID, slots.mixes).train(), 6
+    content = torch.randint(999, (images, len(slots)))
+    truth = torch.randint(999, (images, len(slots.predictions.target)))
+    torch.nn.init.normal_(model.head.weight)
+    given = (slots, content, torch.zeros(images, dtype=torch.long), decode_permutation(step), slots.mask())
+    found, all_logits = [], truth.numel() * 999
+    for most in (all_logits, 2 * all_logits // images, 1):
+        monkeypatch.setattr(transformer, "MOST_LOGITS", most)
+        model.zero_grad()
+        with Largest() as largest:
+            losses = model(*given, truth=truth)
+            (losses * torch.arange(1.0, images + 1)[:, None]).sum().backward()
+        found.append([losses.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        assert largest.most == max(all_logits // images, min(most, all_logits))
+    logits = model(*given).detach()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none")
+    assert torch.allclose(found[0][0], expected.view(truth.shape))
+    for parts in found[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found[0], parts, strict=True))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

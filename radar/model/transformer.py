@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +21,7 @@ from radar.model.blocks import EPS, Block, Memory, QueryBlock, compile_once, mod
 from radar.model.kv_cache import Cache, cached_attention
 
 R = TypeVar("R")
+MOST_LOGITS = 2**26  # that a loss holds at once in float32: 256 MiB; the others are made again in the backward pass
 
 
 class Transformer(nn.Module):
@@ -82,8 +84,9 @@ class Transformer(nn.Module):
         permutation: Tensor,
         mask: Tensor | BlockMask | None,
         cache: Cache | None = None,
+        truth: Tensor | None = None,
     ) -> Tensor:
-        """Predict every target (see Slots.predictions): logits (B, T, V).
+        """Predict every target (see Slots.predictions): logits (B, T, V); where the `truth` is given, losses (B, T).
 
         Args:
             slots: S slots.
@@ -92,6 +95,7 @@ class Transformer(nn.Module):
             sequence: (N,) or (B, N) cells in decoding order.
             mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
+            truth: (B, T) right token of every target, for its cross-entropy in nats.
         """
         inputs = slots.is_token, slots.rank, slots.position, tokens, labels, torch.atleast_2d(permutation)
         if cache is not None:
@@ -101,9 +105,21 @@ class Transformer(nn.Module):
             carriers = slots.num_tokens if self.query_layers else len(slots)
             return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
-        if self.query_layers:
-            return self.predict(self._crossed(x, angles, slots, mask), slots.predictions)
-        return self.predict(self._through(x, angles, mask), slots.predictions)
+        x = self._crossed(x, angles, slots, mask) if self.query_layers else self._through(x, angles, mask)
+        return self.predict(x, slots.predictions) if truth is None else self._losses(x, slots.predictions, truth)
+
+    def _losses(self, x: Tensor, predictions: Predictions, truth: Tensor) -> Tensor:
+        """Cross-entropies (B, T) of features (B, S, D), of so many images at once that their logits fit in memory."""
+        images = max(1, MOST_LOGITS // (truth.shape[1] * self.vocabulary))
+
+        def of(x: Tensor, truth: Tensor) -> Tensor:
+            logits = self.predict(x, predictions).flatten(0, 1).float()
+            return F.cross_entropy(logits, truth.flatten(), reduction="none").view(truth.shape)
+
+        if len(x) <= images:
+            return of(x, truth)
+        parts = zip(x.split(images), truth.split(images), strict=True)
+        return torch.cat([checkpoint(of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
     def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
         for block in cast(list[Block], self.blocks):

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
@@ -150,9 +149,8 @@ class GeneratorModule(TrainedModule):
         self, slots: Slots, mask: Tensor | BlockMask, tokens: Tensor, labels: Tensor, permutation: Tensor, known: Tensor
     ) -> Tensor:
         """Loss (B, T) in nats of every target, given the slots' tokens (B, S) and the true ones (B, N) by rank."""
-        logits = self.model(slots, tokens, labels, permutation, mask)
         truth = known[:, slots.predictions.target]
-        return F.cross_entropy(logits.flatten(0, 1).float(), truth.flatten(), reduction="none").view(truth.shape)
+        return self.model(slots, tokens, labels, permutation, mask, truth=truth)  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
