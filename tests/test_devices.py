@@ -4,14 +4,18 @@ import csv
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from radar.config.load import to_config
 from radar.config.options import TrainConfig
@@ -186,6 +190,36 @@ def test_a_tokenizer(tmp_path):
         assert logged(other, "train/loss") == pytest.approx(logged(paths[0], "train/loss"), rel=1e-4)
         codes = [logged(path, "train/perplexity") for path in (paths[0], other)]
         assert codes[1][0] == pytest.approx(codes[0][0]) and codes[1] == pytest.approx(codes[0], rel=5e-2)
+
+
+def run(folder: Path, *command: str) -> str:
+    here = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_file_that_imagenet_takes_on_two_devices(tmp_path):
+    """From a folder of images to the score, by processes that are started here, and by torchrun."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "images" / str(number % 3) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(256, size=(40, 36, 3), dtype=np.uint8)).save(path)
+    radar = str(Path(sys.executable).with_name("radar"))
+    shared = ["data.root=images", "data.size=32", "data.held_out=0.2", "data.workers=1", "data.cache=cache"]
+    shared += ["tokenizer.codebook=16", "tokenizer.width=8", "tokenizer.downsample=8", "train.device=cpu"]
+    shared += ["train.batch_size=8", "train.max_steps=4", "train.warmup=1", "train.log_every=1", "train.val_every=2"]
+    shared += ["train.precision=32-true", "train.devices=2", "train.micro_batch=2"]
+    run(tmp_path, radar, "tokenizer", "imagenet", *shared)
+    small = [*shared, "model.preset=tiny", "evaluate.features=[cnn]", "evaluate.images=12", "sample.images=4"]
+    assert run(tmp_path, radar, "train", "imagenet", *small, "run=a").splitlines()[-1] == "a/last.ckpt"
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", radar]
+    said = run(tmp_path, *torchrun, "train", "imagenet", *small, "run=b", "train.strategy=fsdp")
+    assert said.splitlines()[-1] == "b/last.ckpt"
+    assert_same_run(tmp_path / "a" / "last.ckpt", tmp_path / "b" / "last.ckpt")
+    assert "\nnll " in run(tmp_path, radar, "evaluate", "b/last.ckpt")
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 12)))
