@@ -21,5 +21,5 @@ def main(args: argparse.Namespace) -> None:
         if any(text.startswith("run=") for text in args.options):
             raise InputError(f"run= has no effect: tokenizer.checkpoint={config.tokenizer.checkpoint} is written")
     checkpoint = train_tokenizer(config)
-    if is_first():
+    if is_first(config.train):
         print(checkpoint)

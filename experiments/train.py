@@ -20,5 +20,5 @@ def main(args: argparse.Namespace) -> None:
     check_scoring(config.evaluate)
     check_kept(config)
     checkpoint = train_generator(config, more=curve_callbacks)
-    if is_first():
+    if is_first(config.train):
         print(checkpoint)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from radar.config.load import to_config
 from radar.config.options import TrainConfig
 from radar.data.tokens import BatchDataset, OrderedBatches
 from radar.errors import InputError, NonFiniteLoss, RunError
+from radar.networks import classifier
 from radar.parts import Draws, Part, cut
+from radar.scoring.curve import curve_callbacks
 from radar.training import devices
+from radar.training.checkpoints import read_checkpoint
 from radar.training.generator import GeneratorModule
 from radar.training.runs import train_generator, train_tokenizer
 from radar.training.shares import parts_of
@@ -138,6 +142,24 @@ def test_each_device_holds_a_share(tmp_path, monkeypatch):
     for held in zip(*shares, strict=True):
         assert abs(held[0] - held[1]) <= 0.15 * max(held)
     assert sum(held for held, *_ in shares) == sum(average for _, average, *_ in shares) == total
+    kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["optimizer_states"][0]["parts"]
+    state = [value for part in kept for values in part["state"].values() for value in values.values()]
+    assert sum(momentum for *_, momentum, _ in shares) == sum(value.numel() for value in state if value.ndim)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_curves_and_patience(strategy, tmp_path, monkeypatch):
+    """Samples for a curve of fid, and the best weights kept, are those of one device."""
+    monkeypatch.setattr(classifier, "train_classifier", partial(classifier.train_classifier, steps=5))
+    options = ["train.val_samples=8", "train.patience=1", "train.val_every=2", "evaluate.images=8"]
+    found = []
+    for name, more in (("one", []), ("two", ["train.devices=2", f"train.strategy={strategy}"])):
+        made = to_config(OPTIONS, [f"run={tmp_path / name}", f"data.cache={tmp_path / 'cache'}", *options, *more])
+        found.append(train_generator(made, more=curve_callbacks))
+    assert logged(found[1], "val/fid") == pytest.approx(logged(found[0], "val/fid"), rel=1e-3)
+    assert len(logged(found[1], "val/fid")) == 3
+    assert read_checkpoint(found[1])["radar"]["trained_steps"] == 6
+    assert_same_run(*found)
 
 
 MOMENTS = [("training_step", 0, 0), ("training_step", 3, 1), ("validation_step", 3, 0), ("on_save_checkpoint", 4, 0),
@@ -181,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_all(tmp_path, monkeypatch):
 
 
 def test_a_tokenizer(tmp_path):
-    """FSQ, by two devices and in parts; of one that counts codes (vq), the library adds the counts up."""
+    """FSQ, by two devices and in parts."""
     small = ["tokenizer.name=fsq", "tokenizer.width=8", "tokenizer.downsample=2", f"data.cache={tmp_path / 'cache'}"]
     runs = {"one": [], "parts": ["train.micro_batch=4"], "ddp": ["train.devices=2"]}
     paths = [train_tokenizer(to_config(OPTIONS, [*small, f"run={tmp_path / n}", *more])) for n, more in runs.items()]
@@ -295,6 +317,11 @@ def test_more_devices_than_there_are(monkeypatch):
         devices.must_start(TrainConfig(devices=9))
 
 
+def test_codes_that_are_averages_stay_on_one_device(tmp_path):
+    with pytest.raises(InputError, match=r"train\.devices=2 is not possible with tokenizer\.name=vq"):
+        train_tokenizer(to_config(OPTIONS, ["tokenizer.name=vq", "train.devices=2", f"run={tmp_path}"]))
+
+
 def test_a_tokenizer_is_not_shared_out():
     with pytest.raises(InputError, match=r"train\.strategy=fsdp is not possible: a tokenizer is whole"):
         train_tokenizer(to_config({}, ["train.strategy=fsdp", "tokenizer.name=vq"]))
@@ -302,7 +329,12 @@ def test_a_tokenizer_is_not_shared_out():
 
 def test_a_launcher_is_noticed(monkeypatch):
     assert devices.must_start(TrainConfig(devices=2, device="cpu"))
-    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+    by_torchrun = {"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6"}
+    for started in (by_torchrun, {"SLURM_NTASKS": "6", "SLURM_JOB_NAME": "train"}):
         with monkeypatch.context() as patch:
-            patch.setenv(name, "0")
+            for name, value in started.items():
+                patch.setenv(name, value)
             assert not devices.must_start(TrainConfig(devices=2, nodes=3, device="cpu"))
+            with pytest.raises(InputError, match="need 2 processes, and 6 were started"):
+                devices.must_start(TrainConfig(devices=2, device="cpu"))
+            assert not devices.must_start(TrainConfig(device="cpu")), "independent workers"

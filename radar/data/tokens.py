@@ -281,7 +281,7 @@ class BatchDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out images in order."""
         t, (device, devices) = self.config.train, self._device()
-        size = max(part.images for part in cut(t.batch_size, devices, t.micro_batch)[0])
+        size = max(part.images for part in cut(t.batch_size, t.devices * t.nodes, t.micro_batch)[0])
         batches = OrderedBatches(*self.held_out, size, t.val_images, device, devices)
         return DataLoader(batches, batch_size=None, num_workers=self.config.data.workers)
 

@@ -90,9 +90,9 @@ class Transformer(nn.Module):
 
         Args:
             slots: S slots.
-            content: (B, S) token of each slot; ignored for queries and the class token.
+            tokens: (B, S) token of each slot; ignored for queries and the class token.
             labels: (B,) class, or `classes` for none.
-            sequence: (N,) or (B, N) cells in decoding order.
+            permutation: (N,) or (B, N) cells in decoding order.
             mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
             truth: (B, T) right token of every target, for its cross-entropy in nats.

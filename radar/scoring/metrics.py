@@ -46,7 +46,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """FID of features (M, F), (B, F), by torchmetrics in float64; raises InputError if any is not finite."""
     if not (real.isfinite().all() and fake.isfinite().all()):
         raise InputError("features are not finite: the images or the feature network are damaged")
-    metric = FrechetInceptionDistance(feature=Identity(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=Identity(real.shape[1]), sync_on_compute=False)  # each device has all
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
     return float(metric.compute())
@@ -58,7 +58,9 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
         warnings.simplefilter("ignore", UserWarning)  # it keeps all features in memory, as we do
         torch.manual_seed(0)
         size = min(500, len(real), len(fake))
-        metric = KernelInceptionDistance(feature=Identity(real.shape[1]), subsets=20, subset_size=size)
+        metric = KernelInceptionDistance(
+            feature=Identity(real.shape[1]), subsets=20, subset_size=size, sync_on_compute=False
+        )
         metric.update(real, real=True)
         metric.update(fake, real=False)
         return float(metric.compute()[0])

@@ -62,6 +62,11 @@ class Convolutional(Learned):
         self.look_up = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
         self.encoder, self.decoder = _encoder(width, halvings, code), _decoder(width, halvings, code)
 
+    @property
+    def averages(self) -> bool:
+        """Whether its codes are averages over images, kept by this process alone (vq)."""
+        return any(name.endswith("embed_avg") for name, _ in self.named_buffers())
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, H, W) uint8 -> reconstruction in about [-1, 1], tokens (B, N), quantiser loss."""
         codes = self.encoder(normalise(images))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from radar import clock
 from radar.files import replacing
-from radar.training.shares import put_back, share, whole
+from radar.training.shares import kept, put_back, share
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -97,7 +97,7 @@ class WeightAverage(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Save the average, or the weights if a swap is on (then `average` holds the weights)."""
-        return {"average": [whole(average) for average in self.average], "updates": self.updates}
+        return {"average": [kept(average) for average in self.average], "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore."""

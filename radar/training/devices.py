@@ -29,7 +29,7 @@ from radar.parts import cut
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 
 METHOD = "spawn"  # a fork would take over threads and CUDA
-LOST = ("gloo", "NCCL")  # in what is raised where another process has gone
+LOST = ("gloo", "NCCL")  # in what is raised where another process cannot be reached
 GRACE = 10.0  # seconds that processes have to end after one of them has failed
 R = TypeVar("R")
 
@@ -52,25 +52,37 @@ def over_devices(values: Tensor) -> Tensor:
     return total.to(values.device)
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+def is_first(train: TrainConfig) -> bool:
+    """Whether this is the process that writes and prints, of those that train one run."""
+    return train.devices * train.nodes == 1 or getattr(rank_zero_only, "rank", 0) == 0
 
 
-def are_started() -> bool:
-    """Whether the processes of all devices run already, this one among them."""
-    return "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+def started() -> tuple[int, int] | None:
+    """How many processes run already for all devices, and the number of this one on its machine; None if none do."""
+    if "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect():
+        return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    if SLURMEnvironment.detect():
+        return int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_LOCALID", 0))
+    return None
 
 
 def must_start(train: TrainConfig) -> bool:
     """Whether processes are to be started for the devices of this training; raises InputError where they cannot be."""
-    cut(train.batch_size, train.devices * train.nodes, train.micro_batch)
-    if train.devices * train.nodes == 1:
+    needed = train.devices * train.nodes
+    cut(train.batch_size, needed, train.micro_batch)
+    if needed == 1:
         return False
-    cuda = torch.cuda.device_count()
-    if pick_device(train.device).type == "cuda" and train.devices > cuda:
-        raise InputError(f"train.devices={train.devices} is not possible: this machine has {cuda} CUDA devices")
-    if are_started():
+    there, uses_cuda = torch.cuda.device_count(), pick_device(train.device).type == "cuda"
+    if uses_cuda and train.devices > there:
+        raise InputError(f"train.devices={train.devices} is not possible: this machine has {there} CUDA devices")
+    if (running := started()) is not None:
+        if running[0] != needed:
+            raise InputError(
+                f"train.devices={train.devices} and train.nodes={train.nodes} need {needed} processes, and "
+                f"{running[0]} were started"
+            )
+        if uses_cuda:
+            torch.cuda.set_device(running[1])
         return False
     if train.nodes > 1:
         raise InputError(f"train.nodes={train.nodes} needs a launcher that starts every machine: torchrun, srun, ...")
@@ -97,18 +109,23 @@ def on_devices(count: int, work: Callable[..., R], *given: Any) -> R:
         killed = error
     finally:
         _end(processes)
-    outcome: Any = None if results.empty() else results.get()
-    if isinstance(outcome, Exception):
-        raise outcome
+    told: list[tuple[bool, Any]] = []
+    while not results.empty():
+        told.append(results.get())
+    for is_cause, outcome in told:
+        if isinstance(outcome, Exception) and is_cause:
+            raise outcome
     if killed is not None:
         codes = [process.exitcode or 0 for process in processes.processes]
         first = next((i for i, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM), killed.error_index)
         how = signal.Signals(-codes[first]).name if codes[first] < 0 else f"exit code {codes[first]}"
+        if codes[first] >= 0 and told:  # none was killed: they cannot reach each other
+            raise RunError(str(told[0][1]).splitlines()[0])
         raise RunError(
             f"process {first} of {count} has ended ({how}) and the others were stopped; the same command goes on from "
             "the last checkpoint"
         )
-    return outcome  # type: ignore[no-any-return]
+    return told[0][1]  # type: ignore[no-any-return]
 
 
 def _end(processes: ProcessContext) -> None:
@@ -131,19 +148,17 @@ def _begin(number: int, count: int, port: int, results: Any, work: bytes) -> Non
     rank_zero_only.rank = number  # type: ignore[attr-defined]
     if number:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number)
     function, given = pickle.loads(work)
     try:
         outcome = function(*given)
     except Exception as error:
-        if not any(sign in str(error) for sign in LOST):  # else another one knows why
-            if not isinstance(error, InputError | RunError | OSError):
-                traceback.print_exc()
-            results.put(_told(error))
+        is_cause = not any(sign in str(error) for sign in LOST)  # else another one may know more
+        if is_cause and not isinstance(error, InputError | RunError | OSError):
+            traceback.print_exc()
+        results.put((is_cause, _told(error)))
         sys.exit(1)
     if not number:
-        results.put(outcome)
+        results.put((True, outcome))
 
 
 def _told(error: Exception) -> Exception:

@@ -43,36 +43,41 @@ def fit(
     Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
     module.build_optimizer()  # fails here, before anything is written
-    last, done, ended = Path(config.run) / LAST, 0, False
-    with alone(last):
+    last, done, ended, first = Path(config.run) / LAST, 0, False, is_first(config.train)
+    with alone(config, last):
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
             check_origin(module, checkpoint, last)
             done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
             validated = {step for step, _ in validations(last.parent, module.judged_by)}
-            if is_first() and not ended and done % config.train.validation_steps == 0 and done not in validated:
+            if (
+                is_first(config.train)
+                and not ended
+                and done % config.train.validation_steps == 0
+                and done not in validated
+            ):
                 make_up_validation(config, module, batches, checkpoint, last)
-            if is_first() and not ended and config.train.patience is not None:
+            if first and not ended and config.train.patience is not None:
                 keep_if_best(last, module.judged_by, done)
             del checkpoint  # the Trainer reads it again
         if not ended and done < config.train.max_steps:
             quiet_lightning()
             trainer = build_trainer(config, title, average, [*patient(config, module), *more])
-            if is_first():
+            if first:
                 write_config(config)
             trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
             trainer.save_checkpoint(last)
             done = trainer.global_step
-        if is_first() and not ended and config.train.patience is not None:
+        if first and not ended and config.train.patience is not None:
             end_with_best(last, done)
     return last
 
 
-def alone(last: Path) -> AbstractContextManager[None]:
+def alone(config: Config, last: Path) -> AbstractContextManager[None]:
     """Hold the lock of a training's folder; of several devices' processes the first does."""
     lock, what = last.with_name("training.lock"), f"run={last.parent}"
-    return locked_or_refused(lock, what) if is_first() else nullcontext()
+    return locked_or_refused(lock, what) if is_first(config.train) else nullcontext()
 
 
 def patient(config: Config, module: TrainedModule) -> list[Callback]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from radar.training.optimizers import Together
-from radar.training.shares import put_back, share, whole
+from radar.training.shares import kept, put_back, share
 
 
 class Sharded(ModelParallelStrategy):
@@ -41,7 +41,7 @@ class Sharded(ModelParallelStrategy):
         """Whole weights."""
         assert self.lightning_module is not None
         put_back(self.lightning_module)
-        return tree_map(whole, self.lightning_module.state_dict())  # type: ignore[no-any-return]
+        return tree_map(kept, self.lightning_module.state_dict())  # type: ignore[no-any-return]
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Take the own share of whole weights."""
@@ -52,7 +52,7 @@ class Sharded(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Whole state."""
-        return tree_map(whole, ParallelStrategy.optimizer_state(self, optimizer))  # type: ignore[no-any-return]
+        return tree_map(kept, ParallelStrategy.optimizer_state(self, optimizer))  # type: ignore[no-any-return]
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the own share of whole state."""

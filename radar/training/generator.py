@@ -186,11 +186,13 @@ class GeneratorModule(TrainedModule):
         @torch.no_grad()
         def predict() -> Tensor:
             whole = self.slots.to(self.device)
+            asks = whole.predicts_new[whole.predictions.source]
+            chances = draws.uniform(int(asks.sum()))
+            self.seed_batch(batch.number, draws.part.first)  # dropout, as above
             logits = self.model(
                 whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self.mask.to(self.device)
             )
-            asks = whole.predicts_new[whole.predictions.source]
-            drawn = draw(logits[:, asks].float().softmax(-1), draws.uniform(int(asks.sum())))
+            drawn = draw(logits[:, asks].float().softmax(-1), chances)
             return torch.empty_like(known).index_copy_(1, whole.target[whole.predicts_new], drawn)
 
         def others() -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from radar.training.shares import share, whole
 
+MOST = 2**26  # numbers in the matrices that are stepped together, which all devices hold whole for that
+
 
 class Muon(torch.optim.Muon):
     """torch.optim.Muon with the same state and, but for rounding, the same steps (its adjust_lr_fn is "original")."""
@@ -32,7 +34,9 @@ class Muon(torch.optim.Muon):
                 if weight.grad is not None:
                     by_shape[weight.shape].append(weight)
             for weights in by_shape.values():
-                self._step(weights, group)
+                most = max(1, MOST // weights[0].numel())
+                for first in range(0, len(weights), most):
+                    self._step(weights[first : first + most], group)
         return loss
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:

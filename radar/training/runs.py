@@ -38,6 +38,11 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
         raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq or fsq")
+    if tokenizer.averages and config.train.devices * config.train.nodes > 1:
+        raise InputError(
+            f"train.devices={config.train.devices} is not possible with tokenizer.name={config.tokenizer.name}, whose "
+            "codes are averages that one device keeps; choose fsq, or one device"
+        )
     tokenizer.grid(data.size)
     networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
     for network in networks:
@@ -79,6 +84,8 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     if starts:
+        tokenizer.cpu()
+        torch.cuda.empty_cache()  # they take this device, too
         return on_devices(config.train.devices, train_generator, config, title, more)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -12,6 +12,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 def whole(value: Any) -> Any:
     """A tensor as one device would hold it; other values as they are. All devices must ask at once."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def kept(value: Any) -> Any:
+    """A tensor as one device would hold it, for a checkpoint: in the memory of the first process, and nowhere else."""
+    if not isinstance(value, DTensor):
+        return value
+    full = value.full_tensor()
+    return full.cpu() if distributed.get_rank() == 0 else full.new_empty(0)
 
 
 def share(value: Tensor, like: Tensor) -> Tensor:
