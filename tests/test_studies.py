@@ -201,6 +201,8 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: {low: 2, high: 1}}}": "range of 'train.lr' is",
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, sampler: grid}": "unknown sampler 'grid'",
         "name: x\nbase: digits\nsearch: {ranges: {train.lr: [1]}, prune: true}": "search.prune needs nll or fid",
+        "name: x\nbase: digits\nconfig: {train: {devices: 2, device: cpu}}\nobjectives: {nll: minimize}\n"
+        "search: {ranges: {train.lr: [1.0]}, prune: true}": "search.prune is not possible with train.devices=2",
         "name: x\nbase: digits\nseeds: [0, 1]\nsearch: {ranges: {train.lr: [1]}}": "a search takes one seed",
         "name: x\nbase: digits\narms: {a: {}}\ntune: {ranges: {train.lr: [1]}}": "tune.ranges names 'train.lr'",
         "name: x\nbase: digits\narms: {a: {}}\nestimator: guess": "unknown estimator 'guess'",

@@ -27,6 +27,7 @@ from radar.config.options import Config, SampleConfig, check_training
 from radar.errors import InputError
 from radar.scoring.evaluation import check_scoring
 from radar.training.checkpoints import build_generator
+from radar.training.devices import must_start
 
 Params = dict[str, Any]  # dotted option -> value
 
@@ -133,6 +134,8 @@ class Plan:
             seeds = {"seed": seed, "sample": {"seed": seed}}
             config = to_config(merge_options(self.base, self.file.config, seeds, options), self.overrides)
             check_training(config.train)
+            if must_start(config.train) and self.file.search is not None and self.file.search.prune:
+                raise InputError(f"search.prune is not possible with train.devices={config.train.devices}")
             check_scoring(config.evaluate)
             module = build_generator(config, planned=True)[0]
             sampled = module.order.sampled_digest(config.sample)

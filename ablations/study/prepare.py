@@ -21,13 +21,7 @@ from radar.scoring.reference import build_references
 from radar.scoring.restoration import restored_distances
 from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
-from radar.training.checkpoints import (
-    adopt,
-    build_generator,
-    has_ended,
-    load_tokenizer,
-    read_checkpoint,
-)
+from radar.training.checkpoints import adopt, build_generator, has_ended, load_tokenizer, read_checkpoint
 from radar.training.devices import pick_device
 from radar.training.generator import GeneratorModule
 from radar.training.runs import tokenizer_folder, train_tokenizer

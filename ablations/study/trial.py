@@ -26,10 +26,7 @@ from radar.scoring.row import Row
 from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
 from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
-from radar.training.checkpoints import (
-    Generator,
-    load_generator,
-)
+from radar.training.checkpoints import Generator, load_generator
 from radar.training.devices import pick_device
 from radar.training.fit import LAST
 from radar.training.logs import learning_curve, validations

@@ -116,16 +116,20 @@ def on_devices(count: int, work: Callable[..., R], *given: Any) -> R:
         if isinstance(outcome, Exception) and is_cause:
             raise outcome
     if killed is not None:
-        codes = [process.exitcode or 0 for process in processes.processes]
-        first = next((i for i, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM), killed.error_index)
-        how = signal.Signals(-codes[first]).name if codes[first] < 0 else f"exit code {codes[first]}"
-        if codes[first] >= 0 and told:  # none was killed: they cannot reach each other
-            raise RunError(str(told[0][1]).splitlines()[0])
-        raise RunError(
-            f"process {first} of {count} has ended ({how}) and the others were stopped; the same command goes on from "
-            "the last checkpoint"
-        )
+        raise _why([process.exitcode or 0 for process in processes.processes], killed.error_index, told)
     return told[0][1]  # type: ignore[no-any-return]
+
+
+def _why(codes: list[int], failed: int, told: list[tuple[bool, Any]]) -> RunError:
+    """Why processes have ended that have not said a cause: one was killed, or they cannot reach each other."""
+    first = next((i for i, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM), failed)
+    if codes[first] >= 0 and told:
+        return RunError(str(told[0][1]).splitlines()[0])
+    how = signal.Signals(-codes[first]).name if codes[first] < 0 else f"exit code {codes[first]}"
+    return RunError(
+        f"process {first} of {len(codes)} has ended ({how}) and the others were stopped; the same command goes on from "
+        "the last checkpoint"
+    )
 
 
 def _end(processes: ProcessContext) -> None:

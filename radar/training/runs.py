@@ -14,13 +14,7 @@ from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.networks.features import load_features
 from radar.tokenizers import Convolutional, build_tokenizer
-from radar.training.checkpoints import (
-    adopt,
-    begin_with,
-    build_generator,
-    read_checkpoint,
-    tell_if_changed,
-)
+from radar.training.checkpoints import adopt, begin_with, build_generator, read_checkpoint, tell_if_changed
 from radar.training.devices import must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
 from radar.training.tokenizer import TokenizerModule
