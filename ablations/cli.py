@@ -47,9 +47,12 @@ VERBS = {
     "masks": Verb("experiments.masks", "picture of an attention mask", True, False, True),
     "import": Verb("experiments.imports", "turn published weights into a checkpoint", True),
     "tokenizer": Verb("experiments.tokenizer", "train a learned tokenizer", True),
+    "encode": Verb("experiments.encode", "turn the images of a data set into tokens", True),
+    "plan": Verb("ablations.forecast", "memory and time of a training or a study, before it", True),
     "train": Verb("experiments.train", "train a generator", True),
     "sample": Verb("experiments.sample", "draw images from a checkpoint", True, True),
     "evaluate": Verb("experiments.evaluate", "score a checkpoint", True, True),
+    "reference": Verb("experiments.reference", "statistics of the real images, as files", True, True),
     "bench": Verb("experiments.bench", "time sampling and training against the roofline floor of this device", True),
     "ablate": Verb("ablations.ablate", "run a study: train, sample, score and time every arm", True, True),
     "report": Verb(

@@ -14,9 +14,11 @@ part() { # name, seconds, command
 if [ -n "${DRY-}" ]; then
     part tests 300 python -m pytest -m gpu tests/test_graphs.py
     part claims 300 sh benchmarks/claims.sh dry
+    part training 120 sh benchmarks/gpu_training.sh "$out/training"
 else
-    part claims 330 sh benchmarks/claims.sh run
-    part tests 120 python -m pytest -n 8 -m gpu
+    part claims 270 sh benchmarks/claims.sh run
+    part training 150 sh benchmarks/gpu_training.sh "$out/training"
+    part tests 100 python -m pytest -n 8 -m gpu
 fi
 [ -d runs/ablations/claims ] && tar -czf "$out/claims.tar.gz" -C runs/ablations/claims rows study.db samples
 exit 0

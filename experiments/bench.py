@@ -14,9 +14,13 @@ from radar.files import replacing
 from radar.timing.bench import MAX_BATCH, Bench, run_bench
 from radar.timing.results import compare, draw, facts, table
 from radar.timing.scaling import check_scaling
+from radar.timing.utilisation import training_table
 
 ARMS = "raster/causal,radial/plain,radial/relay,radial/nested,radial/full"
-OPTIONS = ("model.", "order.", "revise.", "train.precision=", "train.device=", "train.permutations=", "sample.")
+OPTIONS = (
+    "model.", "order.", "revise.", "train.precision=", "train.device=", "train.permutations=", "train.layout=",
+    "train.optimizer=", "sample.",
+)  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +90,8 @@ def main(args: argparse.Namespace) -> None:
     draw(found["rows"], facts(found), path.with_suffix(".png"))
     print(facts(found))
     print(table(found["rows"]))
+    if trained := training_table(found["rows"]):
+        print(trained)
     if report := check_scaling(found["rows"]):
         print(report)
     print(path)

@@ -5,6 +5,7 @@ Of a tokenizer: PSNR, use of codes and what feature networks see of its loss.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
 from radar.scoring.restoration import judge_tokenizer
+from radar.scoring.sample_store import draw_store
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import holds_tokenizer, load_generator
+from radar.training.devices import is_first
 
 arguments = add_checkpoint
 NOT_SHOWN = ("step_map", "options", "gaps", "group_sizes")
-OF_FEATURES = ("fid", "fid_matched", "kid", "rfid", "fid_floor", "fid_restored")
+OF_FEATURES = ("fid", "fid_matched", "sfid", "inception_score", "kid", "rfid", "fid_floor", "fid_restored")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -31,7 +34,10 @@ def main(args: argparse.Namespace) -> None:
         check_writable(folder, folder=True)
         row = judge_tokenizer(args.checkpoint, args.options)
     else:
-        row = judge_generator(args.checkpoint, args.options, folder)
+        found = judge_generator(args.checkpoint, args.options, folder)
+        if found is None:
+            return
+        row = found
     path = folder / "evaluation.json"
     save_row(row, path)
     label = row["fid_feature"].partition(":")[0]
@@ -42,12 +48,16 @@ def main(args: argparse.Namespace) -> None:
     print(path)
 
 
-def judge_generator(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any]:
-    """Score and time a generator; say what makes its figures hard to trust."""
+def judge_generator(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any] | None:
+    """Score and time a generator; say what makes its figures hard to trust. Other devices than the first draw only."""
     generator = load_generator(checkpoint, options)
     check_scoring(generator.config.evaluate)
     check_writable(folder, folder=True)
-    row, _ = evaluate(generator, open_references(generator))
+    if not is_first(generator.config.train):
+        settings = replace(generator.config.sample, images=generator.config.evaluate.images)
+        draw_store(generator, settings, generator.config.evaluate.labels, folder)
+        return None
+    row, _ = evaluate(generator, open_references(generator), folder)
     for warning in cautions(row):
         print(f"radar: {warning}", file=sys.stderr)
     return row | measure_speed(generator)

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
-from radar.scoring.samples import draw_samples, save_npz, save_pictures
+from radar.scoring.evaluation import SHOWN
+from radar.scoring.sample_pictures import save_pictures
+from radar.scoring.sample_store import draw_store, save_npz
 from radar.training.checkpoints import load_generator
+from radar.training.devices import is_first
 
 arguments = add_checkpoint
 
@@ -18,7 +21,10 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"'{text}' has no effect on radar sample")
     generator = load_generator(args.checkpoint, args.options)
     settings, folder = generator.config.sample, Path(args.out or Path(args.checkpoint).parent / "samples")
-    samples = draw_samples(generator, settings)
-    save_pictures(generator, samples, settings, folder)
-    save_npz(samples, folder / "samples.npz")
+    store = draw_store(generator, settings, "balanced", folder)
+    if not is_first(generator.config.train):
+        return
+    save_pictures(generator, store.first(SHOWN), settings, folder)
+    save_npz(store, folder / "samples.npz")
+    store.remove()
     print(folder)

@@ -9,8 +9,9 @@ from radar.config.load import to_config
 from radar.config.options import DataConfig
 from radar.data import AugmentedImages, load_data
 from radar.data.augment import AUGMENTS
+from radar.data.batches import BatchDataset, image_batches
 from radar.data.images import center_crop
-from radar.data.tokens import BatchDataset, cached_tokens, image_batches, token_batches
+from radar.data.tokens import cached_tokens, token_batches
 from radar.errors import InputError
 from radar.networks.classifier import train_classifier
 from radar.scoring.metrics import score

@@ -95,7 +95,7 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
         names = [f"order.name={order}", f"attention={variant}", f"run={tmp_path / variant}"]
         generator = load_generator(train_generator(load_config(None, options + names)))
         torch.nn.init.zeros_(generator.module.model.head.weight)
-        row, _ = evaluate(generator, open_references(generator))
+        row, _ = evaluate(generator, open_references(generator), tmp_path)
         assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
 
 

@@ -34,7 +34,10 @@ def config_for(name, folder):
     return DataConfig(name=name, **special.get(name, {}))
 
 
-@pytest.mark.parametrize("name", list(DATASETS))
+ELSEWHERE = ("shards", "codes")  # tests/test_shards.py, tests/test_codes.py
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ELSEWHERE])
 def test_every_data_set(name, folder):
     data, again = (load_data(config_for(name, folder)) for _ in range(2))
     assert data.identity == again.identity

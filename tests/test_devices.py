@@ -20,7 +20,7 @@ from PIL import Image
 
 from radar.config.load import to_config
 from radar.config.options import TrainConfig
-from radar.data.tokens import BatchDataset, OrderedBatches
+from radar.data.batches import BatchDataset, OrderedBatches
 from radar.errors import InputError, NonFiniteLoss, RunError
 from radar.networks import classifier
 from radar.parts import Draws, Part, cut

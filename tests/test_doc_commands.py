@@ -23,6 +23,11 @@ __all__ = ["quick_workers"]  # a fixture
 SMALL = "train.max_steps=2 train.batch_size=4 model.dim=16 model.heads=1 model.layers=1 data.cache=cache"
 TINY = "evaluate.images=20 evaluate.timing_repeats=1 evaluate.timing_batch=2 data.cache=cache"
 DRAWN = "sample.images=4 data.cache=cache"
+IMAGENET = (
+    "train.max_steps=2 train.warmup=1 train.batch_size=4 train.micro_batch=none train.precision=32-true "
+    "train.device=cpu data.held_out=0.5 data.workers=0 data.cache=cache data.size=64 model.dim=16 model.layers=1 "
+    "model.heads=1 tokenizer.width=8 tokenizer.codebook=16 evaluate.features=cnn"
+)
 STUDY = f"{SMALL} {TINY} --workers 1"
 
 # Documented command -> what is put behind it, in an order in which they can be run. Placeholders are those of FILES.
@@ -68,6 +73,14 @@ COMMANDS = {
     "data.size=256 tokenizer.name=llamagen_vq tokenizer.checkpoint=runs/vq.ckpt": (
         "data.held_out=0.5 data.cache=cache model.heads=1"
     ),
+    "radar tokenizer imagenet data.root=IMAGENET/train": IMAGENET,
+    "radar encode imagenet data.root=IMAGENET/train train.devices=2": IMAGENET,
+    "radar plan imagenet train.devices=8 --grid 16x16 --vocabulary 16384 --classes 1000 --rates "
+    "products=4e14,attention=2e14,bytes=1.5e12": "model.layers=1",
+    "radar train imagenet data.root=IMAGENET/train train.devices=2": IMAGENET,
+    "radar reference imagenet data.root=IMAGENET/train": f"{IMAGENET} evaluate.metrics=[fid,sfid]",
+    "radar evaluate runs/imagenet/generator/last.ckpt evaluate.reference=VIRTUAL_imagenet256_labeled.npz "
+    "evaluate.metrics=[fid,sfid,inception_score,precision_recall]": (f"{TINY} evaluate.features=cnn"),
     "radar sample runs/gpt.ckpt sample.guidance=2": "sample.images=2 data.cache=cache",
     "radar train imagenet init=runs/gpt.ckpt data.root=IMAGENET/train tokenizer.name=llamagen_vq "
     "tokenizer.checkpoint=runs/vq.ckpt model.preset=B order.name=radial attention=plain": (
@@ -77,13 +90,29 @@ COMMANDS = {
     ),
 }
 ABBREVIATED = ["radar evaluate CHECKPOINT", "radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
-VERBS = ["ablate", "report", "gap", "bench", "orders", "sample", "import", "tokenizer", "curves", "evaluate"]
+ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
+ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8"]  # a study for days
+VERBS = [
+    "ablate",
+    "report",
+    "gap",
+    "bench",
+    "orders",
+    "sample",
+    "import",
+    "tokenizer",
+    "curves",
+    "evaluate",
+    "plan",
+    "reference",
+]
 ABBREVIATED += [*(f"radar {verb}" for verb in VERBS), "radar gap --save"]
 FILES = {"FOLDER": "runs/ablations/masks", "ARM": "plain", "runs/ablations/theory-*": "runs/ablations/masks"}
 FILES |= {
     "data.size=256": "data.size=64",  # a film of 256 passes would take minutes
     "--baseline radial": "--baseline plain",
     "postgresql://user:password@host/database": "sqlite:///runs/shared.db",
+    "VIRTUAL_imagenet256_labeled.npz": "runs/references/folder-train-folder-train-cnn.npz",
 }
 
 
@@ -113,7 +142,7 @@ def prepare() -> None:
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         Path("IMAGENET/train", name).mkdir(parents=True)
-        for i in range(4):
+        for i in range(12):
             pixels = random.integers(0, 256, (260, 256, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("IMAGENET/train", name, f"{i}.png"))
     for name in ("cats", "dogs"):

@@ -20,7 +20,7 @@ from radar.errors import InputError
 from radar.networks.classifier import train_classifier
 from radar.networks.features import check_features, load_features
 from radar.scoring.curve import curve_callbacks
-from radar.scoring.metrics import frechet_distance
+from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import build_references
 from radar.training.logs import validations
 from radar.training.runs import train_generator
@@ -80,11 +80,13 @@ def test_fid_is_that_of_the_saved_features(name, images, scripted, tmp_path, mon
     options = {"features": {"scripted": scripted}.get(name, name)}
     config = to_config({"evaluate": options, "data": {"cache": str(tmp_path)}})
     reference = build_references(config, data, torch.device("cpu"))[0]
-    (path,) = tmp_path.glob(f"reference-shapes-{reference.network.label}-*.npz")
-    with np.load(path) as kept:
-        expected = scipy_distance(kept["train"].astype(np.float64), kept["held_out"].astype(np.float64))
-    assert reference.features.shape == (images, reference.network.num_features)
-    assert frechet_distance(reference.features, reference.held_out_features) == pytest.approx(expected, rel=1e-6)
+    paths = [next(tmp_path.glob(f"reference-shapes-{name}-*.npz")) for name in ("train", "held-out")]
+    train, held_out = (np.load(path)["kept"].astype(np.float64) for path in paths)
+    expected = scipy_distance(train, held_out)
+    assert train.shape == (images, reference.network.num_features)
+    found = frechet_distance(reference.real.features, reference.held_out.features)
+    assert found == pytest.approx(expected, rel=1e-6)
+    path = paths[0]
     damaged = path.read_bytes()[:1000]
     path.write_bytes(damaged)
     with pytest.raises(InputError, match=r"features of images .* are damaged; delete it"):

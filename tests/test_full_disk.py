@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ablations.cli import explain, main
-from radar.data.tokens import _reserved
+from radar.data.token_arrays import _reserved
 from radar.errors import DiskFull
 from radar.files import is_full, replacing, replacing_folder
 from radar.training.callbacks import AtomicCheckpointIO
@@ -100,7 +100,7 @@ def test_a_training_on_a_full_disk_goes_on_when_there_is_space(small_disk, capsy
     assert error.startswith("radar: cannot write") and error.endswith("no space left"), error
     assert not list(small_disk.glob("cache/tokens-*"))
     ballast.unlink()
-    ballast = fill(small_disk, 500_000)  # the tokens fit, a checkpoint does not
+    ballast = fill(small_disk, 700_000)  # the tokens fit, a checkpoint does not
     assert fails(capsys, *options) == f"radar: cannot write {small_disk / 'run' / 'last.ckpt'}: no space left"
     assert not list((small_disk / "run").glob("*.ckpt*"))
     ballast.unlink()

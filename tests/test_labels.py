@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from radar.scoring.evaluation import cautions
 from radar.scoring.labels import LABELS, label_gap
-from radar.scoring.samples import by_class
+from radar.scoring.sample_pictures import by_class
 
 COUNTS = torch.tensor([90, 10, 0, 300])
 

@@ -17,7 +17,8 @@ from radar.decoding.groups import decode_permutation
 from radar.kernels.linear import Linear, fast_products, has_fast_products
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import product_dtype, sample_tokens
-from radar.scoring.samples import draw_film, draw_samples
+from radar.scoring.sample_pictures import draw_film
+from radar.scoring.samples import draw_samples
 from radar.timing.rounds import measure_rounds
 from radar.training.checkpoints import Generator, build_generator
 from tests.arms import CLASSES, layout, small_model

@@ -10,7 +10,7 @@ from radar.attention import NONE, VARIANTS
 from radar.config.load import merge_options, to_config
 from radar.config.methods import METHODS
 from radar.config.options import Config, OrderConfig, SampleConfig
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError

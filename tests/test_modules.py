@@ -8,7 +8,7 @@ import torch
 from radar.attention import VARIANTS
 from radar.config.load import load_config, to_config
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.errors import InputError, NonFiniteLoss
 from radar.parts import Draws, Part
 from radar.training.callbacks import WeightAverage

@@ -14,7 +14,7 @@ from ablations.study.plan import plan_study, read_plan
 from ablations.study.prepare import check_arms
 from radar.config.load import load_config, to_config
 from radar.config.options import OrderConfig, SampleConfig
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.decoding import orders
 from radar.decoding.decoding_order import order_hash
 from radar.decoding.groups import step_sizes
@@ -52,7 +52,7 @@ def test_the_trained_order_is_loaded_whatever_the_code_gives(tmp_path, cache, mo
     line = capsys.readouterr().err.strip()
     assert line.startswith(f"radar: {path} was trained in another order 'halton'") and "\n" not in line
     assert torch.equal(generator.module.step, trained)
-    row, _ = evaluate(generator, open_references(generator))
+    row, _ = evaluate(generator, open_references(generator), tmp_path)
     assert row["order_hash"] == row["sampled_order_hash"] == order_hash(trained)
     with pytest.raises(InputError, match="do not give the trained order any more"):
         generator.module.sampled_step(SampleConfig(steps=5))

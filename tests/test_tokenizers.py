@@ -9,8 +9,9 @@ import torch
 from radar.config.load import to_config
 from radar.config.options import DataConfig, TokenizerConfig
 from radar.data import load_data
+from radar.data.batches import batch_indices
 from radar.data.images import load_images
-from radar.data.tokens import batch_indices, cached_tokens
+from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.networks.classifier import train_classifier
 from radar.networks.features import load_features

@@ -39,7 +39,8 @@ COLUMNS = (
     Column("steps", "steps", 0), Column("group_sizes", "group sizes", 0, listed=True), Column("gap", "gap (nats)", 2),
     Column("gap_per_step", "gap per step", 3), Column("gap_data", "gap per channel in the data's field", 2),
     Column("fid", "fid", 3, True, low=0),
-    Column("fid_matched", "fid_matched", 3, True, low=0), Column("kid", "kid", 4, True), _share("precision"),
+    Column("fid_matched", "fid_matched", 3, True, low=0), Column("sfid", "sfid", 3, True, low=0),
+    Column("inception_score", "IS", 2, True, low=1), Column("kid", "kid", 4, True), _share("precision"),
     _share("recall"), _share("accuracy"), _share("validity"),
     Column("nll", "NLL (nats)", 2, low=0), Column("rfid", "rfid", 3, True, low=0),
     Column("fid_restored", "fid_restored", 3, True, low=0),
@@ -56,7 +57,7 @@ TUNED = (
 )
 OF_SAMPLE = "sample."  # columns of other options of sampling
 NOT_TUNED = ("images", "batch_size", "seed", "order", "steps", "order_per_image")  # which arms say themselves
-BY_NETWORK = ("fid", "fid_matched", "kid", "precision", "recall", "rfid", "fid_restored")
+BY_NETWORK = ("fid", "fid_matched", "sfid", "inception_score", "kid", "precision", "recall", "rfid", "fid_restored")
 TESTED = ("fid", "nll")
 
 

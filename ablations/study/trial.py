@@ -19,11 +19,13 @@ from radar.files import locked, replacing
 from radar.networks.features import extract
 from radar.provenance import git_commit, hardware, source_hash, versions
 from radar.scoring.curve import curve_callbacks
+from radar.scoring.distances import frechet_distance
 from radar.scoring.evaluation import evaluate, open_references, save_row
-from radar.scoring.metrics import frechet_distance
 from radar.scoring.reference import Reference
 from radar.scoring.row import Row
-from radar.scoring.samples import Samples, draw_samples, samples_sheet, save_pictures, scored_labels
+from radar.scoring.sample_pictures import samples_sheet, save_pictures
+from radar.scoring.samples import Samples, drawing
+from radar.scoring.statistics import Moments
 from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
 from radar.training.checkpoints import Generator, load_generator
@@ -53,10 +55,11 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     references = open_references(generator)
     settings = tune(trial, scorer(plan, generator, references[0]))
     generator = replace(generator, config=replace(trial.config, sample=settings))
-    row, samples = evaluate(generator, references)
+    pictures = plan.out / "samples" / trial.key
+    row, samples = evaluate(generator, references, pictures)
     if plan.searching and "images_per_s" in plan.objectives:
         row |= measure_speed(generator)
-    save_pictures(generator, samples, settings, plan.out / "samples" / trial.key)
+    save_pictures(generator, samples, settings, pictures)
     log_tensorboard(run / "tensorboard" / trial.key, generator, row, samples)
     own = to_dict(trained.sample) == to_dict(trial.config.sample)  # arms that differ in sampling share a training
     curves = {"curve": learning_curve(run), "fid_curve": validations(run, "val/fid") if own else []}
@@ -71,8 +74,12 @@ def scorer(plan: Plan, generator: Generator, reference: Reference) -> Score:
     def score(settings: SampleConfig) -> float:
         assert plan.file.tune is not None
         fresh = replace(settings, images=plan.file.tune.images, seed=derive(Stream.TUNE, settings.seed) % 2**32)
-        images = draw_samples(generator, fresh, scored_labels(generator)).images
-        return frechet_distance(reference.features, extract(reference.network, images))
+        drawn = Moments.none(reference.network.num_features)
+        with drawing(generator, fresh, generator.config.evaluate.labels) as draw:
+            for start in range(0, fresh.images, fresh.batch_size):
+                samples = draw(range(start, min(start + fresh.batch_size, fresh.images)))
+                drawn.add(extract(reference.network, samples.images))
+        return frechet_distance(reference.real.features, drawn)
 
     return score
 

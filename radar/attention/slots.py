@@ -104,6 +104,12 @@ class Slots:
         """How many slots carry a token."""
         return int(self.is_token.sum())
 
+    @cached_property
+    def kinds(self) -> tuple[Tensor, Tensor]:
+        """Numbers of the slots that carry a token, and of those that ask."""
+        known, asking = (torch.nonzero(kind).flatten() for kind in (self.is_token, ~self.is_token))
+        return known, asking
+
     @property
     def revises(self) -> Tensor:
         """(S,) True where a slot predicts its own, already known token again (correction)."""

@@ -155,8 +155,11 @@ def result_options(config: Config) -> dict[str, Any]:
     return options | {"run": "", "data": {**options["data"], "cache": "", "workers": 0}}
 
 
-# How a training is spread over devices and their memory, which does not change what is trained.
-SPREAD = ("train.devices", "train.nodes", "train.strategy", "train.micro_batch", "model.checkpoint_activations")
+# How a training is spread over devices and their memory, and watched, which does not change what is trained.
+SPREAD = (
+    "train.devices", "train.nodes", "train.strategy", "train.micro_batch", "train.profile",
+    "model.checkpoint_activations",
+)  # fmt: skip
 
 
 def training_options(config: Config) -> dict[str, Any]:

@@ -47,17 +47,23 @@ class OrderConfig:
 class DataConfig:
     """Which images (radar/data)."""
 
-    name: str = option("digits", "digits, fashion, shapes or folder")
-    root: str | None = option(None, "folder: one sub-folder per class; fashion: the folder of its four .gz files")
-    size: int | None = option(None, "folder: pixels per side after the crop", at_least=1)
+    name: str = option("digits", "digits, fashion, shapes, folder, shards or codes")
+    root: str | None = option(
+        None,
+        "folder: one sub-folder per class; shards: .tar files; codes: codes.npy and labels.npy, or LlamaGen's files; "
+        "fashion: its four .gz files",
+    )
+    size: int | None = option(
+        None, "folder, shards: pixels per side after the crop; codes: of the images that were encoded", at_least=1
+    )
     images: int | None = option(None, "shapes: number of training images", at_least=1)
     held_out: float | None = option(
-        None, "digits, folder: share of each class that is never trained on", at_least=0, below=1
+        None, "all but fashion and shapes: share of each class that is never trained on", at_least=0, below=1
     )
     skip_unreadable: bool | None = option(None, "folder: leave out unreadable images instead of stopping")
-    background: str | None = option(None, "folder: white (default) or black, under transparent pixels")
+    background: str | None = option(None, "folder, shards: white (default) or black, under transparent pixels")
     augment: str = option("none", "variants of training images: none, flip, tencrop")
-    seed: int | None = option(None, "shapes: the stream; digits, folder: the split", at_least=0)
+    seed: int | None = option(None, "shapes: the stream; all others but fashion: the split", at_least=0)
     cache: str = option("runs/cache", "where encoded tokens and feature networks are kept")
     workers: int = option(0, "processes that load training batches", at_least=0)
 
@@ -155,6 +161,7 @@ class TrainConfig:
     perceptual_weight: float = option(
         1.0, "weight of what each of them sees, beside squared and absolute error", above=0
     )
+    profile: bool = option(False, "write a trace of a few optimizer steps, and a table of where the time goes")
     log_every: int = option(20, "optimizer steps between two lines of the logs", at_least=1)
     val_every: int | None = option(None, "optimizer steps between validations; by default a tenth of all", at_least=1)
     val_images: int | None = option(
@@ -224,8 +231,13 @@ class EvaluateConfig:
         "feature networks, the first decides: cnn (own classifier of the data set), efficientnet_lite0 (extra "
         "`features`), inception (extra `fid`), or the path of a TorchScript file",
     )
+    reference: list[str] = option(
+        [],
+        "files of the reference set's statistics, one per network: of `radar reference`, or ADM's .npz; by default "
+        "the training images",
+    )
     reference_images: int = option(50_000, "real images of each split, evenly spread, at most", at_least=5)
-    metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics")
+    metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics; further: sfid, inception_score")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)
 

@@ -9,11 +9,14 @@ from dataclasses import replace
 from radar.config.options import DataConfig
 from radar.config.registry import call, choose, takes
 from radar.data.augment import AUGMENTS, AugmentedImages
+from radar.data.codes import codes
 from radar.data.digits import digits
 from radar.data.fashion import fashion
 from radar.data.folder import folder
 from radar.data.images import ImageData, ImageSet
 from radar.data.shapes import shapes
+from radar.data.shards import shards
+from radar.errors import InputError
 
 __all__ = ["DATASETS", "AugmentedImages", "ImageData", "ImageSet", "load_data"]
 
@@ -22,6 +25,8 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     "fashion": fashion,
     "shapes": shapes,
     "folder": folder,
+    "shards": shards,
+    "codes": codes,
 }
 
 
@@ -30,4 +35,7 @@ def load_data(config: DataConfig) -> ImageData:
     choose("augmentation", config.augment, AUGMENTS)
     options = vars(config) | {"cache": config.cache if takes(config.name, DATASETS, "cache") else None}
     own = {key: value for key, value in options.items() if key not in ("name", "augment", "workers")}
-    return replace(call("data", config.name, DATASETS, **own), augment=config.augment)
+    data = replace(call("data", config.name, DATASETS, **own), augment=config.augment)
+    if data.codes is not None and config.augment != "none":
+        raise InputError(f"data.augment={config.augment} has no effect on codes, which have their views already")
+    return data

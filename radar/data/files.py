@@ -8,12 +8,12 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,30 +38,64 @@ def tell(message: str) -> None:
     print(f"radar: {message}", file=sys.stderr)
 
 
-def list_images(base: Path, seen: set[str]) -> list[Path]:
-    """List the image files below a folder, sorted. Linked folders are followed once; says what is left out.
+class Listed(NamedTuple):
+    """A folder: its path, where it really lies, its image files, and how many others it has by their endings."""
 
-    `seen` holds the real paths of folders that are not to be followed into, and takes those that were: of all classes,
-    so that no image has two labels.
+    path: Path
+    real: str
+    images: list[Path]
+    left_out: Counter[str]
+
+
+def list_images(classes: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
+    """List the image files below each of the folders of classes, sorted, several folders at once.
+
+    Linked folders are followed once, so that no image has two labels; says what is left out.
     """
-    found, left_out = [], Counter[str]()
+    seen = {os.path.realpath(path) for path in (base, *classes)}
+    with ThreadPoolExecutor() as pool:
+        each = tqdm(pool.map(partial(_walk, known=frozenset(seen)), classes), "list images", len(classes), disable=None)
+        walks = dict(zip(classes, each, strict=True))
+    found: dict[Path, list[Path]] = {}
+    for path, folders in walks.items():
+        skipped, left_out = list[Path](), Counter[str]()
+        found[path] = []
+        for folder in folders:
+            if any(folder.path.is_relative_to(other) for other in skipped):
+                continue
+            if folder.path != path and folder.real in seen:
+                tell(f"{folder.path} leads to a folder that is read already; it is left out")
+                skipped.append(folder.path)
+                continue
+            seen.add(folder.real)
+            found[path] += folder.images
+            left_out += folder.left_out
+        found[path].sort()
+        if left_out:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+            tell(f"{path}: left out {left_out.total()} files that are no images or cannot be read here ({kinds})")
+    return found
+
+
+def _walk(base: Path, known: frozenset[str]) -> list[Listed]:
+    """Folders below one, itself first; those that are known, or were met before, without what is in them."""
+    found, seen = [], set(known)
     for folder, inner, names in os.walk(base, followlinks=True):
         inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
-        if folder != str(base) and os.path.realpath(folder) in seen:
-            tell(f"{folder} leads to a folder that is read already; it is left out")
+        real = os.path.realpath(folder)
+        listed = Listed(Path(folder), real, [], Counter())
+        found.append(listed)
+        if folder != str(base) and real in seen:
             inner.clear()
             continue
-        seen.add(os.path.realpath(folder))
+        seen.add(real)
         for name in names:
             path = Path(folder) / name
             if path.suffix.lower() in suffixes():
-                found.append(path)
+                listed.images.append(path)
             elif not name.startswith("."):
-                left_out[path.suffix.lower() or "no ending"] += 1
-    if left_out:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
-        tell(f"{base}: left out {sum(left_out.values())} files that are no images or cannot be read here ({kinds})")
-    return sorted(found)
+                listed.left_out[path.suffix.lower() or "no ending"] += 1
+    return found
 
 
 def open_image(file: Path | BytesIO, background: str) -> Image.Image:
@@ -107,7 +141,8 @@ def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, t
     except (OSError, ValueError):
         known = {}
     names = {path: str(path.relative_to(base)) for path in paths}
-    states = {path: _state(path) for path in names}
+    with ThreadPoolExecutor() as pool:  # where a disk is far away, each of a million takes a while
+        states = dict(zip(names, pool.map(_state, names, chunksize=1000), strict=True))
     same = [path for path, name in names.items() if name in known and known[name]["state"] == states[path]]
     found = {path: (known[names[path]]["digest"], known[names[path]]["reason"]) for path in same}
     new = [path for path in names if path not in found]

@@ -1,7 +1,6 @@
 """folder: images in the ImageNet layout, one sub-folder per class, any size, read with Pillow."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def folder(
         raise InputError(f"data.root='{root}' is not a folder; it must hold one sub-folder per class")
     choose("background", background, BACKGROUNDS)
     classes = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
-    seen = {os.path.realpath(path) for path in (base, *classes)}
-    listed = {name: list_images(name, seen) for name in classes}
+    listed = list_images(classes, base)
     if not any(listed.values()):
         raise InputError(f"data.root='{root}' holds no images ({', '.join(sorted(suffixes()))}) in class folders")
     if empty := [path.name for path, images in listed.items() if not images]:

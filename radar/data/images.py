@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from radar.data.token_arrays import TokenSplit
 from radar.errors import InputError
 
 
@@ -37,6 +38,7 @@ class ImageData:
         train, held_out: the splits.
         augment: which views the training images have (radar/data/augment.py).
         larger: number and side -> a training image cropped to that side from its original, where there is one.
+        codes: tokens by split, where they were encoded elsewhere and there are no images.
         well_formed: images (B, 3, H, W), labels (B,) -> (B,) bool, where the data set can tell.
     """
 
@@ -50,6 +52,7 @@ class ImageData:
     augment: str = "none"
     larger: Callable[[int, int], Tensor] | None = None
     well_formed: Callable[[Tensor, Tensor], Tensor] | None = None
+    codes: dict[str, TokenSplit] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,31 @@ class GreyImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index].expand(3, -1, -1), int(self.labels[index])
+
+
+class NoImages:
+    """A split that has none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        raise IndexError(index)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Images from number `first` on, up to `end`, of a split."""
+
+    split: ImageSet
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.split[self.first + index]
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

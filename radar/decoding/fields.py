@@ -14,7 +14,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from radar.config.registry import choose
-from radar.data.tokens import TokenSplit
+from radar.data.token_arrays import TokenSplit
 from radar.tokenizers import Tokenizer
 
 Matrix = NDArray[np.float64]

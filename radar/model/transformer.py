@@ -140,7 +140,7 @@ class Transformer(nn.Module):
     def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
         assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
-        known, asking = (torch.nonzero(kind).flatten() for kind in (slots.is_token, ~slots.is_token))
+        known, asking = slots.kinds
         seen = self._through(x[:, known], angles[:, :, known], mask[known][:, known])
         k, v = self.memory(seen, angles[:, :, known])
         y, where, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]

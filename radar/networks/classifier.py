@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from radar.data import ImageData
+from radar.data.batches import batch_indices
 from radar.data.images import split_images
-from radar.data.tokens import batch_indices
 from radar.errors import InputError
 from radar.files import replacing
-from radar.networks.network import FeatureNetwork
+from radar.networks.network import SPATIAL, FeatureNetwork
 from radar.provenance import weights_hash
 from radar.tokenizers import normalise
 
@@ -25,6 +25,7 @@ RECIPE = "cnn-2"  # raise when architecture or training of the classifier change
 EPOCHS = 6  # through the images, where that is more than 500 steps
 PACKAGED = Path(__file__).parent  # of digits, fashion and the shapes of one_model, whichever recipe they had
 FEATURE_WIDTH = 64
+LARGEST_MAP = 17  # cells per side of spatial features
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -36,6 +37,7 @@ class Classifier(FeatureNetwork):
     """3x3 convolutions that halve the image down to 4x4, 64 normalised features, classes."""
 
     num_features = FEATURE_WIDTH
+    knows_labels = True
 
     def __init__(self, label: str, classes: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -59,11 +61,14 @@ class Classifier(FeatureNetwork):
             found.append(x := layer(x))
         return found
 
-    @torch.inference_mode()
-    def classify(self, images: Tensor) -> Tensor:
-        """Predict labels (B,)."""
-        device = next(self.parameters()).device
-        return torch.cat([self.head(self(part.to(device))).argmax(-1).cpu() for part in images.split(256)])
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities (B, C) of the data set's classes."""
+        return self.head(self(images)).softmax(-1)  # type: ignore[no-any-return]
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """First channels of the first map of at most 17 x 17 cells, as large as Inception's."""
+        fits = (found for found in self.maps(normalise(images)) if found.shape[-1] <= LARGEST_MAP)
+        return next(fits)[:, :SPATIAL].flatten(1)
 
 
 def train_classifier(data: ImageData, steps: int | None = None, batch: int = 64) -> Classifier:
@@ -98,6 +103,8 @@ def cnn(data: ImageData, cache: str) -> FeatureNetwork:
 
     Raises InputError if the file is damaged.
     """
+    if not len(data.train):
+        raise InputError(f"feature network cnn is trained on images, and data '{data.name}' has none; choose another")
     packaged, path = PACKAGED / file_name(data, "packaged"), Path(cache) / file_name(data, RECIPE)
     if packaged.exists():
         path = packaged

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.config.registry import choose
 from radar.data import ImageData
@@ -67,12 +66,24 @@ def _check_script(path: str, size: int, changed: int) -> None:
     TorchScript(path)
 
 
-@torch.inference_mode()
+View = Callable[[Tensor], Tensor | None]  # images (B, 3, H, W) uint8 -> what a network makes of them, row by row
+
+
 def extract(network: FeatureNetwork, images: Tensor) -> Tensor:
-    """Features (M, F) float64 of images (M, 3, H, W) uint8, with a bar where it takes long."""
+    """Features (M, F) float64 of images (M, 3, H, W) uint8."""
+    found = shown(network, network, images)
+    assert found is not None
+    return found
+
+
+@torch.inference_mode()
+def shown(network: FeatureNetwork, view: View, images: Tensor) -> Tensor | None:
+    """What a view of a network shows, float64, of images (M, 3, H, W) uint8; None where it shows nothing."""
     device = next(network.buffers(), next(network.parameters(), images)).device
     batch = network.batch if device.type == "cpu" else 256
     parts = [part if len(part) > 1 else part.repeat(2, 1, 1, 1) for part in images.split(batch)]  # see in_company
-    bar = tqdm(parts, f"features by {network.label}", disable=None if len(parts) > 100 else True, leave=False)
     with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as on a CPU, with which they are compared
-        return torch.cat([network(part.to(device)).double().cpu() for part in bar])[: len(images)]
+        found = [view(part.to(device)) for part in parts]
+    if any(part is None for part in found):
+        return None
+    return torch.cat([part.double().cpu() for part in found if part is not None])[: len(images)]

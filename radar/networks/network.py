@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from radar.errors import InputError
 
+SPATIAL = 7  # channels of spatial features, as ADM (guided-diffusion) takes them from Inception
+
 
 class FeatureNetwork(nn.Module):
     """Images -> features (B, F).
@@ -13,12 +15,14 @@ class FeatureNetwork(nn.Module):
         digest: 8 hex digits of the weights.
         num_features: F.
         batch: images at once on a CPU: large maps are faster where they fit its cache.
+        knows_labels: whether the classes that it knows are those of the data set.
     """
 
     label: str
     digest: str
     num_features: int
     batch: int = 256
+    knows_labels: bool = False
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C, h, w) of several layers, of images (B, 3, H, W) in [-1, 1]; gradients flow through.
@@ -27,14 +31,13 @@ class FeatureNetwork(nn.Module):
         """
         raise InputError(f"{self.label} shows no maps of its layers")
 
-    def classify(self, images: Tensor) -> Tensor | None:
-        """Predict labels (B,), where the network is a classifier of this data set; otherwise None."""
+    def probabilities(self, images: Tensor) -> Tensor | None:
+        """Probabilities (B, C) of the classes that it knows; None where it is no classifier."""
         return None
 
-    def accuracy(self, images: Tensor, labels: Tensor) -> float | None:
-        """Share of images (B, 3, H, W) that it gives their labels (B,); None where it is no classifier."""
-        found = self.classify(images)
-        return None if found is None else float((found == labels).double().mean())
+    def spatial(self, images: Tensor) -> Tensor | None:
+        """Features (B, F') that keep where things are: SPATIAL channels of a map; None where it shows none."""
+        return None
 
     @property
     def title(self) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radar.errors import InputError
-from radar.networks.network import FeatureNetwork
+from radar.networks.network import SPATIAL, FeatureNetwork
 from radar.provenance import weights_hash
 
 
@@ -36,9 +36,22 @@ class Inception(FeatureNetwork):
         """Images (B, 3, H, W) uint8 -> features (B, 2048)."""
         return self.network(images)  # type: ignore[no-any-return]
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities (B, 1008), without the bias of the last layer, as in the first Inception scores."""
+        return (self(images) @ self.network.fc.weight.T).softmax(-1)  # type: ignore[no-any-return]
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """First channels of the first branch of Mixed_6d, (B, 17 * 17 * 7) in ADM's order: ADM's sFID."""
+        found: list[Tensor] = []
+        hook = self.network.Mixed_6d.branch1x1.register_forward_hook(lambda layer, taken, given: found.append(given))
+        self(images)
+        hook.remove()
+        return found[0][:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)
+
 
 MAPPED = 64  # pixels per side: a twelfth of the work of 224
-LAST_BLOCKS = (2, 4, 10, 15)  # of blocks as large as the stem's map, the stem stands for them
+SPATIAL_BLOCK = 10  # of 14 x 14 cells
+LAST_BLOCKS = (2, 4, SPATIAL_BLOCK, 15)  # of blocks as large as the stem's map, the stem stands for them
 
 
 class EfficientNetLite0(FeatureNetwork):
@@ -67,14 +80,26 @@ class EfficientNetLite0(FeatureNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, 1280)."""
-        large = F.interpolate(images.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
-        scaled = ((large - 127) / 128).contiguous(memory_format=torch.channels_last)
-        return self.network.extract_features(scaled).mean((2, 3))  # type: ignore[no-any-return]
+        return self.network.extract_features(_scaled(images)).mean((2, 3))  # type: ignore[no-any-return]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities (B, 1000) of ImageNet's classes."""
+        return self.network(_scaled(images)).softmax(-1)  # type: ignore[no-any-return]
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """First channels of the last block of 14 x 14 cells."""
+        x = self._stem(_scaled(images))
+        for block in self.network._blocks[: SPATIAL_BLOCK + 1]:
+            x = block(x)
+        return x[:, :SPATIAL].flatten(1)
+
+    def _stem(self, scaled: Tensor) -> Tensor:
+        return self.network._swish(self.network._bn0(self.network._conv_stem(scaled)))  # type: ignore[no-any-return]
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of the stem and of the last blocks before each halving, of images enlarged to MAPPED pixels."""
         large = F.interpolate((images + 1) * 127.5, (MAPPED, MAPPED), mode="bicubic")
-        x = self.network._swish(self.network._bn0(self.network._conv_stem((large - 127) / 128)))
+        x = self._stem((large - 127) / 128)
         found = [x]
         for number, block in enumerate(self.network._blocks):
             x = block(x)
@@ -83,10 +108,17 @@ class EfficientNetLite0(FeatureNetwork):
         return found
 
 
+def _scaled(images: Tensor) -> Tensor:
+    """Images as EfficientNet-lite0 was trained on them."""
+    large = F.interpolate(images.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+    return ((large - 127) / 128).contiguous(memory_format=torch.channels_last)
+
+
 class TorchScript(FeatureNetwork):
     """A TorchScript file: images (B, 3, H, W) uint8 -> features (B, F). It resizes and scales by itself.
 
-    That of NVIDIA's StyleGAN (inception-2015-12-05.pt) takes `return_features=True`; others take the images alone.
+    That of NVIDIA's StyleGAN (inception-2015-12-05.pt) takes `return_features=True`, or `no_output_bias=True` for
+    probabilities; others take the images alone.
     Raises InputError for a file that is none, or that gives something else.
     """
 
@@ -100,6 +132,7 @@ class TorchScript(FeatureNetwork):
             raise InputError(f"feature network {path} is not a TorchScript file ({type(error).__name__})") from error
         self.label = Path(path).stem
         self.options = {"return_features": True} if "return_features" in taken else {}
+        self.classifies = "no_output_bias" in taken
         if size is not None:
             self.num_features = self._width(path, size)
 
@@ -120,3 +153,7 @@ class TorchScript(FeatureNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> features (B, F)."""
         return self.network(images, **self.options)  # type: ignore[no-any-return]
+
+    def probabilities(self, images: Tensor) -> Tensor | None:
+        """Probabilities (B, C), where the file gives them."""
+        return self.network(images, no_output_bias=True) if self.classifies else None

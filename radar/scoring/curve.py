@@ -5,16 +5,16 @@ from dataclasses import replace
 from functools import cached_property
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from radar import clock
 from radar.config.options import Config
 from radar.data import load_data
 from radar.networks.features import extract
 from radar.networks.network import FeatureNetwork
-from radar.scoring.metrics import frechet_distance
+from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import build_references
-from radar.scoring.samples import draw_samples, scored_labels
+from radar.scoring.samples import drawing
+from radar.scoring.statistics import Moments
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
 from radar.training.generator import GeneratorModule
@@ -43,20 +43,23 @@ class FidCurve(Callback):
         return Generator(config, self.module, load_data(config.data), tokenizer, "", 0.0)
 
     @cached_property
-    def judge(self) -> tuple[FeatureNetwork, Tensor]:
-        """Feature network, and the features of the real images."""
+    def judge(self) -> tuple[FeatureNetwork, Moments]:
+        """Feature network, and what it sees of the real images."""
         reference = build_references(self.config, self.generator.data, self.module.device)[0]
-        return reference.network, reference.features
+        return reference.network, reference.real.features
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw from the averaged weights, which are in place during a validation."""
         assert isinstance(pl_module, GeneratorModule)
         self.module, began = pl_module, clock.seconds()
         settings = replace(self.config.sample, images=self.config.train.val_samples)
-        with fetched(pl_module):
-            images = draw_samples(self.generator, settings, scored_labels(self.generator)).images
         network, real = self.judge
-        fid = frechet_distance(real, extract(network, images))
+        mine = range(settings.images)[trainer.global_rank :: trainer.world_size]
+        fake = Moments.none(network.num_features)
+        with fetched(pl_module), drawing(self.generator, settings, self.config.evaluate.labels) as draw:
+            if mine:
+                fake.add(extract(network, draw(mine).images))
+        fid = frechet_distance(real, fake.over_devices())
         for logger in pl_module.loggers:
             logger.log_metrics({"val/fid": fid}, trainer.global_step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -9,28 +9,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from radar.config.load import config_hash, result_options
 from radar.config.options import Config, EvaluateConfig, SampleConfig
 from radar.config.registry import choose
-from radar.data.tokens import OrderedBatches, cached_tokens
+from radar.data.batches import OrderedBatches
+from radar.data.tokens import cached_tokens
 from radar.decoding.fields import token_field
 from radar.decoding.groups import step_sizes
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
+from radar.errors import InputError
 from radar.files import replacing
 from radar.model.transformer import parameter_count
 from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.cost import sampling_cost
 from radar.scoring.labels import LABELS, label_gap
-from radar.scoring.metrics import check_metrics, further_scores, score
+from radar.scoring.metrics import Scores, check_metrics
 from radar.scoring.reference import Reference, build_references
+from radar.scoring.reference_file import check_reference
 from radar.scoring.restoration import restored_distances
-from radar.scoring.samples import Samples, class_counts, draw_samples, scored_labels
+from radar.scoring.sample_store import SampleStore, draw_store
+from radar.scoring.samples import Samples, class_counts
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
 
+SHOWN = 1000  # samples that pictures choose from
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
 OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last: all arms of a study are judged by the same
@@ -54,14 +60,20 @@ def measure_nll(generator: Generator) -> float | None:
     return total / len(split)
 
 
-def measure_quality(generator: Generator, samples: Samples, references: Sequence[Reference]) -> dict[str, Any]:
-    """Compute the configured metrics, by every feature network, and rfid where the tokenizer is learned."""
-    (first, *further), names = references, generator.config.evaluate.metrics
-    columns: dict[str, Any] = score(names, samples.images, samples.labels, first)
-    for reference in further:
-        columns |= further_scores(names, samples.images, samples.labels, reference)
+def measure_quality(generator: Generator, store: SampleStore, references: Sequence[Reference]) -> dict[str, Any]:
+    """Compute the configured metrics, by every feature network, and rfid where the tokenizer is learned.
+
+    No more than a part of the samples is in memory. Also how far their labels are from those of the data.
+    """
+    config, labels = generator.config, []
+    scores = Scores(config.evaluate.metrics, references, store.images)
+    for samples in tqdm(store, "score", len(store.paths), disable=None, leave=False):
+        scores.add(samples.images, samples.labels)
+        labels.append(samples.labels)
+    columns: dict[str, Any] = {"label_gap": label_gap(torch.cat(labels), class_counts(generator))}
+    columns |= scores.columns()
     if generator.tokenizer.learned:
-        count, cache = min(len(samples.images), len(first.held_out)), generator.config.data.cache
+        count, cache = store.images, config.data.cache
         columns |= restored_distances(generator.tokenizer, references, generator.module.device, count, cache)
     return columns
 
@@ -141,7 +153,7 @@ def provenance(generator: Generator, references: Sequence[Reference]) -> dict[st
         "feature_accuracy": reference.accuracy,
         "classes": len(generator.data.classes),
         "reference": reference.title,
-        "held_out": len(reference.held_out),
+        "held_out": reference.held_out_images,
         "samples": config.evaluate.images,
         "sample_seed": config.sample.seed,
         "options": result_options(config),
@@ -157,19 +169,20 @@ def provenance(generator: Generator, references: Sequence[Reference]) -> dict[st
     }
 
 
-def evaluate(generator: Generator, references: Sequence[Reference]) -> tuple[dict[str, Any], Samples]:
-    """Score a generator without timing it: its row and the samples."""
+def evaluate(generator: Generator, references: Sequence[Reference], folder: Path) -> tuple[dict[str, Any], Samples]:
+    """Score a generator without timing it: its row and the first samples. All of them lie below `folder` meanwhile."""
     config = generator.config
     began = time.perf_counter()
-    settings, counts = replace(config.sample, images=config.evaluate.images), class_counts(generator)
-    samples = draw_samples(generator, settings, scored_labels(generator))
+    settings = replace(config.sample, images=config.evaluate.images)
+    store = draw_store(generator, settings, config.evaluate.labels, folder)
     row = describe(config, generator.module, generator.trained_steps)
-    row |= {"kept_step": generator.kept_step}
-    row |= {"labels": config.evaluate.labels, "label_gap": label_gap(samples.labels, counts)}
+    row |= {"kept_step": generator.kept_step, "labels": config.evaluate.labels}
     row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
-    row |= measure_quality(generator, samples, references)
+    row |= measure_quality(generator, store, references)
     row["evaluate_seconds"] = time.perf_counter() - began
+    samples = store.first(SHOWN)
+    store.remove()
     return row | provenance(generator, references), samples
 
 
@@ -178,13 +191,21 @@ def check_scoring(config: EvaluateConfig) -> None:
     check_metrics(config.metrics)
     check_features(config.features)
     choose("labels", config.labels, LABELS)
+    if config.reference and len(config.reference) != len(config.features):
+        raise InputError(
+            f"evaluate.reference={config.reference} is not possible: one file for each of the "
+            f"{len(config.features)} evaluate.features expected"
+        )
+    for path in config.reference:
+        check_reference(path)
 
 
 def open_references(generator: Generator) -> list[Reference]:
     """Open the feature networks and the real images that a generator is judged by; the last are kept open."""
     config, data, device = generator.config, generator.data, generator.module.device
     e = config.evaluate
-    key = (repr(config.data), data.identity, tuple(e.features), e.reference_images, device)
+    asked = (e.features, e.reference, e.reference_images, "sfid" in e.metrics)
+    key = (repr(config.data), data.identity, repr(asked), device)
     if key not in OPENED:
         OPENED.clear()
         OPENED[key] = build_references(config, data, device)
@@ -201,7 +222,7 @@ def cautions(row: Mapping[str, Any]) -> list[str]:
         )
     if accuracy is not None and accuracy < LEAST_ACCURACY:
         said.append(f"the feature network {row['fid_feature']} knows only {accuracy:.0%} of the held-out images")
-    if row["held_out"] < LEAST_HELD_OUT:
+    if 0 < row["held_out"] < LEAST_HELD_OUT:
         said.append(
             f"only {row['held_out']} images are held out: NLL, the floor and the judge's accuracy are uncertain"
         )

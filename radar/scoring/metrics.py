@@ -1,146 +1,220 @@
-"""Quality of samples: FID, KID, precision and recall, class accuracy, duplicates, well-formedness.
+"""Quality of samples: FID, sFID, IS, KID, precision and recall, class accuracy, duplicates, well-formedness.
 
-A metric is a function Evaluation -> columns; to add one, write it and add a line to METRICS. All work on features and
-pixels in float64; nothing runs under autocast. FID is biased in the number of samples, so the numbers are reported.
-Legend: B samples, M real images, F features.
+A metric takes samples batch by batch and gives columns at the end; to add one, write a class and add a line to METRICS.
+All work on features and pixels in float64; nothing runs under autocast; none holds more than MOST_KEPT samples. FID is
+biased in the number of samples, so the numbers are reported. Legend: B samples of a batch, M real images, F features.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
 from radar.config.registry import choose
 from radar.errors import InputError
-from radar.networks.features import extract
+from radar.networks.features import extract, shown
+from radar.scoring.distances import coverage, frechet_distance, kernel_distance, neighbour_radius
 from radar.scoring.reference import Reference, image_keys
+from radar.scoring.statistics import MOST_KEPT, Kept, Moments, recognised
+
+SPLIT = 5000  # samples of one part of IS, as ADM (guided-diffusion) takes them
 
 
-class Identity(nn.Module):
-    """Lets torchmetrics take features that were extracted once."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the features."""
-        return features
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a metric may look at: samples (B, 3, H, W) uint8, their labels (B,), features (B, F), the real side."""
+class Seen(NamedTuple):
+    """A batch of samples: images (B, 3, H, W) uint8, their labels (B,), features (B, F)."""
 
     images: Tensor
     labels: Tensor
     features: Tensor
-    reference: Reference
 
 
-def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """FID of features (M, F), (B, F), by torchmetrics in float64; raises InputError if any is not finite."""
-    if not (real.isfinite().all() and fake.isfinite().all()):
-        raise InputError("features are not finite: the images or the feature network are damaged")
-    metric = FrechetInceptionDistance(feature=Identity(real.shape[1]), sync_on_compute=False)  # each device has all
-    metric.update(real.double(), real=True)
-    metric.update(fake.double(), real=False)
-    return float(metric.compute())
+class Metric(Protocol):
+    """Made for a reference and a number of samples; sees them once, in their order."""
+
+    def __init__(self, reference: Reference, count: int) -> None: ...
+
+    def add(self, seen: Seen) -> None:
+        """Take a batch."""
+        ...
+
+    def columns(self) -> dict[str, float]:
+        """Figures of all; none where they cannot be had."""
+        ...
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """KID (mean over subsets of up to 500, fixed seed), by torchmetrics."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it keeps all features in memory, as we do
-        torch.manual_seed(0)
-        size = min(500, len(real), len(fake))
-        metric = KernelInceptionDistance(
-            feature=Identity(real.shape[1]), subsets=20, subset_size=size, sync_on_compute=False
-        )
-        metric.update(real, real=True)
-        metric.update(fake, real=False)
-        return float(metric.compute()[0])
-
-
-def neighbour_radius(points: Tensor, neighbours: int = 3, chunk: int = 1024) -> Tensor:
-    """Distance (M,) from each point to its k-th nearest other point."""
-    parts = [torch.cdist(part, points).kthvalue(neighbours + 1).values for part in points.split(chunk)]
-    return torch.cat(parts)
-
-
-def coverage(points: Tensor, radius: Tensor, queries: Tensor, chunk: int = 1024) -> float:
-    """Share of the queries inside the ball of at least one point."""
-    inside = [(torch.cdist(part, points) <= radius).any(1) for part in queries.split(chunk)]
-    return float(torch.cat(inside).double().mean())
-
-
-def thinned(points: Tensor, most: int = 10_000) -> Tensor:
-    """Keep `most` points, evenly spread over the set (which may be sorted by class)."""
-    return points if len(points) <= most else points[torch.linspace(0, len(points) - 1, most).round().long()]
-
-
-def fid(evaluation: Evaluation) -> dict[str, float]:
+class Fid:
     """Frechet distance to the reference set; also that of held-out images, and of as many samples, to compare them."""
-    real, fake, floor = evaluation.reference.features, evaluation.features, evaluation.reference.held_out_features
-    count = min(len(fake), len(floor))
-    return {
-        "fid": frechet_distance(real, fake),
-        "fid_matched": frechet_distance(real, fake[:count]),
-        "fid_floor": frechet_distance(real, thinned(floor, count)),
-        "floor_images": count,
-    }
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.reference, width = reference, reference.network.num_features
+        self.all, self.first = Moments.none(width), Moments.none(width)
+        self.compared = min(count, reference.held_out_images, MOST_KEPT)
+
+    def add(self, seen: Seen) -> None:
+        """Add up moments."""
+        self.all.add(seen.features)
+        if (missing := self.compared - self.first.count) > 0:
+            self.first.add(seen.features[:missing])
+
+    def columns(self) -> dict[str, float]:
+        """FID, and where there are held-out images that of as many samples, and theirs."""
+        real, found = self.reference.real.features, self.reference.held_out
+        columns = {"fid": frechet_distance(real, self.all)}
+        if found is None:
+            return columns
+        return columns | {
+            "fid_matched": frechet_distance(real, self.first),
+            "fid_floor": frechet_distance(real, found.some(self.compared)),
+            "floor_images": self.compared,
+        }
 
 
-def kid(evaluation: Evaluation) -> dict[str, float]:
-    """Kernel distance to the reference set."""
-    return {"kid": kernel_distance(evaluation.reference.features, evaluation.features)}
+class Sfid:
+    """Frechet distance of spatial features (arXiv 2103.03841; channels as ADM takes them)."""
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.network, self.real = reference.network, reference.real.spatial
+        self.moments = None if self.real is None else Moments.none(len(self.real.total))
+
+    def add(self, seen: Seen) -> None:
+        """Add up moments."""
+        if self.moments is not None and (found := shown(self.network, self.network.spatial, seen.images)) is not None:
+            self.moments.add(found)
+
+    def columns(self) -> dict[str, float]:
+        """SFID."""
+        if self.real is None or self.moments is None:
+            return {}
+        return {"sfid": frechet_distance(self.real, self.moments)}
 
 
-def precision_recall(evaluation: Evaluation) -> dict[str, float]:
-    """Improved precision and recall with k = 3 (arXiv 1904.06991), of at most 10,000 images each."""
-    real, fake = thinned(evaluation.reference.features), thinned(evaluation.features)
-    return {
-        "precision": coverage(real, neighbour_radius(real), fake),
-        "recall": coverage(fake, neighbour_radius(fake), real),
-    }
+class InceptionScore:
+    """exp of the mean divergence of p(class | image) from p(class) (arXiv 1606.03498), mean over parts of SPLIT."""
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.network, self.seen = reference.network, 0
+        self.sums: list[tuple[int, Tensor, Tensor]] = []  # of each part: samples, sum of p, sum of p log p
+
+    def add(self, seen: Seen) -> None:
+        """Add up probabilities."""
+        found = shown(self.network, self.network.probabilities, seen.images)
+        while found is not None and len(found):
+            if self.seen % SPLIT == 0:
+                self.sums.append((0, torch.zeros_like(found[0]), torch.zeros((), dtype=found.dtype)))
+            here, found = found.split([n := min(len(found), SPLIT - self.seen % SPLIT), len(found) - n])
+            count, total, logs = self.sums[-1]
+            self.sums[-1] = (count + n, total + here.sum(0), logs + here.xlogy(here).sum())
+            self.seen += n
+
+    def columns(self) -> dict[str, float]:
+        """Inception score."""
+        if not self.sums:
+            return {}
+        scores = [float((logs / n - (p / n).xlogy(p / n).sum()).exp()) for n, p, logs in self.sums]
+        return {"inception_score": sum(scores) / len(scores)}
 
 
-def accuracy(evaluation: Evaluation) -> dict[str, float]:
-    """Share of samples that the data set's classifier gives their own label; empty without a classifier."""
-    share = evaluation.reference.network.accuracy(evaluation.images, evaluation.labels)
-    return {} if share is None else {"accuracy": share}
+class Kid:
+    """Kernel distance to the reference set, of at most MOST_KEPT each."""
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.real, self.kept = kept_features(reference), Kept(count)
+
+    def add(self, seen: Seen) -> None:
+        """Keep features."""
+        self.kept.add(seen.features)
+
+    def columns(self) -> dict[str, float]:
+        """KID."""
+        return {"kid": kernel_distance(self.real, self.kept.rows)}
 
 
-def duplicates(evaluation: Evaluation) -> dict[str, float]:
+class PrecisionRecall(Kid):
+    """Improved precision and recall with k = 3 (arXiv 1904.06991), of at most MOST_KEPT each."""
+
+    def columns(self) -> dict[str, float]:
+        """Both."""
+        real, fake = self.real, self.kept.rows
+        return {
+            "precision": coverage(real, neighbour_radius(real), fake),
+            "recall": coverage(fake, neighbour_radius(fake), real),
+        }
+
+
+class Accuracy:
+    """Share of samples that the data set's classifier gives their own label; none without a classifier."""
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.network, self.count, self.right = reference.network, count, 0
+
+    def add(self, seen: Seen) -> None:
+        """Count those."""
+        self.right += recognised(self.network, seen.images, seen.labels) or 0
+
+    def columns(self) -> dict[str, float]:
+        """Share."""
+        return {"accuracy": self.right / self.count} if self.network.knows_labels else {}
+
+
+class Duplicates:
     """Shares of samples that equal another sample, and that equal a training image or a view, pixel by pixel."""
-    samples, train = image_keys(evaluation.images), evaluation.reference.trained
-    return {
-        "duplicates": 1 - len(set(samples)) / len(samples),
-        "memorised": sum(key in train for key in samples) / len(samples),
-    }
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.trained, self.count = reference.trained, count
+        self.different, self.memorised = set[bytes](), 0
+
+    def add(self, seen: Seen) -> None:
+        """Hash them."""
+        keys = image_keys(seen.images)
+        self.different.update(keys)
+        self.memorised += sum(key in self.trained for key in keys)
+
+    def columns(self) -> dict[str, float]:
+        """Shares."""
+        found = {"duplicates": 1 - len(self.different) / self.count}
+        return found | ({"memorised": self.memorised / self.count} if self.trained else {})
 
 
-def validity(evaluation: Evaluation) -> dict[str, float]:
-    """Share of well-formed members of their class; empty where the data set cannot tell."""
-    check = evaluation.reference.data.well_formed
-    return {} if check is None else {"validity": float(check(evaluation.images, evaluation.labels).double().mean())}
+class Validity:
+    """Share of well-formed members of their class; none where the data set cannot tell."""
+
+    def __init__(self, reference: Reference, count: int) -> None:
+        self.check, self.count, self.formed = reference.data.well_formed, count, 0
+
+    def add(self, seen: Seen) -> None:
+        """Count those."""
+        self.formed += 0 if self.check is None else int(self.check(seen.images, seen.labels).sum())
+
+    def columns(self) -> dict[str, float]:
+        """Share."""
+        return {} if self.check is None else {"validity": self.formed / self.count}
 
 
-METRICS: dict[str, Callable[[Evaluation], dict[str, float]]] = {
-    "fid": fid,
-    "kid": kid,
-    "precision_recall": precision_recall,
-    "accuracy": accuracy,
-    "duplicates": duplicates,
-    "validity": validity,
+METRICS: dict[str, Callable[[Reference, int], Metric]] = {
+    "fid": Fid,
+    "sfid": Sfid,
+    "inception_score": InceptionScore,
+    "kid": Kid,
+    "precision_recall": PrecisionRecall,
+    "accuracy": Accuracy,
+    "duplicates": Duplicates,
+    "validity": Validity,
 }
 
 
-FEATURED = ("fid", "kid", "precision_recall")  # metrics that depend on the feature network alone, and the images
+# Metrics that depend on the feature network alone, and the images.
+FEATURED = ("fid", "sfid", "inception_score", "kid", "precision_recall")
+
+
+def kept_features(reference: Reference) -> Tensor:
+    """Features of real images (M, F); raises InputError where there is but a file of moments."""
+    if reference.real.kept is None:
+        raise InputError(
+            f"the reference {reference.title} has moments but no images, which kid and precision_recall need: leave "
+            "them out of evaluate.metrics, or make the file by `radar reference`"
+        )
+    return reference.real.kept
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -149,17 +223,34 @@ def check_metrics(names: Sequence[str]) -> None:
         choose("metric", name, METRICS)
 
 
+class Scores:
+    """The named metrics of so many samples, by the networks of all references; the first has all of them."""
+
+    def __init__(self, names: Sequence[str], references: Sequence[Reference], count: int) -> None:
+        self.references, self.metrics = references, list[list[Metric]]()
+        for number, reference in enumerate(references):
+            own = names if number == 0 else [name for name in FEATURED if name in names]
+            self.metrics.append([choose("metric", name, METRICS)(reference, count) for name in own])
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Take samples (B, 3, H, W) uint8 with labels (B,)."""
+        for reference, metrics in zip(self.references, self.metrics, strict=True):
+            seen = Seen(images, labels, extract(reference.network, images))
+            for metric in metrics:
+                metric.add(seen)
+
+    def columns(self) -> dict[str, float]:
+        """Figures of all; those of further networks name them: fid[label]."""
+        first, *further = [[metric.columns() for metric in metrics] for metrics in self.metrics]
+        columns = {key: value for found in first for key, value in found.items()}
+        for reference, found in zip(self.references[1:], further, strict=True):
+            label = reference.network.label
+            columns |= {f"{k}[{label}]": v for each in found for k, v in each.items() if k != "floor_images"}
+        return columns
+
+
 def score(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
-    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,)."""
-    evaluation = Evaluation(images, labels, extract(reference.network, images), reference)
-    columns: dict[str, float] = {}
-    for name in names:
-        columns |= choose("metric", name, METRICS)(evaluation)
-    return columns
-
-
-def further_scores(names: Sequence[str], images: Tensor, labels: Tensor, reference: Reference) -> dict[str, float]:
-    """Compute those of the named metrics that another network gives, as columns that name it: fid[label]."""
-    found = score([name for name in FEATURED if name in names], images, labels, reference)
-    label = reference.network.label
-    return {f"{key}[{label}]": value for key, value in found.items() if key != "floor_images"}
+    """Compute the named metrics of samples (B, 3, H, W) uint8 with labels (B,) that are in memory."""
+    scores = Scores(names, [reference], len(images))
+    scores.add(images, labels)
+    return scores.columns()

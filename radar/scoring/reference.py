@@ -1,140 +1,145 @@
 """The real images that samples are compared with, as feature networks see them.
 
-Legend: M real images, F features.
+Legend: M real images.
 """
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from radar.config.options import Config
-from radar.data import AugmentedImages, ImageData
-from radar.data.images import split_images, spread
+from radar.data import AugmentedImages, ImageData, ImageSet
+from radar.data.batches import in_order
+from radar.data.images import spread
 from radar.errors import InputError
 from radar.files import replacing
-from radar.networks.features import extract, load_features
+from radar.networks.features import load_features
 from radar.networks.network import FeatureNetwork
+from radar.scoring.reference_file import read_reference
+from radar.scoring.statistics import Looked, Statistics, kept_statistics
 
 HASHED = 100_000  # training images that samples are compared with pixel by pixel, at most
+LEAST = 5  # images of a split
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The real side: train images as reference set, held-out images for the real-versus-real floor.
+    """The real side: train images, or those of a file, as reference set; held-out images for the floor.
 
     Attributes:
-        trained: hashes of the training images (at most HASHED, evenly spread), in all views of their augmentation.
-        accuracy: share of the held-out images that the feature network's classifier knows; None without one.
+        title: of the reference set.
+        held_out: None where the data are codes, without images.
+        most: images of each split that were looked at, at most.
+        cache: folder of what is kept.
     """
 
     data: ImageData
     network: FeatureNetwork
-    images: Tensor
-    features: Tensor
-    held_out: Tensor
-    held_out_features: Tensor
-    trained: frozenset[bytes]
-    accuracy: float | None
+    real: Statistics
+    title: str
+    held_out: Statistics | None
+    most: int
+    cache: str | None = None
+    workers: int = 0
 
     @property
-    def title(self) -> str:
-        """Name the reference set."""
-        return f"{self.data.name}-train ({len(self.images)})"
+    def accuracy(self) -> float | None:
+        """Share of the held-out images that the feature network's classifier knows; None without one."""
+        return None if self.held_out is None else self.held_out.accuracy
+
+    @property
+    def held_out_images(self) -> int:
+        """Held-out images that were looked at."""
+        return 0 if self.held_out is None else self.held_out.features.count
 
     @property
     def held_out_title(self) -> str:
         """Name the reference set of rfid."""
-        return f"{self.data.name}-held-out ({len(self.held_out)})"
+        return f"{self.data.name}-held-out ({self.held_out_images})"
+
+    def held_out_batches(self) -> Iterator[Tensor]:
+        """The held-out images, in batches (B, 3, H, W) uint8."""
+        return (batch.inputs for batch in in_order(self.data.held_out, self.most, workers=self.workers))
+
+    @cached_property
+    def trained(self) -> frozenset[bytes]:
+        """Hashes of the training images (at most HASHED, evenly spread), in all views of their augmentation."""
+        path = None
+        if self.cache is not None:
+            identity = f"{self.data.identity} {self.data.augment}"
+            key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+            path = Path(self.cache) / f"hashes-{self.data.name}-{key}.npy"
+        if path is not None and path.exists():
+            return frozenset(row.tobytes() for row in np.load(path))
+        found = frozenset(hashed(self.data, self.workers))
+        if path is not None:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.frombuffer(b"".join(sorted(found)), dtype=np.uint8).reshape(-1, 32))
+        return found
 
 
 def build_reference(
-    data: ImageData, network: FeatureNetwork, cache: str | None = None, most: int = 50_000
+    data: ImageData,
+    network: FeatureNetwork,
+    cache: str | None = None,
+    most: int = 50_000,
+    file: str | None = None,
+    spatial: bool = False,
+    workers: int = 0,
 ) -> Reference:
-    """Extract the features of at most `most` real images of each split once, or read them from `cache`.
+    """Look at no more than `most` real images of each split once, or read what was seen from `cache`.
 
-    Raises InputError for fewer than 5 images in a split.
+    The reference set is that of `file`, where there is one, else the training images. Raises InputError for fewer than
+    LEAST images in a split, and for a file that does not fit.
     """
-    if len(data.held_out) < 5 or len(data.train) < 5:
-        raise InputError(f"data '{data.name}' has too few images to score against: both splits need at least 5")
-    train, (held_out, labels) = split_images(data.train, most)[0], split_images(data.held_out, most)
-    features = real_features(network, data, {"train": train, "held_out": held_out}, cache)
-    accuracy, trained = network.accuracy(held_out, labels), frozenset(_trained(data, train))
-    return Reference(data, network, train, features["train"], held_out, features["held_out"], trained, accuracy)
+    if file is None and (len(data.held_out) < LEAST or len(data.train) < LEAST):
+        raise InputError(
+            f"data '{data.name}' has too few images to score against: both splits need at least {LEAST}"
+            + ("" if len(data.train) else "; name a file of statistics in evaluate.reference")
+        )
 
+    def seen(name: str, split: ImageSet, labelled: bool = False) -> Statistics:
+        def look() -> Iterable[Looked]:
+            batches = in_order(split, most, workers=workers)
+            return ((batch.inputs, batch.labels if labelled else None) for batch in batches)
 
-def judged_by(reference: Reference, network: FeatureNetwork, cache: str | None = None) -> Reference:
-    """Show the same real images to another network."""
-    images = {"train": reference.images, "held_out": reference.held_out}
-    features = real_features(network, reference.data, images, cache)
-    return replace(
-        reference, network=network, features=features["train"], held_out_features=features["held_out"], accuracy=None
-    )
+        title, count = f"reference-{data.name}-{name}", min(len(split), most)
+        return kept_statistics(network, title, f"{data.identity} {name}", look, count, cache, spatial)
+
+    if file is not None:
+        real, title = read_reference(file, network)
+    else:
+        real = seen("train", data.train)
+        title = f"{data.name}-train ({real.features.count})"
+    held_out = seen("held-out", data.held_out, labelled=True) if len(data.held_out) >= LEAST else None
+    return Reference(data, network, real, title, held_out, most, cache, workers)
 
 
 def build_references(config: Config, data: ImageData, device: torch.device) -> list[Reference]:
     """Show the real images to every feature network, or read from the cache what it made of them."""
-    cache = config.data.cache
-    first, *further = (load_features(name, data, cache).to(device) for name in config.evaluate.features)
-    reference = build_reference(data, first, cache, config.evaluate.reference_images)
-    return [reference, *(judged_by(reference, network, cache) for network in further)]
+    e, cache = config.evaluate, config.data.cache
+    networks = [load_features(name, data, cache).to(device) for name in e.features]
+    files: list[str | None] = [*e.reference] or [None] * len(networks)
+    return [
+        build_reference(data, network, cache, e.reference_images, file, "sfid" in e.metrics, config.data.workers)
+        for network, file in zip(networks, files, strict=True)
+    ]
 
 
-def real_features(
-    network: FeatureNetwork, data: ImageData, images: dict[str, Tensor], cache: str | None
-) -> dict[str, Tensor]:
-    """Features (M, F) float64 of real images by split, kept in `cache`."""
-    counts = " ".join(f"{name}={len(split)}" for name, split in images.items())
-    return kept_features(
-        network, f"reference-{data.name}", f"{data.identity} {counts}", lambda name: images[name], list(images), cache
-    )
-
-
-def kept_features(
-    network: FeatureNetwork,
-    title: str,
-    identity: str,
-    images: Callable[[str], Tensor],
-    names: list[str],
-    cache: str | None,
-) -> dict[str, Tensor]:
-    """Features (M, F) float64 of named sets of images, kept in `cache`: a large network takes minutes for them.
-
-    Args:
-        title, identity: how the file begins; what the images are a function of, beside their names.
-        images: images (M, 3, H, W) uint8 of a name, asked for only where their features are not there.
-    """
-    if cache is None:
-        return {name: extract(network, images(name)) for name in names}
-    key = hashlib.sha256(f"{network.title} {identity}".encode()).hexdigest()[:12]
-    path = Path(cache) / f"{title}-{network.label}-{key}.npz"
-    if not path.exists():
-        found: dict[str, Any] = {name: extract(network, images(name)).float().numpy() for name in names}
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **found)
-        except PermissionError:  # a cache that is only read
-            return {name: torch.from_numpy(kept).double() for name, kept in found.items()}
-    try:
-        with np.load(path) as kept:
-            return {name: torch.from_numpy(kept[name]).double() for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"features of images {path} are damaged; delete it ({type(error).__name__})") from error
-
-
-def _trained(data: ImageData, reference: Tensor) -> Iterator[bytes]:
-    """Hash the training images, of which the reference images may be all."""
-    views, count = AugmentedImages(data), len(data.train)
+def hashed(data: ImageData, workers: int) -> Iterator[bytes]:
+    """Hash the training images."""
+    views = AugmentedImages(data)
     if views.augment.views == 1:
-        yield from image_keys(reference if len(reference) == count else split_images(data.train, HASHED)[0])
+        for batch in in_order(data.train, HASHED, workers=workers):
+            yield from image_keys(batch.inputs)
         return
-    for index in spread(count, HASHED):
+    for index in spread(len(data.train), HASHED):
         images = [views[index * views.augment.views + v][0] for v in range(views.augment.views)]
         yield from image_keys(torch.stack(images))
 

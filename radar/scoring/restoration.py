@@ -4,9 +4,9 @@ Legend: M real images, F features, V codes.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from radar.data import load_data
+from radar.errors import InputError
 from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware
-from radar.scoring.metrics import frechet_distance, thinned
-from radar.scoring.reference import Reference, build_references, kept_features
+from radar.scoring.distances import frechet_distance
+from radar.scoring.reference import Reference, build_references
+from radar.scoring.statistics import MOST_KEPT, Looked, kept_statistics
 from radar.tokenizers import Tokenizer, codebook_use, tokenizer_hash
 from radar.training.checkpoints import (
     config_of,
@@ -29,55 +31,71 @@ from radar.training.devices import pick_device
 Columns = dict[str, Any]
 
 
-def restored_images(tokenizer: Tokenizer, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (M, 3, H, W) uint8 through a tokenizer that is on `device`, and the counts (V,) of its codes."""
-    grid = tokenizer.grid((images.shape[2], images.shape[3]))
-    tokens = [tokenizer.encode(part.to(device)) for part in images.split(64)]
-    counts = torch.bincount(torch.cat(tokens).flatten().cpu(), minlength=tokenizer.vocabulary)
-    return torch.cat([tokenizer.decode(part, grid).cpu() for part in tokens]), counts
+@dataclass
+class Restoration:
+    """What goes through a tokenizer and back, counted on the way.
+
+    Attributes:
+        counts: how often each code was used, (V,).
+        squared, pixels: sum of squared errors of pixel values, and their number.
+    """
+
+    counts: Tensor
+    squared: float = 0.0
+    pixels: int = 0
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in dB, by the mean squared error over all images."""
+        return 10 * math.log10(255**2 * self.pixels / self.squared) if self.squared else math.inf
+
+
+def restore(
+    tokenizer: Tokenizer, images: Iterable[Tensor], device: torch.device, told: Restoration
+) -> Iterator[Tensor]:
+    """Batches of images (B, 3, H, W) uint8 through a tokenizer that is on `device`; `told` counts."""
+    for batch in images:
+        grid, back = tokenizer.grid((batch.shape[2], batch.shape[3])), []
+        for part in batch.split(64):
+            tokens = tokenizer.encode(part.to(device))
+            told.counts += torch.bincount(tokens.flatten().cpu(), minlength=tokenizer.vocabulary)
+            back.append(tokenizer.decode(tokens, grid).cpu())
+        restored = torch.cat(back)
+        told.squared += float((batch.double() - restored.double()).square().sum())
+        told.pixels += batch.numel()
+        yield restored
 
 
 def restored_distances(
-    tokenizer: Tokenizer,
-    references: Sequence[Reference],
-    device: torch.device,
-    count: int,
-    kept: str | None = None,
-    images: Tensor | None = None,
+    tokenizer: Tokenizer, references: Sequence[Reference], device: torch.device, count: int, kept: str | None = None
 ) -> Columns:
-    """By every network: rfid, of the held-out images to themselves, restored; and fid_restored, to the train images.
+    """By every network: rfid, of the held-out images to themselves, restored; and fid_restored, to the real images.
 
-    The latter is of at most `count` images, and what perfect samples of tokens would read. The features are kept in
-    `kept`; without them the images are restored here, where `images` are not they.
+    The latter is of at most `count` images, and what perfect samples of tokens would read. What is seen of them is kept
+    in `kept`. Nothing where there are no held-out images.
     """
     first = references[0]
+    identity = f"{first.data.identity} {tokenizer_hash(tokenizer)}"
 
-    @cache
-    def restored(split: str) -> Tensor:
-        return restored_images(tokenizer, first.held_out, device)[0] if images is None else images
+    def look() -> Iterator[Looked]:
+        told = Restoration(torch.zeros(tokenizer.vocabulary))
+        return ((batch, None) for batch in restore(tokenizer, first.held_out_batches(), device, told))
 
-    identity = f"{first.data.identity} {tokenizer_hash(tokenizer)} {len(first.held_out)}"
     columns: Columns = {"rfid_reference": first.held_out_title}
     for reference in references:
-        title = f"restored-{first.data.name}"
-        features = kept_features(reference.network, title, identity, restored, ["held_out"], kept)["held_out"]
-        columns[named("rfid", reference, first)] = frechet_distance(reference.held_out_features, features)
-        columns[named("fid_restored", reference, first)] = frechet_distance(
-            reference.features, thinned(features, count)
-        )
+        if reference.held_out is None:
+            return {}
+        title, images = f"restored-{first.data.name}", first.held_out_images
+        found = kept_statistics(reference.network, title, identity, look, images, kept)
+        columns[named("rfid", reference, first)] = frechet_distance(reference.held_out.features, found.features)
+        some = found.some(min(count, MOST_KEPT))
+        columns[named("fid_restored", reference, first)] = frechet_distance(reference.real.features, some)
     return columns
 
 
 def named(key: str, reference: Reference, first: Reference) -> str:
     """Column of a figure by this network: fid, or fid[label] where it is not the first."""
     return key if reference is first else f"{key}[{reference.network.label}]"
-
-
-def psnr(images: Tensor, restored: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images (M, 3, H, W) uint8, by the mean squared error over all of them."""
-    pairs = zip(images.split(1000), restored.split(1000), strict=True)
-    error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs) / images.numel()
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def judge_tokenizer(path: str | Path, overrides: Sequence[str] = ()) -> Columns:
@@ -91,13 +109,17 @@ def judge_tokenizer(path: str | Path, overrides: Sequence[str] = ()) -> Columns:
     tokenizer = load_tokenizer(replace(config.tokenizer, checkpoint=str(path))).to(device)
     references = build_references(config, data, device)
     first = references[0]
-    restored, counts = restored_images(tokenizer, first.held_out, device)
-    count = min(config.evaluate.images, len(first.held_out))
+    if first.held_out is None:
+        raise InputError(f"data '{data.name}' has no images, which a tokenizer is judged by")
+    told = Restoration(torch.zeros(tokenizer.vocabulary))
+    deque(restore(tokenizer, first.held_out_batches(), device, told), 0)
+    count = min(config.evaluate.images, first.held_out_images, MOST_KEPT)
     row: Columns = {"tokenizer": tokenizer_hash(tokenizer), "codes": tokenizer.vocabulary}
-    row |= {"grid": list(tokenizer.grid(data.size)), "psnr": psnr(first.held_out, restored), **codebook_use(counts)}
-    row |= restored_distances(tokenizer, references, device, count, config.data.cache, restored)
+    row |= {"grid": list(tokenizer.grid(data.size)), "psnr": told.psnr, **codebook_use(told.counts)}
+    row |= restored_distances(tokenizer, references, device, count, config.data.cache)
     for reference in references:
-        floor = frechet_distance(reference.features, thinned(reference.held_out_features, count))
+        assert reference.held_out is not None
+        floor = frechet_distance(reference.real.features, reference.held_out.some(count))
         row[named("fid_floor", reference, first)] = floor
     return row | {
         "floor_images": count,

@@ -49,6 +49,8 @@ class ResultRow(TypedDict, total=False):
     fid_matched: Annotated[float, "the same of as many samples as there are held-out images"]
     fid_floor: Annotated[float, "the same of held-out images: what perfect samples would read"]
     floor_images: Annotated[int, "images that fid_matched and fid_floor are of"]
+    sfid: Annotated[float, "Fréchet distance of spatial features to those of the reference images; lower is better"]
+    inception_score: Annotated[float, "how sure the feature network is of single samples and how varied they are"]
     kid: Annotated[float, "kernel distance to the reference images; lower is better"]
     precision: Annotated[float, "share of samples among the reference images (k = 3)"]
     recall: Annotated[float, "share of reference images among the samples (k = 3)"]

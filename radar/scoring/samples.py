@@ -1,26 +1,23 @@
-"""Images drawn from a generator, and what is made of them: grids, film strips, GIFs, ADM-format .npz."""
+"""Images drawn from a generator: image i depends on (seed, i) and its label alone.
 
-import math
-from collections.abc import Callable, Sequence
+Legend: B images, N cells, C classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from radar.config.options import SampleConfig
 from radar.config.registry import choose
-from radar.data.images import split_images
 from radar.data.tokens import cached_tokens
-from radar.files import replacing
-from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
-from radar.scoring.labels import LABELS, balanced
-from radar.sheets import Pixels, captioned, overlay, pixel_scale, save_gif, save_image, tile
+from radar.sampling.sampler import ready_to_sample, sample_tokens
+from radar.scoring.labels import LABELS
 from radar.training.checkpoints import Generator
 
-LOOKED_THROUGH = 500  # held-out images, among which those to show are looked for
 LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
 
 
@@ -33,15 +30,9 @@ class Samples:
     labels: Tensor
 
 
-def balanced_labels(generator: Generator) -> LabelRule:
-    """Every class alike."""
-    counts = torch.ones(generator.module.model.classes)
-    return lambda images: balanced(images, counts)
-
-
-def scored_labels(generator: Generator) -> LabelRule:
-    """Labels of the samples that are scored, as `evaluate.labels` says; raises InputError for an unknown rule."""
-    rule, counts = choose("labels", generator.config.evaluate.labels, LABELS), class_counts(generator)
+def label_rule(generator: Generator, name: str) -> LabelRule:
+    """Which label an image of a number has, by a rule of LABELS; raises InputError for an unknown one."""
+    rule, counts = choose("labels", name, LABELS), class_counts(generator)
     return lambda images: rule(images, counts)
 
 
@@ -51,91 +42,37 @@ def class_counts(generator: Generator) -> Tensor:
     return torch.bincount(torch.from_numpy(labels), minlength=len(generator.data.classes))
 
 
-@torch.no_grad()  # sample_tokens knows where inference mode is possible
-def draw_samples(generator: Generator, settings: SampleConfig, labels_of: LabelRule | None = None) -> Samples:
-    """Draw `settings.images` images, by default with balanced labels, in batches that do not matter for the result."""
-    module, parts = generator.module, []
-    labels_of = labels_of or balanced_labels(generator)
-    passes = module.passes(settings)
-    starts = range(0, settings.images, settings.batch_size)
+@contextmanager
+def drawing(generator: Generator, settings: SampleConfig, labels: str) -> Iterator[Callable[[Sequence[int]], Samples]]:
+    """Give a function that draws the images of any numbers, in batches of `batch_size`, which does not change them."""
+    module, rule, passes = generator.module, label_rule(generator, labels), generator.module.passes(settings)
+
+    @torch.no_grad()  # sample_tokens knows where inference mode is possible
+    def draw(numbers: Sequence[int]) -> Samples:
+        parts = []
+        for start in range(0, len(numbers), settings.batch_size):
+            some = numbers[start : start + settings.batch_size]
+            own, permutation = rule(some).to(module.device), module.sampled_permutation(settings, some)
+            tokens = sample_tokens(module.model, passes, permutation, own, settings, some)
+            parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), own.cpu()))
+        images, tokens, found = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Samples(images, tokens, found)
+
     with ready_to_sample(module.model, settings):
-        for start in tqdm(starts, "sample", disable=None, leave=False):
-            numbers = range(start, min(start + settings.batch_size, settings.images))
-            labels, permutation = labels_of(numbers).to(module.device), module.sampled_permutation(settings, numbers)
-            tokens = sample_tokens(module.model, passes, permutation, labels, settings, numbers)
-            parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), labels.cpu()))
-    images, tokens, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        yield draw
+
+
+def draw_samples(generator: Generator, settings: SampleConfig, labels: str = "balanced") -> Samples:
+    """Draw `settings.images` images into memory."""
+    with drawing(generator, settings, labels) as draw:
+        starts = range(0, settings.images, settings.batch_size)
+        ends = (min(start + settings.batch_size, settings.images) for start in starts)
+        bar = tqdm(zip(starts, ends, strict=True), "sample", len(starts), disable=None, leave=False)
+        return joined([draw(range(start, end)) for start, end in bar])
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Samples behind each other."""
+    columns = ((part.images, part.tokens, part.labels) for part in parts)
+    images, tokens, labels = (torch.cat(column) for column in zip(*columns, strict=True))
     return Samples(images, tokens, labels)
-
-
-@torch.no_grad()  # sample_tokens knows where inference mode is possible
-def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> list[Tensor]:
-    """Follow the first images, of labels (B,): a frame (B, 3, H, W) per pass, cells marked as written or revised."""
-    module, trace, count = generator.module, Trace(), len(labels)
-    labels = labels.to(module.device)
-    permutation = module.sampled_permutation(settings, range(count))
-    with ready_to_sample(module.model, settings):
-        sample_tokens(module.model, module.passes(settings), permutation, labels, settings, range(count), trace)
-    known = torch.zeros_like(trace.written[0])
-    frames = []
-    for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):
-        known = known | written
-        images = generator.tokenizer.decode(tokens.to(module.device), generator.grid).cpu()
-        frames.append(overlay(images, written, revised, known, generator.grid))
-    return frames
-
-
-def save_npz(samples: Samples, path: Path) -> None:
-    """Write the ADM format: arr_0 images (B, H, W, 3) uint8, arr_1 labels (B,)."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, samples.images.permute(0, 2, 3, 1).numpy(), samples.labels.numpy())
-
-
-def by_class(labels: Tensor, classes: int) -> Tensor:
-    """Numbers of 100 samples at most to show, row by row: with a column per class where there are ten at most.
-
-    Otherwise, and where a class has no sample, the first as they come.
-    """
-    each = [torch.nonzero(labels == label).flatten() for label in range(classes)]
-    rows = min(10, *map(len, each)) if 1 < classes <= 10 else 0
-    return torch.stack([part[:rows] for part in each], 1).flatten() if rows else torch.arange(min(100, len(labels)))
-
-
-def samples_sheet(generator: Generator, samples: Samples) -> Pixels:
-    """Lay out up to 100 samples below held-out images, with a column per class where there are ten classes at most."""
-    scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
-    few = 1 < len(classes) <= 10
-    columns, shown = len(classes) if few else 10, by_class(samples.labels, len(classes))
-    images, labels = split_images(generator.data.held_out, LOOKED_THROUGH)
-    real = by_class(labels, len(classes))[:columns]
-    fits = torch.equal(labels[real], torch.arange(columns)) if few else len(real) == columns
-    real = real if fits else real[:0]  # a row of them, in the columns of the samples, or none
-    both = torch.cat([labels[real], samples.labels[shown]])
-    in_columns = few and torch.equal(both, torch.arange(len(both)) % columns)
-    names = [*["real"] * bool(len(real)), "drawn", *[""] * (math.ceil(len(shown) / columns) - 1)]
-    return captioned(
-        tile(torch.cat([images[real], samples.images[shown]]), columns, scale), classes if in_columns else (), names
-    )
-
-
-def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig, folder: Path) -> None:
-    """Write samples.png (a column per class), film.png (a row per pass, the last the result) and film.gif."""
-    scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
-    save_image(samples_sheet(generator, samples), folder / "samples.png")
-    frames = draw_film(generator, settings, samples.labels[:10])
-    count, result = len(frames[0]), samples.images[: len(frames[0])]
-    names = [*(f"pass {k + 1}" for k in range(len(frames))), "result"]
-    labels = [classes[label] for label in samples.labels[:count].tolist()]
-    strip = tile(torch.cat([*frames, result]), count, scale)
-    save_image(captioned(strip, labels, names, legend=True), folder / "film.png")
-    titles = [f"{name} of {len(frames)}" for name in names[:-1]] + ["result"]
-    film = [film_frame(frame, labels, scale, title) for frame, title in zip([*frames, result], titles, strict=True)]
-    save_gif(film, folder / "film.gif")
-
-
-def film_frame(images: Tensor, labels: Sequence[str], scale: int, title: str, columns: int = 5) -> Pixels:
-    """Lay out images (B, 3, H, W) in rows, each image below its class, with a title and what the colours mean."""
-    starts = range(0, len(images), columns)
-    names = [[*labels[start : start + columns], *[""] * columns][:columns] for start in starts]
-    rows = [captioned(tile(images[n : n + columns], columns, scale), row) for n, row in zip(starts, names, strict=True)]
-    return captioned(np.concatenate(rows), title=title, legend=True)

@@ -21,7 +21,8 @@ from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
 from radar.timing.rates import Rates, free_bytes, measure_rates, peak_bytes
 from radar.timing.rounds import all_ready_to_sample, synchronised
-from radar.timing.works import SAME_FOR_ALL_ARMS, SAMPLED, WORKS, Work, sample
+from radar.timing.utilisation import utilisation
+from radar.timing.works import SAME_FOR_ALL_ARMS, SAMPLED, TRAINED, WORKS, Work, sample
 from radar.training.devices import pick_device
 from radar.training.generator import GeneratorModule
 
@@ -90,7 +91,7 @@ def bench(what: str, arms: Arms, batch: int, repeats: int) -> list[Row]:
     dropped = warm_up_calls(arms[0][1].device)
     calls = tqdm((dropped + repeats) * works, f"{what}, batch {batch}", disable=None, leave=False)
     timings = [time_once(*work) for work in calls][dropped * len(works) :]
-    return [
+    rows = [
         {"what": what, "arm": name, "batch": batch}
         | {"guidance": module.config.sample.guidance if what in SAMPLED else None}
         | {"grid": "{}x{}".format(*module.model.grid)}
@@ -98,6 +99,9 @@ def bench(what: str, arms: Arms, batch: int, repeats: int) -> list[Row]:
         | {"peak_bytes": peak_bytes(module.device, work.call)}
         for number, ((name, module), (work, _)) in enumerate(zip(arms, works, strict=True))
     ]
+    if what == TRAINED:
+        return [row | utilisation(module, row) for row, (_, module) in zip(rows, arms, strict=True)]
+    return rows
 
 
 def largest_batch(module: GeneratorModule, kept: int = 1) -> int:

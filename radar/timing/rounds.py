@@ -9,7 +9,7 @@ import torch
 from radar import clock
 from radar.kernels.cuda_graphs import warm_up_calls
 from radar.sampling.sampler import ready_to_sample, sample_tokens
-from radar.scoring.samples import balanced_labels
+from radar.scoring.samples import label_rule
 from radar.training.checkpoints import Generator
 from radar.training.generator import GeneratorModule
 
@@ -37,7 +37,7 @@ def timed_batch(generator: Generator) -> Callable[[], object]:
     """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
     module, settings = generator.module, generator.config.sample
     numbers = range(generator.config.evaluate.timing_batch)
-    labels = balanced_labels(generator)(numbers).to(module.device)
+    labels = label_rule(generator, "balanced")(numbers).to(module.device)
     passes, shared = module.passes(settings), module.sampled_permutation(settings, numbers)
 
     def work() -> object:

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from radar.data.tokens import Batch, BatchDataset, TokenSplit
+from radar.data.batches import Batch, BatchDataset
+from radar.data.token_arrays import TokenSplit
 from radar.decoding.groups import step_sizes
 from radar.networks.classifier import Classifier
 from radar.networks.features import extract
 from radar.sampling.cost import Cost, sampling_cost
 from radar.sampling.sampler import product_dtype, sample_tokens
-from radar.scoring.metrics import frechet_distance
+from radar.scoring.distances import frechet_distance
+from radar.scoring.statistics import Moments
 from radar.tokenizers import Convolutional, vq
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
@@ -113,21 +115,22 @@ def metrics(module: GeneratorModule, batch: int) -> Work:
     size = (DOWNSAMPLE * h, DOWNSAMPLE * w)
     network = Classifier("bench", module.model.classes, size).to(module.device).eval()
     images = torch.randint(256, (batch, 3, *size), dtype=torch.uint8)
-    vectors = torch.randn(2, 1000, network.num_features)
+    vectors = torch.randn(2, 1000, network.num_features).unbind()
     one = images[:1].to(module.device)
     flops = counted(lambda: network(one)) * batch
 
     def call() -> None:
         extract(network, images)
-        frechet_distance(*vectors)
+        frechet_distance(*map(Moments.of, vectors))
 
     return Work(call, Cost(flops, 0.0, weight_bytes(network), 0))
 
 
+TRAINED = "train"  # what has a share of the device's rate
 WORKS: dict[str, Callable[[GeneratorModule, int], Work]] = {
     "sample": sample,
     "decode": decode,
-    "train": train,
+    TRAINED: train,
     "load": load,
     "metrics": metrics,
 }

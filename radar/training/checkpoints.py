@@ -1,6 +1,7 @@
 """Reading checkpoints back: configuration, averaged weights, and what must match."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from radar.training.trained import TrainedModule
 # Options of a checkpoint that may be set anew.
 MAY_CHANGE = (
     "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "order.covariance=",
-    "order.path=", "train.device=", "model.compile=",
+    "order.path=", "train.device=", "train.devices=", "train.nodes=", "model.compile=",
 )  # fmt: skip
 
 
@@ -105,6 +106,7 @@ class Generator:
 
     Attributes:
         kept_step, trained_steps: optimizer steps that its weights have seen, and those of its whole training.
+        path, overrides: what it was opened by.
     """
 
     config: Config
@@ -115,6 +117,8 @@ class Generator:
     train_seconds: float
     kept_step: int = 0
     trained_steps: int = 0
+    path: str = ""
+    overrides: Sequence[str] = ()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -219,4 +223,5 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     seconds = float(checkpoint["callbacks"].get(TrainingClock.__name__, {}).get("seconds", 0.0))
     found, kept = checkpoint["radar"], int(checkpoint["global_step"])
     trained = int(found.get("trained_steps", kept))
-    return Generator(config, module, data, tokenizer, found["commit"], seconds, kept, trained)
+    commit, opened = found["commit"], (str(path), tuple(overrides or ()))
+    return Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened)

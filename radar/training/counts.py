@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from radar.attention import BACKENDS
 from radar.config.load import to_config
 from radar.config.methods import METHODS
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.model.transformer import Transformer, parameter_count
 from radar.training.generator import GeneratorModule
 

@@ -68,9 +68,13 @@ def started() -> tuple[int, int] | None:
 
 def must_start(train: TrainConfig) -> bool:
     """Whether processes are to be started for the devices of this training; raises InputError where they cannot be."""
-    needed = train.devices * train.nodes
-    cut(train.batch_size, needed, train.micro_batch)
-    if needed == 1:
+    cut(train.batch_size, train.devices * train.nodes, train.micro_batch)
+    return must_launch(train)
+
+
+def must_launch(train: TrainConfig) -> bool:
+    """The same of any work; takes the device of this process where a launcher has started it."""
+    if (needed := train.devices * train.nodes) == 1:
         return False
     there, uses_cuda = torch.cuda.device_count(), pick_device(train.device).type == "cuda"
     if uses_cuda and train.devices > there:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 from radar.config.load import flatten, result_options, to_config, to_dict, training_options
 from radar.config.options import Config
-from radar.data.tokens import Batch, BatchDataModule
+from radar.data.batches import Batch, BatchDataModule
 from radar.errors import InputError
 from radar.files import locked_or_refused, replacing
 from radar.training.checkpoints import (

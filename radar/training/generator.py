@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from radar.attention import BACKENDS, NONE, VARIANTS, Slots
 from radar.config.options import Config, ReviseConfig, SampleConfig
 from radar.config.registry import call, choose
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.decoding.decoding_order import DecodingOrder, rows_of
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.errors import InputError

@@ -9,13 +9,21 @@ from torch import Tensor
 
 from radar.config.options import Config, check_training
 from radar.data import load_data
-from radar.data.tokens import cached_tokens, image_batches, token_batches
+from radar.data.batches import image_batches
+from radar.data.tokens import cache_path, cached_tokens, token_batches
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.networks.features import load_features
 from radar.tokenizers import Convolutional, build_tokenizer
-from radar.training.checkpoints import adopt, begin_with, build_generator, read_checkpoint, tell_if_changed
-from radar.training.devices import must_start, on_devices, pick_device
+from radar.training.checkpoints import (
+    adopt,
+    begin_with,
+    build_generator,
+    load_tokenizer,
+    read_checkpoint,
+    tell_if_changed,
+)
+from radar.training.devices import must_launch, must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
 from radar.training.tokenizer import TokenizerModule
 
@@ -60,6 +68,19 @@ def no_callbacks(config: Config) -> Sequence[Callback]:
     return ()
 
 
+def encode_images(config: Config) -> Path:
+    """Encode the images of a data set, on all of `train.devices`; return the folder of their tokens.
+
+    Raises InputError for bad options.
+    """
+    data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
+    path = cache_path(data, tokenizer, config.data.cache)
+    if must_launch(config.train) and not path.exists():
+        return on_devices(config.train.devices, encode_images, config)
+    cached_tokens(data, tokenizer.to(pick_device(config.train.device)), config.data.cache, config.data.workers)
+    return path
+
+
 def train_generator(config: Config, title: str = "train", more: Callbacks = no_callbacks) -> Path:
     """Train a generator, with the callbacks that `more` makes on each device; return its checkpoint.
 
@@ -75,12 +96,11 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     module, data, tokenizer = build_generator(config, stored, planned=starts)
     if stored is not None:
         check_order(module.order, Path(config.run) / LAST)
+    if starts:
+        encode_images(config)
+        return on_devices(config.train.devices, train_generator, config, title, more)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
-    if starts:
-        tokenizer.cpu()
-        torch.cuda.empty_cache()  # they take this device, too
-        return on_devices(config.train.devices, train_generator, config, title, more)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)
     batches = token_batches(config, splits, module.corruption.takes_others)

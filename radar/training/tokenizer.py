@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radar.config.options import Config
-from radar.data.tokens import Batch
+from radar.data.batches import Batch
 from radar.networks.network import FeatureNetwork
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
 from radar.training.devices import over_devices

@@ -15,6 +15,7 @@ from radar.config.options import Config, TrainConfig
 from radar.training.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
 from radar.training.devices import pick_device
 from radar.training.fsdp import Sharded
+from radar.training.profile import Profile
 from radar.training.trained import parts_of_a_step
 
 NOISE = (
@@ -66,6 +67,8 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
         run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
     )
     callbacks: list[Callback] = [TrainingClock(), saver, progress(title), *more]
+    if t.profile:
+        callbacks.append(Profile(run / "profile"))
     if average and t.ema:
         callbacks.insert(0, WeightAverage(t.ema))
     parts = parts_of_a_step(t)

@@ -1,0 +1,139 @@
+"""Samples on disk, in parts that any number of processes and devices draw together; what is there survives a kill."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from radar.config.load import to_dict
+from radar.config.options import Config, SampleConfig
+from radar.errors import InputError
+from radar.files import replacing
+from radar.provenance import weights_hash
+from radar.scoring.samples import Samples, drawing, joined
+from radar.scoring.statistics import DAMAGED
+from radar.together import make_together
+from radar.tokenizers import tokenizer_hash
+from radar.training.checkpoints import Generator, load_generator
+from radar.training.devices import must_launch, on_devices
+
+PART = 256  # images of a part, at least
+
+
+@dataclass(frozen=True)
+class SampleStore:
+    """So many images, in files of `part` images each."""
+
+    folder: Path
+    images: int
+    part: int
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """Files of the parts."""
+        return [self.folder / f"{number:06d}.npz" for number in range(-(-self.images // self.part))]
+
+    def numbers(self, part: int) -> range:
+        """Numbers of the images of a part."""
+        return range(part * self.part, min(self.images, (part + 1) * self.part))
+
+    def __iter__(self) -> Iterator[Samples]:
+        for path in self.paths:
+            try:
+                with np.load(path) as file:
+                    yield Samples(*(torch.from_numpy(file[name]) for name in ("images", "tokens", "labels")))
+            except DAMAGED as error:
+                raise InputError(f"samples {path} are damaged; delete them ({type(error).__name__})") from error
+
+    def first(self, count: int) -> Samples:
+        """The first images, `count` or a few more, in memory."""
+        parts: list[Samples] = []
+        for part in self:
+            parts.append(part)
+            if sum(len(each.images) for each in parts) >= count:
+                break
+        return joined(parts)
+
+    def is_gone(self) -> bool:
+        """Whether they were drawn, used and removed."""
+        return not self.folder.exists()
+
+    def remove(self) -> None:
+        """Delete all files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder: Path) -> SampleStore:
+    """Draw `settings.images` images with labels by a rule, in parts below `folder`, on all of `train.devices`.
+
+    Parts that are there already, of the same weights and options, are not drawn again. Where a launcher has started
+    the processes of several devices, each returns when all parts are there.
+    """
+    part = settings.batch_size * -(-PART // settings.batch_size)
+    store = SampleStore(folder / f".samples-{identity(generator, settings, labels, part)}", settings.images, part)
+    config = replace(generator.config, sample=settings)
+    if all(path.exists() for path in store.paths):
+        return store
+    if must_launch(config.train):
+        on_devices(config.train.devices, _draw_here, generator.path, generator.overrides, config, labels, store)
+    else:
+        fill(store, replace(generator, config=config), labels)
+    return store
+
+
+def fill(store: SampleStore, generator: Generator, labels: str) -> None:
+    """Draw what is missing, together with all processes that do the same."""
+    with drawing(generator, generator.config.sample, labels) as draw:
+
+        def make(number: int, path: Path) -> None:
+            samples = draw(store.numbers(number))
+            with path.open("wb") as file:
+                np.savez(file, **{name: value.numpy() for name, value in vars(samples).items()})
+
+        make_together(store.paths, make, store.is_gone, "sample", min(store.part, store.images))
+
+
+def _draw_here(path: str, overrides: Sequence[str], config: Config, labels: str, store: SampleStore) -> None:
+    """Draw on the device of this process."""
+    must_launch(config.train)  # takes the device
+    fill(store, replace(load_generator(path, list(overrides)), config=config), labels)
+
+
+def identity(generator: Generator, settings: SampleConfig, labels: str, part: int) -> str:
+    """Name all that the images depend on by hex digits."""
+    said = {
+        "sample": to_dict(replace(settings, batch_size=0)),
+        "labels": labels,
+        "weights": weights_hash(generator.module.model),
+        "order": generator.module.order.sampled_digest(settings),
+        "tokenizer": tokenizer_hash(generator.tokenizer),
+        "data": generator.data.identity,
+        "part": part,
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def save_npz(store: SampleStore, path: Path) -> None:
+    """Write the ADM format: arr_0 images (B, H, W, 3) uint8, arr_1 labels (B,); a part at a time is in memory."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _write(archive, "arr_0", (part.images.permute(0, 2, 3, 1).contiguous().numpy() for part in store), store.images)
+        _write(archive, "arr_1", (part.labels.numpy() for part in store), store.images)
+
+
+def _write(archive: zipfile.ZipFile, name: str, parts: Iterator[NDArray[Any]], count: int) -> None:
+    """Write an array of `count` rows that comes in parts."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        for number, part in enumerate(parts):
+            if number == 0:
+                header = {"descr": part.dtype.str, "fortran_order": False, "shape": (count, *part.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(part.tobytes())
