@@ -61,6 +61,7 @@ VERBS = {
     "curves": Verb("ablations.curves", "quality against the number of steps, from several reports", False, True, True),
     "watch": Verb("ablations.watch", "follow a study in the terminal", True, True, True),
 }
+OF_LOADER = "Original Traceback"
 RENAMED = {"fronts": "curves"}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read when numpy and torch are imported
 
@@ -157,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def explain(error: Exception) -> tuple[str, int] | None:
     """Message and exit code of a failure that can be expected; None of any other."""
     text = str(error)
+    if OF_LOADER in text:  # the process that loads images for this one has passed on its traceback
+        text = text.rpartition("Error: ")[2].strip()
     if isinstance(error, RunError | InputError):
         return text, 1 if isinstance(error, RunError) else 2
     if is_full(error):

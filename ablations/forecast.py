@@ -1,8 +1,8 @@
 """`radar plan CONFIG|STUDY [key=value ...]`: memory, operations and time of trainings, before anything is allocated."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -44,15 +44,16 @@ def main(args: argparse.Namespace) -> None:
     given = [name for name in GIVEN if getattr(args, name) is not None]
     if given and len(given) < len(GIVEN):
         raise InputError(f"--{given[0]} needs --grid, --vocabulary and --classes together, in place of the data")
-    rates, lines = parse_rates(args.rates) if args.rates else None, []
+    rates, lines, planned = parse_rates(args.rates) if args.rates else None, [], []
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
             size = (args.vocabulary, args.classes, parse_grid(args.grid)) if given else sizes(config)
             found = forecast(config, *size)
             own = rates or measured(config, found)
+        planned.append(config)
         lines.append(line(arm, found, found.seconds(own)))
         print(f"{arm}: {found.total / GB:.2f} GB, {found.seconds(own):.3g} s per step", flush=True)
-    print(table(config, lines, rates))
+    print(table(planned, lines, rates))
 
 
 def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, Config]]:
@@ -70,10 +71,9 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
 def sizes(config: Config) -> tuple[int, int, tuple[int, int]]:
     """Codes, labels and cells of the data and the tokenizer, which may be untrained; raises InputError."""
     data = load_data(config.data)
-    try:
-        tokenizer = load_tokenizer(config.tokenizer)
-    except InputError:  # not trained yet
-        tokenizer = build_tokenizer(replace(config.tokenizer, checkpoint=None))
+    path = config.tokenizer.checkpoint
+    trained = path is not None and Path(path).exists()
+    tokenizer = load_tokenizer(config.tokenizer) if trained else build_tokenizer(config.tokenizer)
     return tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size)
 
 
@@ -93,15 +93,15 @@ def line(arm: str, found: Forecast, seconds: float) -> list[str]:
     return [arm, parameters, *memory, work, f"{seconds:.3g}", speed, f"{hours:.3g}"]
 
 
-def table(config: Config, lines: list[list[str]], rates: TrainingRates | None) -> str:
+def table(planned: Sequence[Config], lines: list[list[str]], rates: TrainingRates | None) -> str:
     """All arms, and what the figures are of."""
     titles = ["arm", "M params", *PARTS, "TFLOP/step", "s/step", "images/s", "hours"]
     rows = [titles, *lines]
     widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
     text = "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
-    t = config.train
+    spread = {f"{t.devices * t.nodes} devices; {t.precision}" for t in (config.train for config in planned)}
     how = "rates as given" if rates else "rates measured on this device"
     return (
-        f"{text}\nGB of each of {t.devices * t.nodes} devices; {t.precision}; time by {how}, without loading and what "
-        "devices tell each other"
+        f"{text}\nGB of each of {' or '.join(sorted(spread))}; time by {how}, without loading and what devices tell "
+        "each other"
     )

@@ -14,10 +14,10 @@ from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
 from radar.scoring.restoration import judge_tokenizer
-from radar.scoring.sample_store import draw_store
+from radar.scoring.sample_store import SampleStore, draw_store
 from radar.timing.rounds import measure_speed
-from radar.training.checkpoints import holds_tokenizer, load_generator
-from radar.training.devices import is_first
+from radar.training.checkpoints import Generator, holds_tokenizer, load_generator
+from radar.training.devices import is_first, must_launch
 
 arguments = add_checkpoint
 NOT_SHOWN = ("step_map", "options", "gaps", "group_sizes")
@@ -29,17 +29,21 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
-    folder = Path(args.out or Path(args.checkpoint).parent)
+    folder, store = Path(args.out or Path(args.checkpoint).parent), None
     if holds_tokenizer(args.checkpoint):
         check_writable(folder, folder=True)
         row = judge_tokenizer(args.checkpoint, args.options)
     else:
-        found = judge_generator(args.checkpoint, args.options, folder)
-        if found is None:
+        generator = open_generator(args.checkpoint, args.options, folder)
+        if not is_first(generator.config.train):
+            settings = replace(generator.config.sample, images=generator.config.evaluate.images)
+            draw_store(generator, settings, generator.config.evaluate.labels, folder)
             return
-        row = found
+        row, store = judge_generator(generator, folder)
     path = folder / "evaluation.json"
     save_row(row, path)
+    if store is not None:
+        store.remove()
     label = row["fid_feature"].partition(":")[0]
     for key, value in row.items():
         if key not in NOT_SHOWN:
@@ -48,16 +52,18 @@ def main(args: argparse.Namespace) -> None:
     print(path)
 
 
-def judge_generator(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any] | None:
-    """Score and time a generator; say what makes its figures hard to trust. Other devices than the first draw only."""
+def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generator:
+    """Open a checkpoint; raises InputError for what could not be scored: before any work."""
     generator = load_generator(checkpoint, options)
     check_scoring(generator.config.evaluate)
     check_writable(folder, folder=True)
-    if not is_first(generator.config.train):
-        settings = replace(generator.config.sample, images=generator.config.evaluate.images)
-        draw_store(generator, settings, generator.config.evaluate.labels, folder)
-        return None
-    row, _ = evaluate(generator, open_references(generator), folder)
+    must_launch(generator.config.train)
+    return generator
+
+
+def judge_generator(generator: Generator, folder: Path) -> tuple[dict[str, Any], SampleStore]:
+    """Score and time a generator; say what makes its figures hard to trust."""
+    row, store = evaluate(generator, open_references(generator), folder)
     for warning in cautions(row):
         print(f"radar: {warning}", file=sys.stderr)
-    return row | measure_speed(generator)
+    return row | measure_speed(generator), store

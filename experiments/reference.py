@@ -35,7 +35,6 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("evaluate.reference has no effect on radar reference, which makes such files")
     check_scoring(config.evaluate)
     data, device = load_data(config.data), pick_device(config.train.device)
-    images = [batch.inputs for batch in in_order(data.train, args.images)] if args.images else None
     for found in build_references(config, data, device):
         path = Path(args.out) / f"{data.name}-{found.network.label}.npz"
         provenance = {
@@ -46,5 +45,7 @@ def main(args: argparse.Namespace) -> None:
             "hardware": hardware(device),
             "commit": git_commit(),
         }
-        write_reference(path, found.real, provenance, images)
+        count = min(args.images, len(data.train))
+        images = (batch.inputs for batch in in_order(data.train, count)) if count else ()
+        write_reference(path, found.real, provenance, images, count)
         print(path)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
-from radar.scoring.evaluation import SHOWN
 from radar.scoring.sample_pictures import save_pictures
 from radar.scoring.sample_store import draw_store, save_npz
 from radar.training.checkpoints import load_generator
@@ -24,7 +23,7 @@ def main(args: argparse.Namespace) -> None:
     store = draw_store(generator, settings, "balanced", folder)
     if not is_first(generator.config.train):
         return
-    save_pictures(generator, store.first(SHOWN), settings, folder)
+    save_pictures(generator, store.first(), settings, folder)
     save_npz(store, folder / "samples.npz")
     store.remove()
     print(folder)

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from radar.errors import DiskFull, InputError
 
 OF_TORCH = ("PytorchStreamWriter", "inline_container", "iostream error")  # how torch.save says it
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what reading a damaged array may raise
 PATIENCE = 10.0  # seconds for a lock to become free
 OF_SQLITE = "disk is full"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, in a quota, or in the size of a file

@@ -92,4 +92,4 @@ def test_bad_shards(root, capsys):
     assert "train-009.tar: the image at byte 512 cannot be read" in line()
     for path in (root / "tar").iterdir():
         path.unlink()
-    assert "holds no .tar files" in line()
+    assert "is no folder that holds .tar files" in line()

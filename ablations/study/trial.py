@@ -56,7 +56,8 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     settings = tune(trial, scorer(plan, generator, references[0]))
     generator = replace(generator, config=replace(trial.config, sample=settings))
     pictures = plan.out / "samples" / trial.key
-    row, samples = evaluate(generator, references, pictures)
+    row, store = evaluate(generator, references, pictures)
+    samples = store.first()
     if plan.searching and "images_per_s" in plan.objectives:
         row |= measure_speed(generator)
     save_pictures(generator, samples, settings, pictures)
@@ -65,6 +66,7 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     curves = {"curve": learning_curve(run), "fid_curve": validations(run, "val/fid") if own else []}
     row = {"arm": trial.arm, "trial": trial.digest, "tried": trial.params} | curves | row
     save_row(row, path)
+    store.remove()
     return row
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from radar.data.images import ImageData, NoImages, stratified_split
 from radar.data.token_arrays import (
-    DAMAGED,
     Integers,
     Rows,
     TokenSplit,
@@ -25,6 +24,7 @@ from radar.data.token_arrays import (
     write_tokens,
 )
 from radar.errors import InputError
+from radar.files import DAMAGED
 
 LOOKED_AT = 1000  # rows by which an array is known
 ARRAYS = ("codes.npy", "labels.npy")
@@ -73,7 +73,8 @@ def open_arrays(base: Path) -> tuple[Integers, NDArray[np.int64], int]:
     labels = labels.reshape(-1)
     if len(labels) != len(codes):
         raise InputError(f"{base / ARRAYS[1]} has {len(labels)} labels, and {ARRAYS[0]} {len(codes)} images")
-    check_labels(labels, base / ARRAYS[1])
+    check_counts(labels, base / ARRAYS[1], "label")
+    check_counts(codes[:: max(1, len(codes) // LOOKED_AT)], base / ARRAYS[0], "code")
     views = 1 if codes.ndim == 2 else codes.shape[1]
     return codes.reshape(-1, codes.shape[-1]), labels.astype(np.int64), views
 
@@ -87,7 +88,7 @@ def convert(base: Path, cache: Path) -> tuple[Integers, NDArray[np.int64], int]:
         raise InputError(f"{folders[0]} holds no .npy files")
     first = read_array(folders[0] / names[0])
     shape = first.reshape(-1, first.shape[-1]).shape if first.ndim else (0, 0)
-    listed = "\n".join([str(base.resolve()), str(folders[0].stat().st_mtime_ns), *names])
+    listed = "\n".join([str(base.resolve()), *names, *states(folders, names)])
     path = cache / f"codes-{base.resolve().name}-{hashlib.sha256(listed.encode()).hexdigest()[:12]}"
     if not path.exists():
         there = {entry.name for entry in folders[1].iterdir()}
@@ -102,6 +103,14 @@ def convert(base: Path, cache: Path) -> tuple[Integers, NDArray[np.int64], int]:
         write_tokens(path, {"all": rows}, shape[1], token_type(2 * largest), {"views": shape[0]}, "convert")
     split = read_tokens(path, "all")
     return split.tokens, split.labels, int(read_meta(path)["views"])
+
+
+def states(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Sizes and times of the folders and of LOOKED_AT of their files, by which a change is noticed."""
+    some = names[:: max(1, len(names) // LOOKED_AT)]
+    paths = [path for folder in folders for path in (folder, *(folder / name for name in some))]
+    found = (path.stat() for path in paths if path.exists())
+    return [f"{state.st_size} {state.st_mtime_ns}" for state in found]
 
 
 def find_folder(base: Path, kind: str) -> Path:
@@ -128,7 +137,8 @@ def read_files(
             raise InputError(f"{folders[0] / name} has shape {codes.shape}, and the first (1, {views}, {shape[1]})")
         if label.size != 1:
             raise InputError(f"{folders[1] / name} has {label.size} labels: one expected")
-        check_labels(label, folders[1] / name)
+        check_counts(label, folders[1] / name, "label")
+        check_counts(codes, folders[0] / name, "code")
         return codes.reshape(shape), int(label.reshape(()))
 
     with ThreadPoolExecutor() as pool:
@@ -143,13 +153,15 @@ def read_array(path: Path, mmap: str | None = None) -> Integers:
         found: Integers = np.load(path, mmap_mode=mmap)  # type: ignore[arg-type]
     except DAMAGED as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0] or type(error).__name__}") from error
+    if not isinstance(found, np.ndarray) or not found.size:
+        raise InputError(f"{path} holds no array of numbers")
     whole = mmap is None and found.dtype.kind == "f" and (found == found.round()).all()
     if found.dtype.kind not in "iu" and not whole:
         raise InputError(f"{path} holds {found.dtype}: integers expected")
     return found
 
 
-def check_labels(labels: Integers, path: Path) -> None:
-    """Raise InputError for labels below 0."""
-    if labels.min() < 0:
-        raise InputError(f"{path} has label {labels.min()}: 0 or more expected")
+def check_counts(found: Integers, path: Path, what: str) -> None:
+    """Raise InputError for labels or codes below 0."""
+    if found.min() < 0:
+        raise InputError(f"{path} has {what} {found.min()}: 0 or more expected")

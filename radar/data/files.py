@@ -142,7 +142,7 @@ def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, t
         known = {}
     names = {path: str(path.relative_to(base)) for path in paths}
     with ThreadPoolExecutor() as pool:  # where a disk is far away, each of a million takes a while
-        states = dict(zip(names, pool.map(_state, names, chunksize=1000), strict=True))
+        states = dict(zip(names, pool.map(_state, names), strict=True))
     same = [path for path, name in names.items() if name in known and known[name]["state"] == states[path]]
     found = {path: (known[names[path]]["digest"], known[names[path]]["reason"]) for path in same}
     new = [path for path in names if path not in found]

@@ -21,9 +21,8 @@ from tqdm import tqdm
 from radar.config.registry import choose
 from radar.data.files import BACKGROUNDS, open_image, suffixes
 from radar.data.images import ImageData, center_crop, spread, stratified_split, to_tensor
-from radar.data.token_arrays import DAMAGED
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import DAMAGED, replacing
 
 LABEL = ".cls"
 LOOKED_AT = 1000  # images whose content names the data set
@@ -55,8 +54,8 @@ class ShardImages:
 
     def cropped(self, index: int, side: int) -> Tensor:
         """Image (3, side, side) uint8; raises InputError where it cannot be read."""
-        data = read_member(self.paths, self.rows[index])
         try:
+            data = read_member(self.paths, self.rows[index])
             return to_tensor(center_crop(open_image(BytesIO(data), self.background), side))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             shard, offset = self.rows[index, :2]
@@ -73,13 +72,13 @@ def shards(
 ) -> ImageData:
     """Open all .tar files below a folder; where their images lie is kept in `cache`.
 
-    The identity of the data set is that of all names, sizes and labels, and of what LOOKED_AT images hold. Raises
+    The identity of the data set is that of all sizes and labels, and of what LOOKED_AT images hold. Raises
     InputError if there are no shards, or with the name of one that is damaged or has an image without a label.
     """
     base = Path(root)
     paths = tuple(sorted(base.rglob("*.tar"))) if root and base.is_dir() else ()
     if not paths:
-        raise InputError(f"data.root='{root}' holds no .tar files")
+        raise InputError(f"data.root='{root}' is no folder that holds .tar files")
     choose("background", background, BACKGROUNDS)
     states = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
     index = Path(cache) / f"shards-{hashlib.sha256(states.encode()).hexdigest()[:12]}.npy"

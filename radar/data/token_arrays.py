@@ -6,7 +6,6 @@ Legend: M images, V views of each, N cells, B images of a batch.
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar.errors import InputError
-from radar.files import locked, replacing_folder
+from radar.files import DAMAGED, locked, replacing_folder
 from radar.together import make_together
 
 PART = 1024  # rows of a part: what a kill may cost
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 Integers = NDArray[np.integer[Any]]
 
 

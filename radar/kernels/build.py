@@ -1,4 +1,4 @@
-"""Builds and calls kernels.cpp: what sampling on a CPU does most, where PyTorch's own operations are slow.
+"""Builds and calls kernels.cpp: what sampling and training on a CPU do most, where PyTorch's operations are slow.
 
 Legend: B images, H heads, S slots, E head width, I inputs, O outputs.
 """
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def kernels() -> "Kernels | None":
         return Kernels(ctypes.CDLL(str(_build(FLAGS[kind]))))
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: no home
         why = (getattr(error, "stderr", "") or str(error)).strip()
-        warnings.warn(f"sampling will be slower: kernels.cpp could not be compiled or loaded ({why})", stacklevel=2)
+        warnings.warn(f"this will be slower: kernels.cpp could not be compiled or loaded ({why})", stacklevel=2)
         return None
 
 
@@ -70,6 +71,14 @@ class Kernels:
     def __post_init__(self) -> None:
         self.library.product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3 + [ctypes.c_int]
         self.library.attention.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 4 + [ctypes.c_int]
+        sizes = [ctypes.c_long] * 2
+        self.library.rms_norm.argtypes = [ctypes.c_void_p] * 4 + [*sizes, ctypes.c_float, ctypes.c_int]
+        self.library.rms_norm_back.argtypes = [ctypes.c_void_p] * 6 + [*sizes, ctypes.c_int]
+        pointer, long = ctypes.c_void_p, ctypes.c_long
+        self.library.heads.argtypes = [pointer] * 7 + [long] * 5 + [ctypes.c_float, ctypes.c_int]
+        self.library.heads_back.argtypes = [pointer] * 10 + [long] * 5 + [ctypes.c_int]
+        self.library.swiglu.argtypes = [ctypes.c_void_p] * 2 + [*sizes, ctypes.c_int]
+        self.library.swiglu_back.argtypes = [ctypes.c_void_p] * 3 + [*sizes, ctypes.c_int]
 
     def panels(self, weight: Tensor) -> Tensor:
         """Lay out a weight (O, I) for `product`: (O / panel, I, panel), padded with zeros."""
@@ -93,3 +102,63 @@ class Kernels:
         pointers = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), weights.data_ptr()
         self.library.attention(*pointers, batch * heads, slots, width, k.stride(1), torch.get_num_threads())
         return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """RMSNorm of contiguous x (..., I), and the factor of each row, for `rms_norm_back`."""
+        y, inverse, width = torch.empty_like(x), x.new_empty(x.shape[:-1]), x.shape[-1]
+        pointers = x.data_ptr(), weight.data_ptr(), y.data_ptr(), inverse.data_ptr()
+        self.library.rms_norm(*pointers, inverse.numel(), width, eps, torch.get_num_threads())
+        return y, inverse
+
+    def rms_norm_back(self, grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x (..., I) and of the weight (I,), by that of the norm; all contiguous."""
+        threads = torch.get_num_threads()
+        dx, dw = torch.empty_like(x), x.new_zeros(threads, x.shape[-1])
+        pointers = (tensor.data_ptr() for tensor in (grad, x, weight, inverse, dx, dw))
+        self.library.rms_norm_back(*pointers, inverse.numel(), x.shape[-1], threads)
+        return dx, dw.sum(0)
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """Silu of the first half of contiguous x (..., 2 I), times the second."""
+        y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+        self.library.swiglu(x.data_ptr(), y.data_ptr(), x[..., 0].numel(), y.shape[-1], torch.get_num_threads())
+        return y
+
+    def swiglu_back(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Gradient of x, by that of `swiglu`; both contiguous."""
+        dx = torch.empty_like(x)
+        pointers = grad.data_ptr(), x.data_ptr(), dx.data_ptr()
+        self.library.swiglu_back(*pointers, x[..., 0].numel(), x.shape[-1] // 2, torch.get_num_threads())
+        return dx
+
+    def heads(self, x: Tensor, weights: Tensor | None, angles: Tensor, heads: int, eps: float) -> list[Tensor]:
+        """Queries, keys, values (B, H, S, E) of contiguous x (B, S, 3 H E), and the factors of their norms.
+
+        Normalised with weights (2, E), unless there are none, and turned by `angles` (B or 1, 1, S, E / 2, 2).
+        """
+        batch, slots, width = x.shape[0], x.shape[1], x.shape[2] // (3 * heads)
+        found = [x.new_empty(batch, heads, slots, width) for _ in range(3)]
+        found.append(x.new_empty(batch, slots, 2, heads))
+        pointers = x.data_ptr(), _address(weights), angles.data_ptr(), *(tensor.data_ptr() for tensor in found)
+        sizes = batch, slots, heads, width, _stride(angles)
+        self.library.heads(*pointers, *sizes, eps, torch.get_num_threads())
+        return found
+
+    def heads_back(
+        self, grads: Sequence[Tensor], x: Tensor, weights: Tensor | None, angles: Tensor, inverse: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of x and of the weights (2, E), by those of queries, keys and values; all contiguous."""
+        (batch, heads, slots, width), threads = grads[0].shape, torch.get_num_threads()
+        dx, dw, room = torch.empty_like(x), x.new_zeros(threads, 2, width), x.new_empty(threads, width)
+        pointers = [_address(tensor) for tensor in (*grads, x, weights, angles, inverse, dx, dw, room)]
+        self.library.heads_back(*pointers, batch, slots, heads, width, _stride(angles), threads)
+        return dx, dw.sum(0)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _stride(angles: Tensor) -> int:
+    """Numbers between the angles of two images; none where all have the same."""
+    return 0 if len(angles) == 1 else angles[0].numel()

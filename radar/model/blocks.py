@@ -17,9 +17,9 @@ from radar.attention import attend
 from radar.config.options import ModelConfig
 from radar.config.registry import choose
 from radar.errors import InputError
+from radar.kernels.fused import EPS, RMSNorm, fused_heads, swiglu
 from radar.kernels.linear import Linear
 
-EPS = 1e-5  # of RMSNorm, as LlamaGen
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -111,11 +111,11 @@ class Block(nn.Module):
         self.heads = shape.heads
         self.qkv = Linear(shape.dim, 3 * shape.dim)
         self.out = Linear(shape.dim, shape.dim)
-        self.q_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
         self.gate_up = Linear(shape.dim, 2 * hidden)
         self.down = Linear(hidden, shape.dim)
-        self.norm1, self.norm2 = nn.RMSNorm(shape.dim, EPS), nn.RMSNorm(shape.dim, EPS)
+        self.norm1, self.norm2 = RMSNorm(shape.dim, EPS), RMSNorm(shape.dim, EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, compiled: bool, *inputs: object) -> Tensor:
@@ -128,16 +128,17 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3)
-        q, k, v = qkv.unbind(2)
+        qkv = self.qkv(self.norm1(x))
+        if (found := fused_heads(qkv, self.q_norm, self.k_norm, angles, self.heads)) is not None:
+            return found
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         q, k = rotate(self.q_norm(q.float()), angles), rotate(self.k_norm(k.float()), angles)
         return q.to(v.dtype), k.to(v.dtype), v  # autocast leaves norms in float32
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add what attention mixed (B, S, D), then the feed-forward layer, to x (B, S, D)."""
         x = x + self.dropout(self.out(mixed))
-        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
-        return x + self.dropout(self.down(F.silu(gate) * up))  # type: ignore[no-any-return]
+        return x + self.dropout(self.down(swiglu(self.gate_up(self.norm2(x)))))  # type: ignore[no-any-return]
 
 
 class QueryBlock(Block):
@@ -166,9 +167,9 @@ class Memory(nn.Module):
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.norm = nn.RMSNorm(shape.dim, EPS)
+        self.norm = RMSNorm(shape.dim, EPS)
         self.kv = Linear(shape.dim, 2 * shape.dim)
-        self.k_norm = nn.RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, E) of x (B, S, D)."""

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Predictions, Slots
 from radar.config.options import ModelConfig
+from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
-from radar.model.blocks import EPS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
+from radar.model.blocks import Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
 from radar.model.kv_cache import Cache, cached_attention
 
 R = TypeVar("R")
@@ -52,7 +53,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
         self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
         self.memory = Memory(shape, config) if self.query_layers else None
-        self.norm = nn.RMSNorm(shape.dim, EPS)
+        self.norm = RMSNorm(shape.dim, EPS)
         self.head = Linear(shape.dim, vocabulary)
         self.second_head = Linear(shape.dim, vocabulary) if mixes else None
         angles = rotary_table(*grid, shape.dim // shape.heads)

@@ -33,7 +33,9 @@ class FidCurve(Callback):
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = replace(config, evaluate=replace(config.evaluate, features=config.evaluate.features[:1]))
+        e = config.evaluate
+        first = replace(e, features=e.features[:1], reference=e.reference[:1], metrics=["fid"])
+        self.config = replace(config, evaluate=first)
 
     @cached_property
     def generator(self) -> Generator:

@@ -31,12 +31,11 @@ from radar.scoring.reference import Reference, build_references
 from radar.scoring.reference_file import check_reference
 from radar.scoring.restoration import restored_distances
 from radar.scoring.sample_store import SampleStore, draw_store
-from radar.scoring.samples import Samples, class_counts
+from radar.scoring.samples import class_counts
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
 
-SHOWN = 1000  # samples that pictures choose from
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
 OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last: all arms of a study are judged by the same
@@ -169,8 +168,8 @@ def provenance(generator: Generator, references: Sequence[Reference]) -> dict[st
     }
 
 
-def evaluate(generator: Generator, references: Sequence[Reference], folder: Path) -> tuple[dict[str, Any], Samples]:
-    """Score a generator without timing it: its row and the first samples. All of them lie below `folder` meanwhile."""
+def evaluate(generator: Generator, references: Sequence[Reference], folder: Path) -> tuple[dict[str, Any], SampleStore]:
+    """Score a generator without timing it: its row, and the samples, below `folder`, to be removed when it is saved."""
     config = generator.config
     began = time.perf_counter()
     settings = replace(config.sample, images=config.evaluate.images)
@@ -181,9 +180,7 @@ def evaluate(generator: Generator, references: Sequence[Reference], folder: Path
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
     row |= measure_quality(generator, store, references)
     row["evaluate_seconds"] = time.perf_counter() - began
-    samples = store.first(SHOWN)
-    store.remove()
-    return row | provenance(generator, references), samples
+    return row | provenance(generator, references), store
 
 
 def check_scoring(config: EvaluateConfig) -> None:
@@ -197,7 +194,7 @@ def check_scoring(config: EvaluateConfig) -> None:
             f"{len(config.features)} evaluate.features expected"
         )
     for path in config.reference:
-        check_reference(path)
+        check_reference(path, config.metrics)
 
 
 def open_references(generator: Generator) -> list[Reference]:

@@ -79,12 +79,18 @@ class Sfid:
 
     def add(self, seen: Seen) -> None:
         """Add up moments."""
-        if self.moments is not None and (found := shown(self.network, self.network.spatial, seen.images)) is not None:
-            self.moments.add(found)
+        if self.moments is None or (found := shown(self.network, self.network.spatial, seen.images)) is None:
+            return
+        if (width := found.shape[1]) != len(self.moments.total):
+            raise InputError(
+                f"the reference has {len(self.moments.total)} spatial features, {self.network.label} shows {width}: "
+                "leave sfid out of evaluate.metrics"
+            )
+        self.moments.add(found)
 
     def columns(self) -> dict[str, float]:
         """SFID."""
-        if self.real is None or self.moments is None:
+        if self.real is None or self.moments is None or not self.moments.count:
             return {}
         return {"sfid": frechet_distance(self.real, self.moments)}
 

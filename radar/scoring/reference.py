@@ -5,6 +5,7 @@ Legend: M real images.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,10 @@ from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.batches import in_order
 from radar.data.images import spread
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import DAMAGED, replacing
 from radar.networks.features import load_features
 from radar.networks.network import FeatureNetwork
-from radar.scoring.reference_file import read_reference
+from radar.scoring.reference_file import OF_IMAGES, read_reference
 from radar.scoring.statistics import Looked, Statistics, kept_statistics
 
 HASHED = 100_000  # training images that samples are compared with pixel by pixel, at most
@@ -76,10 +77,13 @@ class Reference:
             key = hashlib.sha256(identity.encode()).hexdigest()[:12]
             path = Path(self.cache) / f"hashes-{self.data.name}-{key}.npy"
         if path is not None and path.exists():
-            return frozenset(row.tobytes() for row in np.load(path))
+            try:
+                return frozenset(row.tobytes() for row in np.load(path))
+            except DAMAGED as error:
+                raise InputError(f"hashes of images {path} are damaged; delete it ({type(error).__name__})") from error
         found = frozenset(hashed(self.data, self.workers))
         if path is not None:
-            with replacing(path) as temporary, temporary.open("wb") as file:
+            with suppress(PermissionError), replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.frombuffer(b"".join(sorted(found)), dtype=np.uint8).reshape(-1, 32))
         return found
 
@@ -92,17 +96,15 @@ def build_reference(
     file: str | None = None,
     spatial: bool = False,
     workers: int = 0,
+    looks: bool = True,
 ) -> Reference:
     """Look at no more than `most` real images of each split once, or read what was seen from `cache`.
 
     The reference set is that of `file`, where there is one, else the training images. Raises InputError for fewer than
     LEAST images in a split, and for a file that does not fit.
     """
-    if file is None and (len(data.held_out) < LEAST or len(data.train) < LEAST):
-        raise InputError(
-            f"data '{data.name}' has too few images to score against: both splits need at least {LEAST}"
-            + ("" if len(data.train) else "; name a file of statistics in evaluate.reference")
-        )
+    if file is None:
+        check_images(data)
 
     def seen(name: str, split: ImageSet, labelled: bool = False) -> Statistics:
         def look() -> Iterable[Looked]:
@@ -113,7 +115,7 @@ def build_reference(
         return kept_statistics(network, title, f"{data.identity} {name}", look, count, cache, spatial)
 
     if file is not None:
-        real, title = read_reference(file, network)
+        real, title = read_reference(file, network, cache, looks)
     else:
         real = seen("train", data.train)
         title = f"{data.name}-train ({real.features.count})"
@@ -124,12 +126,34 @@ def build_reference(
 def build_references(config: Config, data: ImageData, device: torch.device) -> list[Reference]:
     """Show the real images to every feature network, or read from the cache what it made of them."""
     e, cache = config.evaluate, config.data.cache
+    if not e.reference:
+        check_images(data)  # before a network is trained on them
     networks = [load_features(name, data, cache).to(device) for name in e.features]
     files: list[str | None] = [*e.reference] or [None] * len(networks)
+    if len(files) != len(networks):
+        raise InputError(
+            f"evaluate.reference={e.reference} is not possible: one file for each of the {len(networks)} "
+            "evaluate.features expected"
+        )
+    spatial, looks = "sfid" in e.metrics, any(name in OF_IMAGES for name in e.metrics)
     return [
-        build_reference(data, network, cache, e.reference_images, file, "sfid" in e.metrics, config.data.workers)
+        build_reference(data, network, cache, e.reference_images, file, spatial, config.data.workers, looks)
         for network, file in zip(networks, files, strict=True)
     ]
+
+
+def check_images(data: ImageData) -> None:
+    """Raise InputError where there are too few real images to compare with."""
+    if data.codes is not None:
+        raise InputError(
+            f"data '{data.name}' are codes, without images to compare with: name a file in evaluate.reference, of "
+            "`radar reference` on a folder of images or ADM's, and networks other than cnn in evaluate.features"
+        )
+    if (fewest := min(len(data.held_out), len(data.train))) < LEAST:
+        raise InputError(
+            f"data '{data.name}' has too few images to score against: both splits need at least {LEAST}, and one has "
+            f"{fewest}; see data.held_out"
+        )
 
 
 def hashed(data: ImageData, workers: int) -> Iterator[bytes]:

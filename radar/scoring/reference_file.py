@@ -7,33 +7,44 @@ mu_s, sigma_s of its spatial ones, arr_0 (M, H, W, 3) uint8 images. Ours adds `k
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import DAMAGED, replacing
 from radar.networks.network import FeatureNetwork
-from radar.scoring.statistics import DAMAGED, Looked, Moments, Statistics, measure_statistics
+from radar.scoring.npz import npz_rows, npz_shape, write_rows
+from radar.scoring.statistics import Looked, Moments, Statistics, kept_statistics
 
 BATCH = 256  # images that are read at once
-IMAGES = "arr_0"
+IMAGES, ORIGIN = "arr_0", "provenance"
+OF_IMAGES = ("kid", "precision_recall")  # metrics that look at single images of the reference
 
 
-def check_reference(path: str) -> None:
-    """Raise InputError for a file that holds no moments: before any work."""
-    _read(path)
+def check_reference(path: str, metrics: Sequence[str]) -> None:
+    """Raise InputError for a file that holds no moments, or not what the metrics need: before any work."""
+    arrays = _read(path)
+    asked = [name for name in metrics if name in OF_IMAGES]
+    if asked and not arrays.keys() & {"kept", IMAGES}:
+        raise InputError(
+            f"evaluate.reference={path} has moments but no images, which evaluate.metrics={asked} look at: leave these "
+            "out, or make the file by `radar reference`"
+        )
+    if "sfid" in metrics and "mu_s" not in arrays:
+        raise InputError(f"evaluate.reference={path} has no mu_s and sigma_s, which evaluate.metrics=[sfid] compares")
 
 
 @cache
 def _read(path: str) -> dict[str, Any]:
     """Arrays of a file by name, but for the images, of which only the name is given; raises InputError."""
+    if not Path(path).is_file():
+        raise InputError(f"evaluate.reference={path} is not a file: the .npz of statistics expected")
     try:
         with np.load(path) as file:
             arrays: dict[str, Any] = {name: None if name == IMAGES else file[name] for name in file.files}
@@ -41,19 +52,25 @@ def _read(path: str) -> dict[str, Any]:
             (width,) = arrays[f"mu{suffix}"].shape
             if arrays[f"sigma{suffix}"].shape != (width, width):
                 raise ValueError(f"sigma{suffix} is {arrays[f'sigma{suffix}'].shape}, and mu{suffix} ({width},)")
-    except (*DAMAGED, AttributeError) as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise InputError(f"evaluate.reference={path} is no .npz of mu and sigma ({said})") from error
+        if ORIGIN in arrays:
+            arrays[ORIGIN] = {name: json.loads(str(arrays[ORIGIN]))[name] for name in ("network", "images", "count")}
+    except (*DAMAGED, AttributeError, TypeError) as error:
+        said = str(error).splitlines()[0] if isinstance(error, ValueError) and "pickle" not in str(error) else ""
+        said = f" ({said or type(error).__name__})"
+        raise InputError(f"evaluate.reference={path} is no .npz of mu and sigma{said}") from error
     return arrays
 
 
-def read_reference(path: str, network: FeatureNetwork) -> tuple[Statistics, str]:
+def read_reference(
+    path: str, network: FeatureNetwork, cache: str | None = None, looks: bool = True
+) -> tuple[Statistics, str]:
     """Read statistics for a network, and how the reference set is called in a row.
 
-    Of ADM's file they are what it says of them; precision, recall and KID look at its images. Raises InputError for a
-    file that is none, is damaged, or is of another network.
+    Of ADM's file they are what it says of them; where it `looks` at images (precision, recall, KID), the network is
+    shown those of the file, once for a `cache`. Raises InputError for a file that is none, is damaged, or is of another
+    network.
     """
-    arrays = _read(path)
+    arrays, named = _read(path), Path(path).name
     moments = Moments.given(*(torch.from_numpy(arrays[name]) for name in ("mu", "sigma")))
     spatial = None
     if "mu_s" in arrays:
@@ -63,64 +80,39 @@ def read_reference(path: str, network: FeatureNetwork) -> tuple[Statistics, str]
             f"evaluate.reference={path} is of another network: it has {width} features, and {network.label} "
             f"{network.num_features}"
         )
-    origin = json.loads(str(arrays["provenance"])) if "provenance" in arrays else {}
-    if origin and origin["network"] != network.title:
-        raise InputError(f"evaluate.reference={path} is of another network: {origin['network']}, here {network.title}")
+    if (origin := arrays.get(ORIGIN)) is not None:
+        if origin["network"] != network.title:
+            other = f"{origin['network']}, here {network.title}"
+            raise InputError(f"evaluate.reference={path} is of another network: {other}")
+        named = f"{origin['images']} ({origin['count']})"
+    digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in ("mu", "sigma"))).hexdigest()[:8]
     kept: Tensor | None = None
     if "kept" in arrays:
         kept = torch.from_numpy(arrays["kept"]).double()
-    elif IMAGES in arrays:
+    elif looks and IMAGES in arrays:
         count = npz_shape(path, IMAGES)[0]
-        kept = measure_statistics(network, _images(path), count).kept
-    digest = hashlib.sha256(b"".join(arrays[name].tobytes() for name in ("mu", "sigma"))).hexdigest()[:8]
-    named = f"{origin['images']} ({origin['count']})" if origin else Path(path).name
+        kept = kept_statistics(network, "reference-file", digest, partial(_images, path), count, cache).kept
     return Statistics(moments, kept, spatial), f"{named}:{digest}"
 
 
 def write_reference(
-    path: Path, found: Statistics, provenance: dict[str, Any], images: list[Tensor] | None = None
+    path: Path, found: Statistics, provenance: dict[str, Any], images: Iterable[Tensor] = (), count: int = 0
 ) -> None:
-    """Write ADM's layout, with `kept` and `provenance`; with `images` (B, 3, H, W) in parts also arr_0."""
+    """Write ADM's layout, with `kept` and `provenance`; of `count` images, in batches (B, 3, H, W), also arr_0."""
     arrays: dict[str, Any] = {"mu": found.features.mean, "sigma": found.features.covariance}
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
     if found.kept is not None:
         arrays["kept"] = found.kept.float()
-    if images:
-        arrays["arr_0"] = torch.cat(images).permute(0, 2, 3, 1)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            provenance=np.array(json.dumps(provenance)),
-            **{name: value.numpy() for name, value in arrays.items()},
-        )
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            found_here = {name: value.numpy() for name, value in arrays.items()}
+            np.savez(file, allow_pickle=False, **{ORIGIN: np.array(json.dumps(provenance)), **found_here})
+        if count:
+            with zipfile.ZipFile(temporary, "a") as archive:
+                write_rows(archive, IMAGES, (part.permute(0, 2, 3, 1).numpy() for part in images), count)
 
 
 def _images(path: str) -> Iterator[Looked]:
     for part in npz_rows(path, IMAGES, BATCH):
         yield torch.from_numpy(part).permute(0, 3, 1, 2), None
-
-
-def npz_shape(path: str | Path, name: str) -> tuple[int, ...]:
-    """Shape of an array of an .npz file, without reading it."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        return _header(file)[0]
-
-
-def npz_rows(path: str | Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
-    """Read an array of an .npz file by so many rows at a time: it may be larger than memory."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        (count, *shape), dtype = _header(file)
-        size = int(np.prod(shape)) * dtype.itemsize
-        for first in range(0, count, rows):
-            here = min(rows, count - first)
-            yield np.frombuffer(file.read(here * size), dtype).reshape(here, *shape).copy()
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, fortran, dtype = read(file)
-    if fortran:
-        raise ValueError("its array is in Fortran's order")
-    return shape, dtype

@@ -3,39 +3,45 @@
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from lightning.pytorch.utilities import rank_zero_only
 
 from radar.config.load import to_dict
 from radar.config.options import Config, SampleConfig
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import DAMAGED, replacing
 from radar.provenance import weights_hash
+from radar.scoring.npz import write_rows
 from radar.scoring.samples import Samples, drawing, joined
-from radar.scoring.statistics import DAMAGED
-from radar.together import make_together
+from radar.together import WAIT, make_together
 from radar.tokenizers import tokenizer_hash
 from radar.training.checkpoints import Generator, load_generator
-from radar.training.devices import must_launch, on_devices
+from radar.training.devices import is_first, must_launch, on_devices
 
 PART = 256  # images of a part, at least
+SHOWN = 1000  # samples that pictures choose from
 
 
 @dataclass(frozen=True)
 class SampleStore:
-    """So many images, in files of `part` images each."""
+    """So many images, in files of `part` images each.
+
+    Attributes:
+        others: processes that a launcher has started beside this one, and that draw along.
+    """
 
     folder: Path
     images: int
     part: int
+    others: int = 0
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -54,7 +60,7 @@ class SampleStore:
             except DAMAGED as error:
                 raise InputError(f"samples {path} are damaged; delete them ({type(error).__name__})") from error
 
-    def first(self, count: int) -> Samples:
+    def first(self, count: int = SHOWN) -> Samples:
         """The first images, `count` or a few more, in memory."""
         parts: list[Samples] = []
         for part in self:
@@ -63,12 +69,14 @@ class SampleStore:
                 break
         return joined(parts)
 
-    def is_gone(self) -> bool:
-        """Whether they were drawn, used and removed."""
-        return not self.folder.exists()
+    def leave(self, rank: int) -> None:
+        """Tell the first process that this one needs them no more."""
+        (self.folder / f"left-{rank}").touch()
 
     def remove(self) -> None:
-        """Delete all files."""
+        """Delete all files, when the other processes have left."""
+        while len(list(self.folder.glob("left-*"))) < self.others:
+            time.sleep(WAIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -79,14 +87,16 @@ def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder
     the processes of several devices, each returns when all parts are there.
     """
     part = settings.batch_size * -(-PART // settings.batch_size)
-    store = SampleStore(folder / f".samples-{identity(generator, settings, labels, part)}", settings.images, part)
-    config = replace(generator.config, sample=settings)
-    if all(path.exists() for path in store.paths):
-        return store
-    if must_launch(config.train):
+    config, launched = replace(generator.config, sample=settings), must_launch(generator.config.train)
+    others = 0 if launched else config.train.devices * config.train.nodes - 1
+    name = f".samples-{identity(generator, settings, labels, part)}"
+    store = SampleStore(folder / name, settings.images, part, others)
+    if launched and not all(path.exists() for path in store.paths):
         on_devices(config.train.devices, _draw_here, generator.path, generator.overrides, config, labels, store)
-    else:
+    elif not launched:
         fill(store, replace(generator, config=config), labels)
+    if not is_first(config.train):
+        store.leave(getattr(rank_zero_only, "rank", 0))
     return store
 
 
@@ -99,7 +109,12 @@ def fill(store: SampleStore, generator: Generator, labels: str) -> None:
             with path.open("wb") as file:
                 np.savez(file, **{name: value.numpy() for name, value in vars(samples).items()})
 
-        make_together(store.paths, make, store.is_gone, "sample", min(store.part, store.images))
+        make_together(store.paths, make, _never, "sample", min(store.part, store.images))
+
+
+def _never() -> bool:
+    """They are removed when nobody draws any more."""
+    return False
 
 
 def _draw_here(path: str, overrides: Sequence[str], config: Config, labels: str, store: SampleStore) -> None:
@@ -125,15 +140,5 @@ def identity(generator: Generator, settings: SampleConfig, labels: str, part: in
 def save_npz(store: SampleStore, path: Path) -> None:
     """Write the ADM format: arr_0 images (B, H, W, 3) uint8, arr_1 labels (B,); a part at a time is in memory."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        _write(archive, "arr_0", (part.images.permute(0, 2, 3, 1).contiguous().numpy() for part in store), store.images)
-        _write(archive, "arr_1", (part.labels.numpy() for part in store), store.images)
-
-
-def _write(archive: zipfile.ZipFile, name: str, parts: Iterator[NDArray[Any]], count: int) -> None:
-    """Write an array of `count` rows that comes in parts."""
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        for number, part in enumerate(parts):
-            if number == 0:
-                header = {"descr": part.dtype.str, "fortran_order": False, "shape": (count, *part.shape[1:])}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(part.tobytes())
+        write_rows(archive, "arr_0", (part.images.permute(0, 2, 3, 1).numpy() for part in store), store.images)
+        write_rows(archive, "arr_1", (part.labels.numpy() for part in store), store.images)

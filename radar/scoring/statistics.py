@@ -4,7 +4,6 @@ Legend: M images, B images of a batch, F features.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +16,12 @@ from tqdm import tqdm
 
 from radar.data.images import spread
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import DAMAGED, replacing
 from radar.networks.features import extract, shown
 from radar.networks.network import FeatureNetwork
 from radar.training.devices import over_devices
 
 MOST_KEPT = 10_000  # feature vectors that precision, recall and KID compare, and images of fid_matched and fid_floor
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass

@@ -79,15 +79,15 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
         torch.manual_seed(0)  # the same forecast every time
         layouts = [module.layout(module) for _ in range(DRAWS)]
     layouts = layouts[:1] if layouts[0].share == 1 else layouts
-    passes = [_run(module, layout, largest, fake) for layout in layouts]
-    step = _optimizer(module, fake)
     held, share = _bytes(module.model.parameters()), 1 if t.strategy != "fsdp" else devices
+    passes = [_run(module, layout, largest, fake, share) for layout in layouts]
+    step = _optimizer(module, fake)
     flops = {kind: len(parts) * _mean([one.flops[kind] for one in passes]) for kind in (PRODUCT, ATTENTION)}
     flops[PRODUCT] += step.flops[PRODUCT]
     other = len(parts) * _mean([one.bytes[OTHER] for one in passes]) + step.bytes[OTHER]
     state = step.live - 2 * held
-    # Gradients are not there yet when activations are at their most; afterwards the optimizer's own room is less.
-    passing = max(max(one.peak for one in passes) - held, held + (step.peak - step.live)) - held
+    # Gradients are not all there yet when activations are at their most.
+    passing = max(max(one.peak for one in passes) - held - held / share, (step.peak - step.live) / share)
     copies = 0.0 if devices == 1 else (_fetched(module) if share > 1 else held)
     return Forecast(
         parameter_count(module.model), held / share, held / share, state / share, held / share if t.ema else 0.0,
@@ -96,20 +96,23 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
     )  # fmt: skip
 
 
-def _run(module: GeneratorModule, layout: Any, images: int, fake: FakeTensorMode) -> Ledger:
-    """Forward and backward pass of so many images."""
+def _run(module: GeneratorModule, layout: Any, images: int, fake: FakeTensorMode, share: int) -> Ledger:
+    """Forward and backward pass of so many images; of a gradient that is complete this device keeps a share."""
     slots, model, low = layout.slots, module.model, module.config.train.precision == "bf16-mixed"
     predictions, permutation = slots.predictions, torch.atleast_2d(module.order.permutation)[0]
     _ = slots.position, slots.kinds  # found from values, which fake tensors do not have
-    ledger = Ledger()
+    ledger, hooks = Ledger(), []
     with fake, ledger, torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
         for weight in model.parameters():
             weight.grad = None
             ledger.track(weight)
+            hooks.append(weight.register_post_accumulate_grad_hook(lambda w: ledger.shrink(w.grad, share)))
         tokens = torch.zeros(images, len(slots), dtype=torch.long)
         labels = torch.zeros(images, dtype=torch.long)
         truth = torch.zeros(images, len(predictions.target), dtype=torch.long)
         model(slots, tokens, labels, permutation, layout.mask, truth=truth).mean().backward()
+    for hook in hooks:
+        hook.remove()
     return ledger
 
 

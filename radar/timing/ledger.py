@@ -56,6 +56,13 @@ class Ledger(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._free, key)
 
+    def shrink(self, tensor: Tensor, share: int) -> None:
+        """Count a tensor as one of `share` parts from here on: the others are on other devices."""
+        key = tensor.untyped_storage()._cdata
+        part = self._known[key] // share
+        self.live += part - self._known[key]
+        self._known[key] = part
+
     def settle(self) -> None:
         """Count no more: what is freed from here on stays in the books."""
         self._known.clear()

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radar.errors import InputError
-from radar.model.blocks import EPS, Shape, feed_forward_width, rotary_table, rotate
+from radar.kernels.fused import EPS
+from radar.model.blocks import Shape, feed_forward_width, rotary_table, rotate
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.rates import best_seconds
 

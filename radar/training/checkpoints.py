@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radar.config.load import to_config
+from radar.config.load import merge_options, to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
 from radar.config.renamed import refuse_old_name, upgrade
 from radar.data import ImageData, load_data
@@ -37,7 +37,8 @@ OF_TRAINING = ("dropout", "label_dropout", "backend", "checkpoint_activations", 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of this project with the safe loader; raises InputError if missing, damaged or foreign."""
     if not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+        there = "is a folder: name the file in it, last.ckpt" if Path(path).is_dir() else "does not exist"
+        raise InputError(f"checkpoint {path} {there}")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -198,7 +199,8 @@ def config_of(checkpoint: dict[str, Any], overrides: list[str]) -> Config:
         refuse_old_name(text.partition("=")[0])
         if not text.startswith(MAY_CHANGE):
             raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
-    return to_config(checkpoint["radar"]["config"], overrides)
+    one = {"train": {"devices": 1, "nodes": 1}}  # however many have trained it
+    return to_config(merge_options(checkpoint["radar"]["config"], one), overrides)
 
 
 def holds_tokenizer(path: str | Path) -> bool:

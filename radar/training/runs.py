@@ -46,6 +46,8 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
             "codes are averages that one device keeps; choose fsq, or one device"
         )
     tokenizer.grid(data.size)
+    if not len(data.train):
+        raise InputError(f"data '{data.name}' has no images, which a tokenizer learns from")
     networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
     for network in networks:
         network.maps(torch.zeros(2, 3, *data.size))  # fails here where it has none
@@ -74,6 +76,8 @@ def encode_images(config: Config) -> Path:
     Raises InputError for bad options.
     """
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
+    if data.codes is not None:
+        raise InputError("data.name=codes is encoded already: there is nothing to do")
     path = cache_path(data, tokenizer, config.data.cache)
     if must_launch(config.train) and not path.exists():
         return on_devices(config.train.devices, encode_images, config)
@@ -97,7 +101,8 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     if stored is not None:
         check_order(module.order, Path(config.run) / LAST)
     if starts:
-        encode_images(config)
+        if data.codes is None:
+            encode_images(config)
         return on_devices(config.train.devices, train_generator, config, title, more)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
