@@ -190,7 +190,7 @@ def test_without_a_compiler(compiler, cold, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
         patch.setenv("CXX", compiler)
-        with pytest.warns(UserWarning, match="sampling will be slower: kernels.cpp could not be compiled"):
+        with pytest.warns(UserWarning, match="this will be slower: kernels.cpp could not be compiled"):
             found = sampled()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
