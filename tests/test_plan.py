@@ -104,6 +104,8 @@ def test_a_profile_is_written_and_changes_nothing(tmp_path):
         options = [
             *TINY,
             "train.max_steps=11",
+            "train.val_every=11",
+            "train.val_images=8",
             "train.batch_size=2",
             f"data.cache={tmp_path}",
             f"run={tmp_path / name}",
