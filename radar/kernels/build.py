@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from radar.files import cache_folder, replacing
 
@@ -106,29 +107,25 @@ class Kernels:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """RMSNorm of contiguous x (..., I), and the factor of each row, for `rms_norm_back`."""
         y, inverse, width = torch.empty_like(x), x.new_empty(x.shape[:-1]), x.shape[-1]
-        pointers = x.data_ptr(), weight.data_ptr(), y.data_ptr(), inverse.data_ptr()
-        self.library.rms_norm(*pointers, inverse.numel(), width, eps, torch.get_num_threads())
+        self._run("rms_norm", (x, weight, y, inverse), inverse.numel(), width, eps)
         return y, inverse
 
     def rms_norm_back(self, grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x (..., I) and of the weight (I,), by that of the norm; all contiguous."""
-        threads = torch.get_num_threads()
-        dx, dw = torch.empty_like(x), x.new_zeros(threads, x.shape[-1])
-        pointers = (tensor.data_ptr() for tensor in (grad, x, weight, inverse, dx, dw))
-        self.library.rms_norm_back(*pointers, inverse.numel(), x.shape[-1], threads)
+        dx, dw = torch.empty_like(x), x.new_zeros(torch.get_num_threads(), x.shape[-1])
+        self._run("rms_norm_back", (grad, x, weight, inverse, dx, dw), inverse.numel(), x.shape[-1])
         return dx, dw.sum(0)
 
     def swiglu(self, x: Tensor) -> Tensor:
         """Silu of the first half of contiguous x (..., 2 I), times the second."""
         y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        self.library.swiglu(x.data_ptr(), y.data_ptr(), x[..., 0].numel(), y.shape[-1], torch.get_num_threads())
+        self._run("swiglu", (x, y), x[..., 0].numel(), y.shape[-1])
         return y
 
     def swiglu_back(self, grad: Tensor, x: Tensor) -> Tensor:
         """Gradient of x, by that of `swiglu`; both contiguous."""
         dx = torch.empty_like(x)
-        pointers = grad.data_ptr(), x.data_ptr(), dx.data_ptr()
-        self.library.swiglu_back(*pointers, x[..., 0].numel(), x.shape[-1] // 2, torch.get_num_threads())
+        self._run("swiglu_back", (grad, x, dx), x[..., 0].numel(), x.shape[-1] // 2)
         return dx
 
     def heads(self, x: Tensor, weights: Tensor | None, angles: Tensor, heads: int, eps: float) -> list[Tensor]:
@@ -139,9 +136,7 @@ class Kernels:
         batch, slots, width = x.shape[0], x.shape[1], x.shape[2] // (3 * heads)
         found = [x.new_empty(batch, heads, slots, width) for _ in range(3)]
         found.append(x.new_empty(batch, slots, 2, heads))
-        pointers = x.data_ptr(), _address(weights), angles.data_ptr(), *(tensor.data_ptr() for tensor in found)
-        sizes = batch, slots, heads, width, _stride(angles)
-        self.library.heads(*pointers, *sizes, eps, torch.get_num_threads())
+        self._run("heads", (x, weights, angles, *found), batch, slots, heads, width, _stride(angles), eps)
         return found
 
     def heads_back(
@@ -150,13 +145,16 @@ class Kernels:
         """Gradients of x and of the weights (2, E), by those of queries, keys and values; all contiguous."""
         (batch, heads, slots, width), threads = grads[0].shape, torch.get_num_threads()
         dx, dw, room = torch.empty_like(x), x.new_zeros(threads, 2, width), x.new_empty(threads, width)
-        pointers = [_address(tensor) for tensor in (*grads, x, weights, angles, inverse, dx, dw, room)]
-        self.library.heads_back(*pointers, batch, slots, heads, width, _stride(angles), threads)
+        tensors = *grads, x, weights, angles, inverse, dx, dw, room
+        self._run("heads_back", tensors, batch, slots, heads, width, _stride(angles))
         return dx, dw.sum(0)
 
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    def _run(self, name: str, tensors: Sequence[Tensor | None], *numbers: float) -> None:
+        """Call a function on the memory of tensors; fake ones, by which a training is planned, have none."""
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            return
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        getattr(self.library, name)(*pointers, *numbers, torch.get_num_threads())
 
 
 def _stride(angles: Tensor) -> int:

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from radar.kernels.build import Kernels, kernels
 
 EPS = 1e-5  # of RMSNorm, as LlamaGen
+PLAIN = (Tensor, nn.Parameter, FakeTensor)  # and not a share of a weight, for example
 LEAST = 2**14  # numbers: below, the call costs more than it saves
 
 
 def _own(x: Tensor, *weights: Tensor) -> Kernels | None:
-    """Our kernels, where they can do this: plain float32 tensors of a CPU, in training."""
-    plain = all(type(w) in (Tensor, nn.Parameter) and w.dtype == torch.float32 for w in (x, *weights))
+    """Our kernels, where they can do this: plain float32 tensors of a CPU, also fake ones, in training."""
+    plain = all(type(w) in PLAIN and w.dtype == torch.float32 for w in (x, *weights))
     if not plain or x.device.type != "cpu" or not torch.is_grad_enabled() or x.numel() < LEAST:
         return None
     return None if torch.compiler.is_compiling() else kernels()

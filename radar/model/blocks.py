@@ -128,7 +128,10 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
-        qkv = self.qkv(self.norm1(x))
+        return self.split(self.qkv(self.norm1(x)), angles)
+
+    def split(self, qkv: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of their products (B, S, 3 D)."""
         if (found := fused_heads(qkv, self.q_norm, self.k_norm, angles, self.heads)) is not None:
             return found
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)

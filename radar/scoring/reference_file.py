@@ -20,7 +20,7 @@ from radar.errors import InputError
 from radar.files import DAMAGED, replacing
 from radar.networks.network import FeatureNetwork
 from radar.scoring.npz import npz_rows, npz_shape, write_rows
-from radar.scoring.statistics import Looked, Moments, Statistics, kept_statistics
+from radar.scoring.statistics import Looked, Moments, Statistics, kept_statistics, save_arrays
 
 BATCH = 256  # images that are read at once
 IMAGES, ORIGIN = "arr_0", "provenance"
@@ -99,15 +99,14 @@ def write_reference(
     path: Path, found: Statistics, provenance: dict[str, Any], images: Iterable[Tensor] = (), count: int = 0
 ) -> None:
     """Write ADM's layout, with `kept` and `provenance`; of `count` images, in batches (B, 3, H, W), also arr_0."""
-    arrays: dict[str, Any] = {"mu": found.features.mean, "sigma": found.features.covariance}
+    arrays = {"mu": found.features.mean, "sigma": found.features.covariance}
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
     if found.kept is not None:
         arrays["kept"] = found.kept.float()
+    named = {ORIGIN: np.array(json.dumps(provenance)), **{name: value.numpy() for name, value in arrays.items()}}
     with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            found_here = {name: value.numpy() for name, value in arrays.items()}
-            np.savez(file, allow_pickle=False, **{ORIGIN: np.array(json.dumps(provenance)), **found_here})
+        save_arrays(temporary, named)
         if count:
             with zipfile.ZipFile(temporary, "a") as archive:
                 write_rows(archive, IMAGES, (part.permute(0, 2, 3, 1).numpy() for part in images), count)

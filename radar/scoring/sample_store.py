@@ -87,13 +87,13 @@ def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder
     the processes of several devices, each returns when all parts are there.
     """
     part = settings.batch_size * -(-PART // settings.batch_size)
-    config, launched = replace(generator.config, sample=settings), must_launch(generator.config.train)
-    others = 0 if launched else config.train.devices * config.train.nodes - 1
+    config, starts = replace(generator.config, sample=settings), must_launch(generator.config.train)
+    others = 0 if starts else config.train.devices * config.train.nodes - 1
     name = f".samples-{identity(generator, settings, labels, part)}"
     store = SampleStore(folder / name, settings.images, part, others)
-    if launched and not all(path.exists() for path in store.paths):
+    if starts:
         on_devices(config.train.devices, _draw_here, generator.path, generator.overrides, config, labels, store)
-    elif not launched:
+    else:
         fill(store, replace(generator, config=config), labels)
     if not is_first(config.train):
         store.leave(getattr(rank_zero_only, "rank", 0))

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from radar.config.options import ModelConfig
 from radar.errors import InputError
-from radar.kernels.fused import EPS
-from radar.model.blocks import Shape, feed_forward_width, rotary_table, rotate
+from radar.kernels.fused import swiglu
+from radar.model.blocks import Block, Shape, feed_forward_width, rotary_table
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.rates import best_seconds
 
@@ -28,45 +30,51 @@ class TrainingRates:
 def measure_training_rates(
     shape: Shape, slots: int, images: int, device: torch.device, dtype: torch.dtype
 ) -> TrainingRates:
-    """Time the pieces of one block of a model for so many images of S slots, forward and backward."""
-    hidden = feed_forward_width(shape.dim)
-    x, wide = (torch.randn(images, slots, width, device=device, dtype=dtype) for width in (shape.dim, 2 * hidden))
-    q, k, v = (torch.randn(images, shape.heads, slots, shape.dim // shape.heads, device=device) for _ in range(3))
-    up, down = (nn.Linear(a, b, False, device, dtype) for a, b in ((shape.dim, 2 * hidden), (hidden, shape.dim)))
-    mask = torch.ones(slots, slots, device=device, dtype=torch.bool).tril()
-    norm = nn.RMSNorm(shape.dim // shape.heads, EPS, device=device)
-    angles = rotary_table(1, slots - 1, shape.dim // shape.heads).to(device)
+    """Time the pieces of one block of a model for so many images of S slots, forward and backward.
 
-    def products() -> Tensor:
-        return down(up(x)[..., :hidden])  # type: ignore[no-any-return]
-
-    def attention() -> Tensor:
-        q_, k_, v_ = (each.to(dtype) for each in (q, k, v))
-        return F.scaled_dot_product_attention(q_, k_, v_, attn_mask=mask)
-
-    def others() -> Tensor:
-        turned = rotate(norm(q), angles).to(dtype)
-        gate, rest = wide.chunk(2, dim=-1)
-        return F.silu(gate) * rest + turned.sum()
-
-    for tensor in (x, wide, q, k, v):
-        tensor.requires_grad_()
-    works: list[tuple[str, Callable[[], Tensor]]]
-    works = [(PRODUCT, products), (ATTENTION, attention), (OTHER, others)]
-    rates = [_rate(kind, work, device) for kind, work in works]
-    return TrainingRates(*rates)
+    Bytes are counted as the forecast counts them, on fake tensors: of our kernels what they write.
+    """
+    with FakeTensorMode():
+        counted = {}
+        for kind, call in pieces(shape, slots, images, torch.device("cpu"), dtype).items():
+            with Ledger() as ledger:
+                call()
+            counted[kind] = float((ledger.bytes if kind == OTHER else ledger.flops)[kind])
+    timed = pieces(shape, slots, images, device, dtype)
+    seconds = {kind: best_seconds(device, call, REPEATS) for kind, call in timed.items()}
+    return TrainingRates(*(counted[kind] / seconds[kind] for kind in (PRODUCT, ATTENTION, OTHER)))
 
 
-def _rate(kind: str, work: Callable[[], Tensor], device: torch.device) -> float:
-    """Operations, or bytes of what has none, per second of a piece."""
+def pieces(
+    shape: Shape, slots: int, images: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, Callable[[], None]]:
+    """What a block does, by kind, forward and backward."""
+    with device:
+        block = Block(shape, ModelConfig())
+        x, qkv, wide = (
+            torch.randn(images, slots, width, dtype=dtype, requires_grad=True)
+            for width in (shape.dim, 3 * shape.dim, 2 * feed_forward_width(shape.dim))
+        )
+        mask = torch.ones(slots, slots, dtype=torch.bool).tril()
+        angles = rotary_table(1, slots - 1, shape.dim // shape.heads)[None, None]
+    q, k, v = (each.detach().to(dtype).requires_grad_() for each in block.split(qkv, angles))
+    up, down = (layer.weight.detach().to(dtype).requires_grad_() for layer in (block.gate_up, block.down))
 
-    def call() -> None:
-        found = work()
-        found.backward(torch.ones_like(found))  # a gradient that is there, not one number expanded
+    def products() -> None:
+        back(F.linear(F.linear(x, up).chunk(2, -1)[0], down))
 
-    with Ledger() as ledger:
-        call()
-    return float((ledger.bytes if kind == OTHER else ledger.flops)[kind]) / best_seconds(device, call, REPEATS)
+    def attention() -> None:
+        back(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+    def others() -> None:
+        back(*block.split(qkv, angles), swiglu(wide), block.norm1(x))
+
+    return {PRODUCT: products, ATTENTION: attention, OTHER: others}
+
+
+def back(*found: Tensor) -> None:
+    """Backward pass from gradients that are there, and not one number expanded."""
+    torch.autograd.backward(found, [torch.ones_like(each) for each in found])
 
 
 def parse_rates(text: str) -> TrainingRates:
