@@ -1,10 +1,11 @@
 #!/bin/sh
 # What most needs a GPU, for the minutes in which there is one: sh benchmarks/gpu_session.sh OUT [PART ...]
-#   first     encodes the images, takes two arms of the claims to their rows, and measures a training step of each arm
-#   training  measures training at B and L
+#   profile   encodes the images, and shows where a training step of two arms of the claims spends its time
+#   training  measures training: of the arms of the claims, then of B and L
 #   claims    the study claims; OPTIONS (key=value) for all its arms
 #   tests     the tests marked gpu
-# All parts by default. Each is timed, stopped at its limit, and goes on from where it was in a later session. `sh
+# All parts by default; together they are more than nine minutes, so name some. On the machine that was lent, Python took
+# 20 s to load its libraries and a compiled arm 30 s to begin (NOTES.md). Each is timed, stopped at its limit, and goes on from where it was in a later session. `sh
 # benchmarks/claims.sh prepare` comes first, where there is no GPU. With DRY=1 on a CPU: the same parts at their smallest.
 set -u
 out=$1
@@ -19,26 +20,33 @@ part() { # name, seconds, command
 SIZE="model.dim=192 model.layers=6 model.heads=3"
 GPU="train.device=cuda model.compile=true train.precision=bf16-mixed"
 ARMS=raster/causal,radial/plain,radial/nested,radial/full
+traced() { # arm, options
+    arm=$1; shift
+    part "profile-$arm" "${TRACED-60}" radar train fashion tokenizer.downsample=2 train.max_steps=12 train.val_images=100 \
+        train.val_samples=0 train.profile=true "tokenizer.checkpoint=runs/tokenizers/fashion-16/last.ckpt" "run=$out/$arm" "$@"
+    cat "$out/$arm/profile/table.txt"
+    mv "$out/$arm/profile/table.txt" "$out/profile-$arm-table.txt"
+    rm -r "$out/$arm"
+}
 if [ -n "${DRY-}" ]; then
-    first() {
-        part first 1800 sh benchmarks/claims.sh dry
-        part steps 100 radar bench --what train --arms "$ARMS" --batch 1 --grid 8x8 --repeats 1 --out "$out/steps.json"
-    }
+    profile() { TRACED=300 traced nested attention=nested train.batch_size=2 model.dim=32 model.heads=1 model.layers=1; }
     training() { part training 300 sh benchmarks/gpu_training.sh "$out/training"; }
     claims() { part claims 1800 sh benchmarks/claims.sh dry; }
     tests() { part tests 300 python -m pytest -q tests/test_graphs.py; }
 else
-    first() {
-        part prepare 60 radar ablate claims --prepare train.device=cuda
-        part first 60 sh benchmarks/claims.sh dry --workers 2 $SIZE $GPU train.batch_size=128 sample.precision=bf16-mixed
-        part steps 60 radar bench --what train --arms "$ARMS" --vocabulary 1000 --classes 10 --batch 128 --repeats 3 \
-            --out "$out/steps.json" $SIZE $GPU train.layout=packed
-        cat "$out/steps.txt"
+    profile() {
+        part prepare 90 radar ablate claims --prepare train.device=cuda
+        traced nested attention=nested train.batch_size=128 $SIZE $GPU
+        traced raster order.name=raster attention=causal train.batch_size=128 $SIZE $GPU
     }
-    training() { part training "${TRAINING-130}" sh benchmarks/gpu_training.sh "$out/training"; }
+    training() {
+        part steps 90 radar bench --what train --arms "$ARMS" --vocabulary 1000 --classes 10 --batch 128 --repeats 3 \
+            --out "$out/steps.json" $SIZE $GPU train.layout=packed
+        part training "${TRAINING-150}" sh benchmarks/gpu_training.sh "$out/training"
+    }
     claims() { part claims "${CLAIMS-480}" sh benchmarks/claims.sh run ${OPTIONS-}; }
     tests() { part tests 200 python -m pytest -q -n 4 -m gpu; }
 fi
-for name in "${@:-first training claims tests}"; do for each in $name; do "$each"; done; done
-[ -d runs/ablations/claims ] && tar -czf "$out/claims.tar.gz" --exclude 'film*' -C runs/ablations claims/rows claims/study.db claims/samples
+for name in "${@:-profile training claims tests}"; do for each in $name; do "$each"; done; done
+[ -d runs/ablations/claims ] && tar -czf "$out/claims.tar.gz" --exclude 'film*' --exclude '*.ckpt' -C runs/ablations claims
 exit 0

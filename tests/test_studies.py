@@ -348,3 +348,12 @@ def test_planning_builds_no_weights(monkeypatch):
     plan = plan_study("masks", None, ["model.preset=XL"])
     assert len(plan.trials) == 27 and all(trial.cost > 0 for trial in plan.trials)
     assert set(drawn) <= {"meta"}
+
+
+def test_a_study_goes_on_seed_by_seed():
+    """So what was stopped early has compared all arms; those that only sample otherwise wait for their training."""
+    plan = plan_study("claims", None, [])
+    trained = [key for key in plan.slots if "corrected" not in key]
+    assert plan.slots[: len(trained)] == trained
+    assert [key[-1] for key in trained] == sorted(key[-1] for key in trained)
+    assert [key[:-6] for key in trained[:4]] == ["radial-nested", "radial-full", "radial-plain", "raster-causal"]

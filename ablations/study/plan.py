@@ -108,7 +108,7 @@ class Plan:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """Every (arm, seed) of a grid, those that share a training apart, long trainings first; none of a search."""
+        """Every (arm, seed) of a grid, in the sequence that they run in (`spread_out`); none of a search."""
         made = [self.trial(arm, seed, *self.arms[arm]) for seed in self.file.seeds for arm in self.arms]
         return spread_out([] if self.searching else made)
 
@@ -194,12 +194,15 @@ def encode(params: Params) -> Params:
 
 
 def spread_out(trials: list[Trial]) -> list[Trial]:
-    """Order the trials: those that share a training apart, so that workers train in parallel; the longest first."""
+    """Order the trials: those that share a training apart, so that workers train in parallel.
+
+    Then seed by seed, so that a study that is stopped early has compared all arms; of a seed, the longest first.
+    """
     rank: dict[str, int] = {}
     turn_of = {}
     for trial in trials:
         turn_of[trial.key] = rank[trial.config.run] = rank.get(trial.config.run, -1) + 1
-    return sorted(trials, key=lambda trial: (turn_of[trial.key], -trial.cost))
+    return sorted(trials, key=lambda trial: (turn_of[trial.key], trial.seed, -trial.cost))
 
 
 def read_plan(path: str, out: str | None, overrides: Sequence[str]) -> Plan:

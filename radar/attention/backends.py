@@ -40,7 +40,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
     FlexAttention has no backward pass on CPU.
     """
     if isinstance(mask, BlockMask):
-        return _compiled_flex()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
+        flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+        return flex(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
