@@ -11,7 +11,7 @@ from ablations.study.prepare import arm_values
 from experiments.arguments import parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, to_config
-from radar.config.options import Config
+from radar.config.options import Config, check_training
 from radar.data import load_data
 from radar.errors import InputError
 from radar.model.blocks import model_shape
@@ -65,6 +65,7 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
                 yield arm, to_config(values, plan.overrides)
     else:
         config = load_config(find_config(name), options)
+        check_training(config.train)
         yield f"{config.order.name}/{config.attention}", config
 
 

@@ -13,8 +13,8 @@ from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
-from radar.scoring.restoration import judge_tokenizer
-from radar.scoring.sample_store import SampleStore, draw_store
+from radar.scoring.restoration import judge_tokenizer as restoration_row
+from radar.scoring.sample_store import alone_in, draw_store
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import Generator, holds_tokenizer, load_generator
 from radar.training.devices import is_first, must_launch
@@ -29,27 +29,49 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
-    folder, store = Path(args.out or Path(args.checkpoint).parent), None
-    if holds_tokenizer(args.checkpoint):
-        check_writable(folder, folder=True)
-        row = judge_tokenizer(args.checkpoint, args.options)
-    else:
-        generator = open_generator(args.checkpoint, args.options, folder)
-        if not is_first(generator.config.train):
-            settings = replace(generator.config.sample, images=generator.config.evaluate.images)
-            draw_store(generator, settings, generator.config.evaluate.labels, folder)
-            return
-        row, store = judge_generator(generator, folder)
+    folder = Path(args.out or Path(args.checkpoint).parent)
     path = folder / "evaluation.json"
-    save_row(row, path)
-    if store is not None:
-        store.remove()
+    row = (judge_tokenizer if holds_tokenizer(args.checkpoint) else judge_generator)(
+        args.checkpoint, args.options, path
+    )
+    if row is not None:
+        show(row)
+        print(path)
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print the figures of a row, those that a feature network sees with its name."""
     label = row["fid_feature"].partition(":")[0]
     for key, value in row.items():
         if key not in NOT_SHOWN:
             title = f"{key}[{label}]" if key in OF_FEATURES else key
             print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
-    print(path)
+
+
+def judge_tokenizer(checkpoint: str, options: list[str], path: Path) -> dict[str, Any]:
+    """Make the row of a tokenizer."""
+    check_writable(path.parent, folder=True)
+    row = restoration_row(checkpoint, options)
+    save_row(row, path)
+    return row
+
+
+def judge_generator(checkpoint: str, options: list[str], path: Path) -> dict[str, Any] | None:
+    """Make the row of a generator, with what makes it hard to trust; none where this process only draws along."""
+    generator = open_generator(checkpoint, options, path.parent)
+    config = generator.config
+    with alone_in(path.parent, config.train):
+        if not is_first(config.train):
+            settings = replace(config.sample, images=config.evaluate.images)
+            draw_store(generator, settings, config.evaluate.labels, path.parent)
+            return None
+        row, store = evaluate(generator, open_references(generator), path.parent)
+        for warning in cautions(row):
+            print(f"radar: {warning}", file=sys.stderr)
+        row |= measure_speed(generator)
+        save_row(row, path)
+        store.remove()
+        return row
 
 
 def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generator:
@@ -59,11 +81,3 @@ def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generat
     check_writable(folder, folder=True)
     must_launch(generator.config.train)
     return generator
-
-
-def judge_generator(generator: Generator, folder: Path) -> tuple[dict[str, Any], SampleStore]:
-    """Score and time a generator; say what makes its figures hard to trust."""
-    row, store = evaluate(generator, open_references(generator), folder)
-    for warning in cautions(row):
-        print(f"radar: {warning}", file=sys.stderr)
-    return row | measure_speed(generator), store

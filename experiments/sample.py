@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.scoring.sample_pictures import save_pictures
-from radar.scoring.sample_store import draw_store, save_npz
+from radar.scoring.sample_store import alone_in, draw_store, save_npz
 from radar.training.checkpoints import load_generator
 from radar.training.devices import is_first
 
@@ -20,10 +20,10 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"'{text}' has no effect on radar sample")
     generator = load_generator(args.checkpoint, args.options)
     settings, folder = generator.config.sample, Path(args.out or Path(args.checkpoint).parent / "samples")
-    store = draw_store(generator, settings, "balanced", folder)
-    if not is_first(generator.config.train):
-        return
-    save_pictures(generator, store.first(), settings, folder)
-    save_npz(store, folder / "samples.npz")
-    store.remove()
-    print(folder)
+    with alone_in(folder, generator.config.train):
+        store = draw_store(generator, settings, "balanced", folder)
+        if is_first(generator.config.train):
+            save_pictures(generator, store.first(), settings, folder)
+            save_npz(store, folder / "samples.npz")
+            store.remove()
+            print(folder)

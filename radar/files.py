@@ -18,6 +18,7 @@ OF_TORCH = ("PytorchStreamWriter", "inline_container", "iostream error")  # how 
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what reading a damaged array may raise
 PATIENCE = 10.0  # seconds for a lock to become free
 OF_SQLITE = "disk is full"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, in a quota, or in the size of a file
 
 
@@ -50,6 +51,16 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radar-ablations"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def kept_where_possible() -> Iterator[None]:
+    """Do without keeping something where nothing may be written: a cache that is only read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
 
 
 @contextmanager

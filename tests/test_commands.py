@@ -1,6 +1,7 @@
 """The commands as a user types them: what they write, and one line with exit code 2 for bad input."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -17,10 +18,14 @@ import torch
 from PIL import Image
 
 from ablations.cli import main
+from experiments.configs import find_config
 from radar.config.load import load_config
-from radar.files import locked_or_refused
-from radar.networks.classifier import train_classifier
+from radar.data import load_data
+from radar.errors import DiskFull
+from radar.files import locked, locked_or_refused
+from radar.networks.classifier import Classifier, train_classifier
 from radar.scoring.evaluation import evaluate, open_references
+from radar.scoring.reference import build_reference
 from radar.scoring.samples import draw_samples
 from radar.timing.rounds import measure_rounds, speed_columns
 from radar.training.checkpoints import load_generator
@@ -68,7 +73,8 @@ def test_sample(checkpoint, tmp_path, capsys):
     assert archive["arr_1"].tolist() == [*range(10), 0, 1]
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 8, "seven passes and the result"
-    assert {path.name for path in tmp_path.iterdir()} == {"samples.png", "film.png", "film.gif", "samples.npz"}
+    shown = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert shown == {"samples.png", "film.png", "film.gif", "samples.npz"}
 
 
 def test_samples_do_not_depend_on_the_batch_size(checkpoint):
@@ -284,6 +290,36 @@ def test_evaluate_tries_its_folder_before_the_work(checkpoint, tmp_path, capsys,
     shutil.copytree(checkpoint.parent, copy)
     monkeypatch.setattr("radar.files.os.access", lambda path, mode: Path(path) != copy)
     assert "no permission" in fails(capsys, "evaluate", copy / "last.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_a_folder_of_samples_is_not_shared(verb, checkpoint, tmp_path, capsys, monkeypatch):
+    """The first to finish would delete what the other one draws."""
+    monkeypatch.setattr("radar.files.PATIENCE", 0.0)
+    with locked(tmp_path / ".samples.lock"):
+        said = fails(capsys, verb, checkpoint, "--out", tmp_path)
+    assert f"--out {tmp_path} is in use by another process" in said
+    assert [path.name for path in tmp_path.iterdir()] == [".samples.lock"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_cache_that_is_only_read(number, checkpoint, tmp_path, monkeypatch, capsys):
+    """Nothing is kept there, and nothing is missing; a full disk is not taken for that."""
+
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("radar.scoring.statistics.np.savez", refused)
+    monkeypatch.setattr("radar.scoring.reference.np.save", refused)
+    data = load_data(load_config(find_config("digits"), []).data)
+    network = Classifier("any", 10, (8, 8)).eval()
+    if number == errno.ENOSPC:
+        with pytest.raises(DiskFull):
+            build_reference(data, network, str(tmp_path), most=20)
+        return
+    reference = build_reference(data, network, str(tmp_path), most=20)
+    assert reference.real.features.count == 20 and len(reference.trained) > 1000
+    assert not list(tmp_path.glob("*.np*"))
 
 
 @pytest.mark.parametrize(

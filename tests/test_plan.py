@@ -127,6 +127,7 @@ def test_the_command(tmp_path, capsys):
     main(["plan", "ordering", "--study", *rates, "model.layers=1"])
     assert sum(line.startswith("multi_center/nested ") for line in capsys.readouterr().out.splitlines()) == 1
     assert "--grid needs --grid, --vocabulary and --classes" in fails(capsys, "plan", "digits", *size[:2])
+    assert "train.warmup=9 is not possible" in fails(capsys, "plan", "digits", "train.warmup=9", "train.max_steps=2")
     assert "--rates products=1 is not possible" in fails(capsys, "plan", "digits", "--rates", "products=1")
     with pytest.raises(InputError, match="each must be above 0"):
         parse_rates("products=1,attention=0,bytes=1")

@@ -5,7 +5,6 @@ Legend: M real images.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.batches import in_order
 from radar.data.images import spread
 from radar.errors import InputError
-from radar.files import DAMAGED, replacing
+from radar.files import DAMAGED, kept_where_possible, replacing
 from radar.networks.features import load_features
 from radar.networks.network import FeatureNetwork
 from radar.scoring.reference_file import OF_IMAGES, read_reference
@@ -83,7 +82,7 @@ class Reference:
                 raise InputError(f"hashes of images {path} are damaged; delete it ({type(error).__name__})") from error
         found = frozenset(hashed(self.data, self.workers))
         if path is not None:
-            with suppress(PermissionError), replacing(path) as temporary, temporary.open("wb") as file:
+            with kept_where_possible(), replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.frombuffer(b"".join(sorted(found)), dtype=np.uint8).reshape(-1, 32))
         return found
 

@@ -6,6 +6,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from radar.config.load import to_dict
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config, SampleConfig, TrainConfig
 from radar.errors import InputError
-from radar.files import DAMAGED, replacing
+from radar.files import DAMAGED, locked_or_refused, replacing
 from radar.provenance import weights_hash
 from radar.scoring.npz import write_rows
 from radar.scoring.samples import Samples, drawing, joined
@@ -78,6 +79,14 @@ class SampleStore:
         while len(list(self.folder.glob("left-*"))) < self.others:
             time.sleep(WAIT)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def alone_in(folder: Path, train: TrainConfig) -> AbstractContextManager[None]:
+    """Hold the folder that samples and scores are written to; of several devices' processes the first does.
+
+    Raises InputError where another command writes there.
+    """
+    return locked_or_refused(folder / ".samples.lock", f"--out {folder}") if is_first(train) else nullcontext()
 
 
 def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder: Path) -> SampleStore:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from radar.data.images import spread
 from radar.errors import InputError
-from radar.files import DAMAGED, replacing
+from radar.files import DAMAGED, kept_where_possible, replacing
 from radar.networks.features import extract, shown
 from radar.networks.network import FeatureNetwork
 from radar.training.devices import over_devices
@@ -165,9 +165,9 @@ def kept_statistics(
     path = Path(cache) / f"{title}-{network.label}-{key}.npz"
     if not path.exists():
         found = measure_statistics(network, images(), count, spatial)
-        try:
+        with kept_where_possible():
             save_arrays(path, arrays_of(found))
-        except PermissionError:  # a cache that is only read
+        if not path.exists():
             return found
     try:
         with np.load(path) as kept:
