@@ -47,8 +47,11 @@ def main(args: argparse.Namespace) -> None:
     rates, lines, planned = parse_rates(args.rates) if args.rates else None, [], []
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
-            size = (args.vocabulary, args.classes, parse_grid(args.grid)) if given else sizes(config)
-            found = forecast(config, *size)
+            vocabulary, classes, cells = (
+                (args.vocabulary, args.classes, parse_grid(args.grid)) if given else sizes(config)
+            )
+            device = "cuda" if args.rates else pick_device(config.train.device).type
+            found = forecast(config, vocabulary, classes, cells, device)
             own = rates or measured(config, found)
         planned.append(config)
         lines.append(line(arm, found, found.seconds(own)))

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from radar.attention import NONE, VARIANTS, Slots, attend, nested
+from radar.attention import NONE, VARIANTS, Bands, Slots, attend, banded, nested
+from radar.attention.bands import cut
 from radar.errors import InputError
 from tests.arms import CELLS, CHEAPER, arms, layout, typical
 
@@ -141,6 +142,33 @@ def test_chosen_steps_keep_all_that_they_see(order, variant):
     assert torch.equal(part.target[kept], slots.target[rows]) and torch.equal(part.second[kept], slots.second[rows])
     assert torch.equal(part.mask()[kept].sum(1), slots.mask()[rows].sum(1))
     assert len(slots.only(torch.tensor([0, 1]), slots.mask())) < len(slots)
+
+
+def attended(mask, inputs):
+    """What attention mixes, and the gradients."""
+    leaves = [part.clone().requires_grad_() for part in inputs]
+    mixed = attend(*leaves, mask)
+    mixed.square().sum().backward()
+    return [mixed.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize(("order", "variant"), arms())
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_attention_in_bands_equals_that_under_the_whole_mask(order, variant, rows):
+    mask = layout(order, variant)[1].mask()
+    bands = cut(mask, rows)
+    assert int(mask.sum()) <= bands.pairs <= mask.numel() and (rows > 1 or bands.pairs == int(mask.sum()))
+    inputs = torch.randn(3, 2, 1, len(mask), 4, dtype=torch.float64)
+    for found, wanted in zip(attended(bands, inputs), attended(mask, inputs), strict=True):
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_bands_are_cut_where_much_is_hidden():
+    sizes = [1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1]
+    mask = nested(sizes).mask()
+    assert isinstance(bands := banded(mask), Bands) and bands.pairs < mask.numel() / 5
+    seen = torch.ones(200, 200, dtype=torch.bool)
+    assert banded(seen) is seen
 
 
 @pytest.mark.gpu

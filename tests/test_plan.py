@@ -46,11 +46,19 @@ def test_parts_are_those_of_the_real_thing(optimizer):
 def test_operations_are_those_of_the_counter():
     """But for the optimizer, which that leaves out, attention, which it counts without recomputation."""
     for order, attention in (("raster", "causal"), ("radial", "plain"), ("radial", "nested")):
-        options = [f"order.name={order}", f"attention={attention}", "train.optimizer=adamw"]
+        options = [f"order.name={order}", f"attention={attention}", "train.optimizer=adamw", "model.backend=sdpa"]
         found = planned(*options)
         module = GeneratorModule(load_config(None, [*TINY, *options]), *SIZE)
         counted = training_flops(module) * 8
         assert counted <= sum(found.flops.values()) <= 1.2 * counted
+
+
+def test_what_no_slot_sees_costs_nothing():
+    """On a CPU, where attention leaves it out; elsewhere the plan counts it."""
+    dense, cut = (planned(f"model.backend={backend}") for backend in ("sdpa", "auto"))
+    assert cut.flops["product"] == dense.flops["product"] and cut.flops["attention"] < 0.6 * dense.flops["attention"]
+    config = load_config(None, [*TINY])
+    assert forecast(config, *SIZE, "cuda").flops == dense.flops
 
 
 def test_what_several_devices_hold():

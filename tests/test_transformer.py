@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from radar.attention.bands import cut
 from radar.config.options import ModelConfig, SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
@@ -87,16 +88,19 @@ def test_a_loss_in_parts_is_the_same_and_holds_fewer_logits(order, variant, monk
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("recompute", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_compiling_changes_nothing(recompute):
+@pytest.mark.parametrize(
+    ("recompute", "in_bands"), [pytest.param(False, False, marks=pytest.mark.slow), (True, False), (False, True)]
+)
+def test_compiling_changes_nothing(recompute, in_bands):
     step, slots = layout("radial", "plain")
+    mask = cut(slots.mask(), 8) if in_bands else slots.mask()
     content, labels = torch.ones(2, len(slots), dtype=torch.long), torch.tensor([0, 1])
     results = []
     for compiled in (False, True):
         model = small_model()
         model.compiled, model.recompute = compiled, recompute
         model.train()
-        logits = model(slots, content, labels, decode_permutation(step), slots.mask())
+        logits = model(slots, content, labels, decode_permutation(step), mask)
         logits.square().mean().backward()
         tokens = sample_tokens(
             model.eval(), plan_passes(slots, False), decode_permutation(step), labels, SampleConfig(), range(2)

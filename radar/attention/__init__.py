@@ -10,13 +10,26 @@ To add a variant: one function (sizes, its own options) -> Slots, one predicate,
 
 from collections.abc import Callable
 
-from radar.attention.backends import BACKENDS, attend
+from radar.attention.backends import BACKENDS, Mask, attend
+from radar.attention.bands import Bands, banded
 from radar.attention.frozen import causal, plain, relay
 from radar.attention.nested import bidirectional, full, nested, nested_memory
 from radar.attention.published import instructed, neighbours
 from radar.attention.slots import NONE, Predictions, Side, Slots
 
-__all__ = ["BACKENDS", "NONE", "VARIANTS", "Predictions", "Side", "Slots", "attend", "nested"]
+__all__ = [
+    "BACKENDS",
+    "NONE",
+    "VARIANTS",
+    "Bands",
+    "Mask",
+    "Predictions",
+    "Side",
+    "Slots",
+    "attend",
+    "banded",
+    "nested",
+]
 
 VARIANTS: dict[str, Callable[..., Slots]] = {
     "causal": causal,

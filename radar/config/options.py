@@ -107,7 +107,11 @@ class ModelConfig:
     )
     qk_norm: bool = option(True, "normalise queries and keys")
     class_position: bool = option(True, "false: no queries and keys of the class token (LlamaGen's published weights)")
-    backend: str = option("auto", "attention in packed training: sdpa, flex, or auto (flex on CUDA, sdpa elsewhere)")
+    backend: str = option(
+        "auto",
+        "attention in packed training: sdpa, with a dense mask; bands, the same without most of what no slot sees; "
+        "flex; auto: flex on CUDA, bands elsewhere",
+    )
     checkpoint_activations: bool = option(False, "recompute in backward: less memory, about a third more time")
     compile: bool = option(False, "fuse what is not a matrix product (torch.compile): first steps take seconds longer")
 

@@ -11,9 +11,8 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
-from radar.attention import attend
+from radar.attention import Mask, attend
 from radar.config.options import ModelConfig
 from radar.config.registry import choose
 from radar.errors import InputError
@@ -122,7 +121,7 @@ class Block(nn.Module):
         """Do `run`, by compiled code or not: called as a module, so that FSDP can fetch the weights before."""
         return (compile_once(type(self).run) if compiled else type(self).run)(self, *inputs)  # type: ignore[arg-type]
 
-    def run(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    def run(self, x: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         return self.finish(x, attend(*self.project(x, angles), mask).transpose(1, 2).flatten(2))
 

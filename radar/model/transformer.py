@@ -11,10 +11,9 @@ from typing import TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from radar.attention import NONE, Predictions, Slots
+from radar.attention import NONE, Mask, Predictions, Slots
 from radar.config.options import ModelConfig
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
@@ -83,7 +82,7 @@ class Transformer(nn.Module):
         tokens: Tensor,
         labels: Tensor,
         permutation: Tensor,
-        mask: Tensor | BlockMask | None,
+        mask: Mask | None,
         cache: Cache | None = None,
         truth: Tensor | None = None,
     ) -> Tensor:
@@ -94,13 +93,13 @@ class Transformer(nn.Module):
             tokens: (B, S) token of each slot; ignored for queries and the class token.
             labels: (B,) class, or `classes` for none.
             permutation: (N,) or (B, N) cells in decoding order.
-            mask: (S, cached + S) dense, or a block mask; None where every slot sees all.
+            mask: (S, cached + S) dense, or a block mask or bands; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
             truth: (B, T) right token of every target, for its cross-entropy in nats.
         """
         inputs = slots.is_token, slots.rank, slots.position, tokens, labels, torch.atleast_2d(permutation)
         if cache is not None:
-            assert not isinstance(mask, BlockMask)
+            assert mask is None or isinstance(mask, Tensor)
             whole = self.compiled and tokens.device.type == "cpu"
             decode = compile_once(Transformer.decode, dynamic=True) if whole else Transformer.decode
             carriers = slots.num_tokens if self.query_layers else len(slots)
@@ -122,7 +121,7 @@ class Transformer(nn.Module):
         parts = zip(x.split(images), truth.split(images), strict=True)
         return torch.cat([checkpoint(of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
-    def _through(self, x: Tensor, angles: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    def _through(self, x: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
         for block in cast(list[Block], self.blocks):
             x = self._run(block, x, angles, mask)
         return x
@@ -138,7 +137,7 @@ class Transformer(nn.Module):
         alone = self.compiled and not torch.compiler.is_compiling()
         return (compile_once(function, dynamic=True) if alone else function)(*args)
 
-    def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Tensor | BlockMask | None) -> Tensor:
+    def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Mask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
         assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
         known, asking = slots.kinds

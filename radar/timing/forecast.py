@@ -64,14 +64,15 @@ class Forecast:
         return products + self.flops[ATTENTION] / rates.attention + self.bytes / rates.bytes
 
 
-def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int]) -> Forecast:
-    """Plan the training of a generator; raises InputError where its parts do not fit together."""
+def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int], device: str = "cpu") -> Forecast:
+    """Plan the training of a generator on a kind of device; raises InputError where its parts do not fit together."""
     t = config.train
     devices = t.devices * t.nodes
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
     module = GeneratorModule(config, vocabulary, classes, grid, planned=True)
-    module.backend = BACKENDS["sdpa"]  # what FlexAttention leaves out is not known to the counter
+    if device != "cpu":
+        module.backend = BACKENDS["sdpa"]  # what FlexAttention leaves out is not known to the counter
     module.model.compiled = False
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         module.model.to_empty(device="cpu").train()

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
-from radar.attention import BACKENDS, NONE, VARIANTS, Slots
+from radar.attention import BACKENDS, NONE, VARIANTS, Bands, Mask, Slots, banded
 from radar.config.options import Config, ReviseConfig, SampleConfig
 from radar.config.registry import call, choose
 from radar.data.batches import Batch
@@ -94,6 +93,11 @@ class GeneratorModule(TrainedModule):
         """Dense mask (S, S) of the whole layout."""
         return self.slots.mask()
 
+    @cached_property
+    def bands(self) -> Bands | Tensor:
+        """The same in bands, where that saves much and no query blocks take part of it."""
+        return self.mask if self.config.model.query_share else banded(self.mask)
+
     def packed(self) -> Layout:
         """All steps in one sequence; built once for a backend and device."""
         key = (self.device, self.backend, self.slots)
@@ -146,7 +150,7 @@ class GeneratorModule(TrainedModule):
         return call("attention", self.config.attention, VARIANTS, sizes, **vars(revise))
 
     def cross_entropy(
-        self, slots: Slots, mask: Tensor | BlockMask, tokens: Tensor, labels: Tensor, permutation: Tensor, known: Tensor
+        self, slots: Slots, mask: Mask, tokens: Tensor, labels: Tensor, permutation: Tensor, known: Tensor
     ) -> Tensor:
         """Loss (B, T) in nats of every target, given the slots' tokens (B, S) and the true ones (B, N) by rank."""
         truth = known[:, slots.predictions.target]
@@ -232,12 +236,14 @@ class GeneratorModule(TrainedModule):
         losses = self.cross_entropy(slots, mask, known[:, slots.rank.clamp(min=0)], labels, permutation, known)
         return losses[:, slots.predicts_new[slots.predictions.source]].double().sum(1)
 
-    def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Tensor]:
+    def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Mask]:
         if settings is None:
-            return self.slots.to(self.device), self.mask.to(self.device)
+            return self.slots.to(self.device), self.bands.to(self.device)
         slots = self.sampled_slots(settings)
         slots = replace(slots, target=torch.where(slots.is_candidate, NONE, slots.target))
-        return slots.to(self.device), slots.mask().to(self.device)
+        mask = slots.mask()
+        whole = mask if self.config.model.query_share else banded(mask)
+        return slots.to(self.device), whole.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the order itself: computed again by other code, it might be another."""
@@ -299,5 +305,8 @@ def _check_query_blocks(slots: Slots, config: Config) -> None:
             f"model.query_share needs an attention whose tokens predict nothing and see no query (plain), not "
             f"'{config.attention}'"
         )
-    if config.model.backend == "flex":
-        raise InputError("model.backend=flex does not go with model.query_share, whose layers take parts of the mask")
+    if config.model.backend not in ("auto", "sdpa"):
+        raise InputError(
+            f"model.backend={config.model.backend} does not go with model.query_share, whose layers take parts of the "
+            "mask; it must be auto or sdpa"
+        )

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
-from radar.attention import Slots
+from radar.attention import Mask, Slots
 
 if TYPE_CHECKING:
     from radar.training.generator import GeneratorModule
@@ -20,7 +19,7 @@ class Layout(NamedTuple):
     """What one iteration trains on: slots, their mask, which of them count (S,) bool, their share of the steps."""
 
     slots: Slots
-    mask: Tensor | BlockMask
+    mask: Mask
     scored: Tensor
     share: float
 
