@@ -60,7 +60,8 @@ def training_flops(module: GeneratorModule, draws: int = 16) -> float:
     """Count the operations of training on one image: forward and backward of the layout in use, mean of `draws`.
 
     Matrix products only; attention counts as dense, as SDPA computes it, also where FlexAttention and bands skip what
-    is hidden; what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for the sampled.
+    is hidden; what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for
+    the sampled.
     """
     tokens = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
