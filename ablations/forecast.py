@@ -32,7 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", action="store_true", help="it is one of a study: plan all of its arms")
     parser.add_argument(
         "--rates",
-        help="rates of the device that will train: products=4e14,attention=3e14,bytes=2e12 (default: measured here)",
+        help="rates of the device that will train, a GPU unless train.device=cpu: "
+        "products=4e14,attention=3e14,bytes=2e12 (default: measured here)",
     )
     parser.add_argument("--grid", help="cells, ROWSxCOLUMNS; with --vocabulary and --classes no data is opened")
     parser.add_argument("--vocabulary", type=int, help="number of codes")
@@ -50,7 +51,8 @@ def main(args: argparse.Namespace) -> None:
             vocabulary, classes, cells = (
                 (args.vocabulary, args.classes, parse_grid(args.grid)) if given else sizes(config)
             )
-            device = "cuda" if args.rates else pick_device(config.train.device).type
+            check_training(config.train)
+            device = "cuda" if rates and config.train.device != "cpu" else pick_device(config.train.device).type
             found = forecast(config, vocabulary, classes, cells, device)
             own = rates or measured(config, found)
         planned.append(config)
@@ -68,7 +70,6 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
                 yield arm, to_config(values, plan.overrides)
     else:
         config = load_config(find_config(name), options)
-        check_training(config.train)
         yield f"{config.order.name}/{config.attention}", config
 
 

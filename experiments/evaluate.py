@@ -13,13 +13,14 @@ from experiments.arguments import add_checkpoint
 from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
-from radar.scoring.restoration import judge_tokenizer as restoration_row
+from radar.scoring.restoration import judge_tokenizer
 from radar.scoring.sample_store import alone_in, draw_store
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import Generator, holds_tokenizer, load_generator
 from radar.training.devices import is_first, must_launch
 
 arguments = add_checkpoint
+ROW = "evaluation.json"
 NOT_SHOWN = ("step_map", "options", "gaps", "group_sizes")
 OF_FEATURES = ("fid", "fid_matched", "sfid", "inception_score", "kid", "rfid", "fid_floor", "fid_restored")
 
@@ -30,46 +31,47 @@ def main(args: argparse.Namespace) -> None:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
     folder = Path(args.out or Path(args.checkpoint).parent)
-    path = folder / "evaluation.json"
-    row = (judge_tokenizer if holds_tokenizer(args.checkpoint) else judge_generator)(
-        args.checkpoint, args.options, path
-    )
-    if row is not None:
-        show(row)
-        print(path)
+    if holds_tokenizer(args.checkpoint):
+        show(evaluate_tokenizer(args.checkpoint, args.options, folder), folder)
+    elif (row := evaluate_generator(args.checkpoint, args.options, folder)) is not None:
+        show(row, folder)
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print the figures of a row, those that a feature network sees with its name."""
+def show(row: dict[str, Any], folder: Path) -> None:
+    """Print the figures of a row, those that a feature network sees with its name, and where it lies."""
     label = row["fid_feature"].partition(":")[0]
     for key, value in row.items():
         if key not in NOT_SHOWN:
             title = f"{key}[{label}]" if key in OF_FEATURES else key
             print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
+    print(folder / ROW)
 
 
-def judge_tokenizer(checkpoint: str, options: list[str], path: Path) -> dict[str, Any]:
-    """Make the row of a tokenizer."""
-    check_writable(path.parent, folder=True)
-    row = restoration_row(checkpoint, options)
-    save_row(row, path)
+def evaluate_tokenizer(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any]:
+    """Score a tokenizer; save and return the row."""
+    check_writable(folder, folder=True)
+    row = judge_tokenizer(checkpoint, options)
+    save_row(row, folder / ROW)
     return row
 
 
-def judge_generator(checkpoint: str, options: list[str], path: Path) -> dict[str, Any] | None:
-    """Make the row of a generator, with what makes it hard to trust; none where this process only draws along."""
-    generator = open_generator(checkpoint, options, path.parent)
+def evaluate_generator(checkpoint: str, options: list[str], folder: Path) -> dict[str, Any] | None:
+    """Score and time a generator, and say what makes that hard to trust; save and return the row.
+
+    None where this process only draws along.
+    """
+    generator = open_generator(checkpoint, options, folder)
     config = generator.config
-    with alone_in(path.parent, config.train):
+    with alone_in(folder, config.train):
         if not is_first(config.train):
             settings = replace(config.sample, images=config.evaluate.images)
-            draw_store(generator, settings, config.evaluate.labels, path.parent)
+            draw_store(generator, settings, config.evaluate.labels, folder)
             return None
-        row, store = evaluate(generator, open_references(generator), path.parent)
+        row, store = evaluate(generator, open_references(generator), folder)
         for warning in cautions(row):
             print(f"radar: {warning}", file=sys.stderr)
         row |= measure_speed(generator)
-        save_row(row, path)
+        save_row(row, folder / ROW)
         store.remove()
         return row
 

@@ -8,7 +8,7 @@ from radar.errors import InputError
 from radar.scoring.sample_pictures import save_pictures
 from radar.scoring.sample_store import alone_in, draw_store, save_npz
 from radar.training.checkpoints import load_generator
-from radar.training.devices import is_first
+from radar.training.devices import is_first, must_launch
 
 arguments = add_checkpoint
 
@@ -20,6 +20,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"'{text}' has no effect on radar sample")
     generator = load_generator(args.checkpoint, args.options)
     settings, folder = generator.config.sample, Path(args.out or Path(args.checkpoint).parent / "samples")
+    must_launch(generator.config.train)  # fails here, before anything is written
     with alone_in(folder, generator.config.train):
         store = draw_store(generator, settings, "balanced", folder)
         if is_first(generator.config.train):

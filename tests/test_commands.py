@@ -19,6 +19,7 @@ from PIL import Image
 
 from ablations.cli import main
 from experiments.configs import find_config
+from experiments.evaluate import evaluate_generator
 from radar.config.load import load_config
 from radar.data import load_data
 from radar.errors import DiskFull
@@ -300,6 +301,17 @@ def test_a_folder_of_samples_is_not_shared(verb, checkpoint, tmp_path, capsys, m
         said = fails(capsys, verb, checkpoint, "--out", tmp_path)
     assert f"--out {tmp_path} is in use by another process" in said
     assert [path.name for path in tmp_path.iterdir()] == [".samples.lock"]
+
+
+def test_a_process_that_only_draws_along_scores_nothing(checkpoint, tmp_path, monkeypatch):
+    """Nor does it wait for the folder, which the first one holds."""
+    drawn = []
+    monkeypatch.setattr("experiments.evaluate.is_first", lambda train: False)
+    monkeypatch.setattr("radar.scoring.sample_store.is_first", lambda train: False)
+    monkeypatch.setattr("experiments.evaluate.draw_store", lambda *given: drawn.append(given))
+    with locked(tmp_path / ".samples.lock"):
+        assert evaluate_generator(str(checkpoint), ["evaluate.images=20"], tmp_path) is None
+    assert drawn[0][1].images == 20 and not (tmp_path / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])

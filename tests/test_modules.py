@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from radar.attention import VARIANTS
+from radar.attention import VARIANTS, Bands
 from radar.config.load import load_config, to_config
 from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
 from radar.data.batches import Batch
@@ -68,6 +68,26 @@ def test_without_corruption_known_tokens_are_clean():
     made.config.model.label_dropout = 0.0
     asked = made.nll(BATCH[1], BATCH[2]).mean() / 16
     assert float(made.training_step(BATCH, 0).detach()) == pytest.approx(float(asked), rel=1e-5)
+
+
+def test_bands_train_and_judge_as_the_whole_mask_does(monkeypatch):
+    """On a grid whose layout is long enough to be cut."""
+    config = to_config({"model": {"dim": 16, "layers": 2, "heads": 2}, "train": {"corruption": "model"}})
+    tokens = torch.randint(7, (4, 64))
+    batch = Batch(0, tokens, torch.arange(4) % 3, torch.arange(4))
+    found = []
+    for backend in ("auto", "sdpa"):
+        torch.manual_seed(0)
+        config.model.backend = backend
+        made = GeneratorModule(config, 7, 3, (8, 8))
+        torch.nn.init.normal_(made.model.head.weight)
+        assert isinstance(made.packed().mask, Bands) == (backend == "auto")
+        made.training_step(batch, 0).backward()
+        judged = [made.nll(tokens, batch.labels, settings).detach() for settings in (None, SampleConfig())]
+        found.append([*judged, *(weight.grad for weight in made.parameters() if weight.grad is not None)])
+        monkeypatch.setattr("radar.training.generator.banded", lambda mask: mask)
+    for bands, whole in zip(*found, strict=True):
+        assert torch.allclose(bands, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_revising_less_in_sampling_than_in_training():

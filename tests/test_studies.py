@@ -353,7 +353,8 @@ def test_planning_builds_no_weights(monkeypatch):
 def test_a_study_goes_on_seed_by_seed():
     """So what was stopped early has compared all arms; those that only sample otherwise wait for their training."""
     plan = plan_study("claims", None, [])
-    trained = [key for key in plan.slots if "corrected" not in key]
-    assert plan.slots[: len(trained)] == trained
-    assert [key[-1] for key in trained] == sorted(key[-1] for key in trained)
-    assert [key[:-6] for key in trained[:4]] == ["radial-nested", "radial-full", "radial-plain", "raster-causal"]
+    trials = [plan.find(key, {}) for key in plan.slots]
+    corrected = "radial/nested corrected"
+    assert [trial.arm for trial in trials[:4]] == ["radial/nested", "radial/full", "radial/plain", "raster/causal"]
+    assert [trial.seed for trial in trials] == [*[0] * 4, *[1] * 4, *[2] * 4, 0, 1, 2]
+    assert [trial.arm for trial in trials[12:]] == [corrected] * 3

@@ -196,7 +196,8 @@ def encode(params: Params) -> Params:
 def spread_out(trials: list[Trial]) -> list[Trial]:
     """Order the trials: those that share a training apart, so that workers train in parallel.
 
-    Then seed by seed, so that a study that is stopped early has compared all arms; of a seed, the longest first.
+    Then seed by seed, so that a study that is stopped early has compared all arms but those that only sample otherwise,
+    which come last; of a seed, the longest first.
     """
     rank: dict[str, int] = {}
     turn_of = {}

@@ -1,4 +1,4 @@
-"""How packed training attends; sampling always uses the dense mask.
+"""How packed training attends; sampling always uses the dense mask, what is scored on a CPU bands.
 
 Legend: B images, H heads, S slots, E head width.
 """

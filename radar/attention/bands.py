@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WORTH = 0.7  # of the pairs left: above, cutting costs what it saves
+WORTH = 0.7  # largest share of all pairs that is left: above, cutting costs what it saves
+ROWS = (64, 128)  # of a band below LONG slots and from there on: what was fastest on an AMD EPYC
+LONG = 1024
 
 
 class Bands(NamedTuple):
@@ -24,11 +26,6 @@ class Bands(NamedTuple):
     rows: int
     columns: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
-
-    def to(self, device: torch.device) -> "Bands":
-        """Move to a device."""
-        columns, masks = (tuple(part.to(device) for part in parts) for parts in (self.columns, self.masks))
-        return Bands(self.rows, columns, masks)
 
     @property
     def pairs(self) -> int:
@@ -45,7 +42,7 @@ def cut(mask: Tensor, rows: int) -> Bands:
 
 def banded(mask: Tensor) -> Bands | Tensor:
     """A dense mask (S, S) in bands; the mask itself where that saves too little."""
-    bands = cut(mask, 64 if len(mask) < 1024 else 128)
+    bands = cut(mask, ROWS[len(mask) >= LONG])
     return bands if bands.pairs <= WORTH * mask.numel() else mask
 
 

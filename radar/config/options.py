@@ -109,8 +109,8 @@ class ModelConfig:
     class_position: bool = option(True, "false: no queries and keys of the class token (LlamaGen's published weights)")
     backend: str = option(
         "auto",
-        "attention in packed training: sdpa, with a dense mask; bands, the same without most of what no slot sees; "
-        "flex; auto: flex on CUDA, bands elsewhere",
+        "attention in packed training: sdpa, under a dense mask; bands, which are rows of it without the columns that "
+        "none of them sees; flex; auto: flex on CUDA, bands elsewhere",
     )
     checkpoint_activations: bool = option(False, "recompute in backward: less memory, about a third more time")
     compile: bool = option(False, "fuse what is not a matrix product (torch.compile): first steps take seconds longer")

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from radar.errors import InputError
-from radar.files import replacing
+from radar.files import kept_where_possible, replacing
 
 FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # under what is transparent
@@ -151,7 +151,7 @@ def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, t
         found |= dict(zip(new, each, strict=True))
     if new:  # without what could not be read just now, which has no digest
         kept = {names[p]: {"state": states[p], "digest": d, "reason": reason} for p, (d, reason) in found.items() if d}
-        with replacing(memory) as temporary:
+        with kept_where_possible(), replacing(memory) as temporary:
             temporary.write_text(json.dumps(kept))
     return {path: found[path] for path in names}
 

@@ -84,7 +84,7 @@ class SampleStore:
 def alone_in(folder: Path, train: TrainConfig) -> AbstractContextManager[None]:
     """Hold the folder that samples and scores are written to; of several devices' processes the first does.
 
-    Raises InputError where another command writes there.
+    Raises InputError where another command writes there: a launcher must then end the other processes.
     """
     return locked_or_refused(folder / ".samples.lock", f"--out {folder}") if is_first(train) else nullcontext()
 

@@ -71,7 +71,7 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
     module = GeneratorModule(config, vocabulary, classes, grid, planned=True)
-    if device != "cpu":
+    if module.backend is BACKENDS["flex"] or (module.backend is BACKENDS["auto"] and device == "cuda"):
         module.backend = BACKENDS["sdpa"]  # what FlexAttention leaves out is not known to the counter
     module.model.compiled = False
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radar.attention import BACKENDS, NONE, VARIANTS, Bands, Mask, Slots, banded
+from radar.attention import BACKENDS, NONE, VARIANTS, Mask, Slots, banded
 from radar.config.options import Config, ReviseConfig, SampleConfig
 from radar.config.registry import call, choose
 from radar.data.batches import Batch
@@ -92,11 +92,6 @@ class GeneratorModule(TrainedModule):
     def mask(self) -> Tensor:
         """Dense mask (S, S) of the whole layout."""
         return self.slots.mask()
-
-    @cached_property
-    def bands(self) -> Bands | Tensor:
-        """The same in bands, where that saves much and no query blocks take part of it."""
-        return self.mask if self.config.model.query_share else banded(self.mask)
 
     def packed(self) -> Layout:
         """All steps in one sequence; built once for a backend and device."""
@@ -194,7 +189,7 @@ class GeneratorModule(TrainedModule):
             chances = draws.uniform(int(asks.sum()))
             self.seed_batch(batch.number, draws.part.first)  # dropout, as above
             logits = self.model(
-                whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self.mask.to(self.device)
+                whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self._on_device(self.mask)
             )
             drawn = draw(logits[:, asks].float().softmax(-1), chances)
             return torch.empty_like(known).index_copy_(1, whole.target[whole.predicts_new], drawn)
@@ -238,12 +233,15 @@ class GeneratorModule(TrainedModule):
 
     def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Mask]:
         if settings is None:
-            return self.slots.to(self.device), self.bands.to(self.device)
+            return self.slots.to(self.device), self._on_device(self.mask)
         slots = self.sampled_slots(settings)
         slots = replace(slots, target=torch.where(slots.is_candidate, NONE, slots.target))
-        mask = slots.mask()
-        whole = mask if self.config.model.query_share else banded(mask)
-        return slots.to(self.device), whole.to(self.device)
+        return slots.to(self.device), self._on_device(slots.mask())
+
+    def _on_device(self, mask: Tensor) -> Mask:
+        """A whole mask where nothing is learned from it: on a CPU in bands, unless query blocks take parts of it."""
+        whole = self.device.type != "cpu" or self.config.model.query_share
+        return mask.to(self.device) if whole else banded(mask)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the order itself: computed again by other code, it might be another."""
