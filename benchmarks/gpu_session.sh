@@ -36,14 +36,14 @@ if [ -n "${DRY-}" ]; then
 else
     profile() {
         part prepare 90 radar ablate claims --prepare train.device=cuda
-        traced nested attention=nested train.batch_size=128 $SIZE $GPU
-        traced raster order.name=raster attention=causal train.batch_size=128 $SIZE $GPU
+        traced nested attention=nested train.batch_size=128 train.layout=auto $SIZE $GPU
+        traced raster order.name=raster attention=causal train.batch_size=128 train.layout=auto $SIZE $GPU
     }
     training() {
         for arm in raster/causal radial/plain radial/nested; do
             file=$out/step-$(echo $arm | tr / -).json
             [ -e "$file" ] || part "step-${arm#*/}" 90 radar bench --what train --arms "$arm" --vocabulary 1024 --classes 10 \
-                --batch 128 --repeats 3 --out "$file" $SIZE $GPU train.layout=packed
+                --batch 128 --repeats 3 --out "$file" $SIZE $GPU
         done
         part training "${TRAINING-150}" sh benchmarks/gpu_training.sh "$out/training"
     }
