@@ -91,7 +91,7 @@ COMMANDS = {
 }
 ABBREVIATED = ["radar evaluate CHECKPOINT", "radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
-ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]  # for hours and days
+ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]  # hours, days
 VERBS = [
     "ablate",
     "report",
