@@ -51,6 +51,7 @@ VERBS = {
     "plan": Verb("ablations.forecast", "memory and time of a training or a study, before it", True),
     "train": Verb("experiments.train", "train a generator", True),
     "sample": Verb("experiments.sample", "draw images from a checkpoint", True, True),
+    "edit": Verb("experiments.edit", "draw parts of images anew: inpainting, outpainting, other classes", True, True),
     "evaluate": Verb("experiments.evaluate", "score a checkpoint", True, True),
     "reference": Verb("experiments.reference", "statistics of the real images, as files", True, True),
     "bench": Verb("experiments.bench", "time sampling and training against the roofline floor of this device", True),

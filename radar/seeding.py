@@ -17,6 +17,7 @@ class Stream(IntEnum):
     CHOICE = 6  # which cells of one image come first
     IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
     AUGMENT = 8  # which views of the training images a batch has
+    HOLE = 9  # where the hole of one image is
 
 
 def derive(*parts: int) -> int:

@@ -51,6 +51,10 @@ COMMANDS = {
     ),
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
+    "radar edit runs/digits/last.ckpt --box 0.25,0.25,0.75,0.75": "--count 2 data.cache=cache",
+    "radar edit runs/digits/last.ckpt --task outpaint --keep center:0.5 --steps 4": "--count 2 data.cache=cache",
+    "radar edit runs/digits/last.ckpt --task class-edit --keep left --to-class 3": "--count 2 data.cache=cache",
+    "radar edit runs/digits/last.ckpt --task extend --grid 8x12": "--count 2 data.cache=cache",
     "radar evaluate runs/digits/last.ckpt": TINY,
     "radar ablate my_images.yaml": "model.dim=16 model.heads=1 model.layers=1 train.batch_size=4 "
     + f"{TINY} --workers 1",
@@ -89,7 +93,12 @@ COMMANDS = {
         "tokenizer.width=none tokenizer.codebook=none tokenizer.downsample=none run=runs/tuned data.size=64"
     ),
 }
-ABBREVIATED = ["radar evaluate CHECKPOINT", "radar import llamagen-gpt FILE", "radar import llamagen-vq FILE"]
+ABBREVIATED = [
+    "radar evaluate CHECKPOINT",
+    "radar edit --task extend --grid 8x12",
+    "radar import llamagen-gpt FILE",
+    "radar import llamagen-vq FILE",
+]
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]  # hours, days
 VERBS = [
@@ -102,6 +111,7 @@ VERBS = [
     "import",
     "tokenizer",
     "curves",
+    "edit",
     "evaluate",
     "plan",
     "reference",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 NONE = -1
-FIELDS = ("step", "is_token", "group", "rank", "target", "second", "in_pass")  # tensors of Slots
+FIELDS = ("step", "is_token", "group", "rank", "target", "second", "position", "in_pass")  # tensors of Slots
 
 
 class Side(NamedTuple):
@@ -57,6 +57,7 @@ class Slots:
         rank: rank of its cell; -1 for the class token.
         target: rank of the cell that it predicts; -1 for none.
         second: rank of the cell that it predicts with the second head; -1 for none.
+        position: rank of the cell whose embedding it gets: the one that it is made to predict, or else its own.
         in_pass: forward pass in which the sampler computes it.
         sees: (asking side, seen side) -> bool tensor.
     """
@@ -67,6 +68,7 @@ class Slots:
     rank: Tensor
     target: Tensor
     second: Tensor
+    position: Tensor
     in_pass: Tensor
     sees: Predicate
 
@@ -93,11 +95,6 @@ class Slots:
         target = target[target != NONE]
         first, second = (_position(target, asked) for asked in (self.target, self.second))
         return Predictions(target, first, second, torch.maximum(first, second))
-
-    @cached_property
-    def position(self) -> Tensor:
-        """(S,) rank of the cell whose embedding it gets: the one that it predicts, or else its own; -1 for none."""
-        return torch.where((self.target == NONE) | (self.second != NONE), self.rank, self.target)
 
     @cached_property
     def num_tokens(self) -> int:
@@ -157,7 +154,19 @@ class Slots:
 
     def only(self, steps: Tensor, mask: Tensor) -> "Slots":
         """Keep what predicts the cells of `steps`, and all that this can see through any number of layers of `mask`."""
-        wanted = torch.isin(self.in_pass, steps) & self.predicts
+        return self._with_seen(torch.isin(self.in_pass, steps) & self.predicts, mask)
+
+    def given(self, known: int, revise: bool = False) -> "Slots":
+        """Keep what decodes the ranks from `known` on where those before are given: no slot asks for them.
+
+        With `revise` those that do so still predict given cells again.
+        """
+        again = self.revises & revise
+        target, second = (torch.where((asked >= known) | again, asked, NONE) for asked in (self.target, self.second))
+        slots = replace(self, target=target, second=second)
+        return slots._with_seen(slots.predicts_new, slots.mask())
+
+    def _with_seen(self, wanted: Tensor, mask: Tensor) -> "Slots":
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
         return self.take(wanted)
@@ -222,7 +231,8 @@ def join(sizes: Sequence[int], parts: Sequence[Part], sees: Predicate) -> Slots:
     )
     second = torch.cat([_each(NONE, p.rank) if p.second is None else p.second for p in parts])
     group = torch.cat([step_of_rank(sizes), torch.tensor([-1])])[rank]
-    return Slots(step, is_token, group, rank, target, second, in_pass, sees)
+    position = torch.where((target == NONE) | (second != NONE), rank, target)
+    return Slots(step, is_token, group, rank, target, second, position, in_pass, sees)
 
 
 def step_of_rank(sizes: Sequence[int]) -> Tensor:

@@ -14,6 +14,7 @@ from radar.errors import InputError
 PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
 DEVICES = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
+PLACES = ("center", "left", "right", "top", "bottom")
 DEFAULT_METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
 
 
@@ -26,7 +27,7 @@ class OrderConfig:
     schedule: str | None = option(None, "group sizes: constant, linear, cosine, arccos")
     sizes: list[int] | None = option(None, "group sizes, one by one, in place of steps and schedule")
     sizes_of: str | None = option(None, "the natural group sizes of another order: name[:option=value...]")
-    metric: str | None = option(None, "radial, multi_center: euclidean, chebyshev, manhattan")
+    metric: str | None = option(None, "radial, multi_center, inwards: euclidean, chebyshev, manhattan")
     rounding: str | None = option(None, "radial, multi_center: ceil, round, floor")
     center: list[int] | None = option(None, "radial: [row, column] of the start cell")
     centers: list[list[int]] | None = option(None, "multi_center: start cells")
@@ -106,6 +107,11 @@ class ModelConfig:
         below=1,
     )
     qk_norm: bool = option(True, "normalise queries and keys")
+    positions: str = option(
+        "both",
+        "what cells are known by: learned, an embedding of each; rotary, angles of row and column, in attention; both",
+        choices=("learned", "rotary", "both"),
+    )
     class_position: bool = option(True, "false: no queries and keys of the class token (LlamaGen's published weights)")
     backend: str = option(
         "auto",
@@ -215,6 +221,15 @@ class SampleConfig:
         None, "cut the permutation into so many groups, in sampling only; by default as trained", at_least=1
     )
     schedule: str | None = option(None, "their sizes (see order.schedule), in sampling only")
+    grid: list[int] | None = option(
+        None, "[rows, columns] of cells, where other than trained; learned positions are interpolated"
+    )
+    place: str = option("center", "where in it the trained grid lies: center, left, right, top, bottom", choices=PLACES)
+    rotary: str = option(
+        "extend",
+        "rotary angles beyond it: extend, as they are; ntk, slower ones (NTK-aware)",
+        choices=("extend", "ntk"),
+    )
     choice_temperature: float | None = option(
         None, "write the most confident cells first, with so much Gumbel noise (MaskGIT)", at_least=0
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from radar.config.load import parse_order
 from radar.config.options import Config, OrderConfig, SampleConfig
 from radar.config.registry import choose, takes
+from radar.decoding.given import Restricted, cut_again, given_first, known_first
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import PERMUTATIONS, image_steps
@@ -105,6 +106,31 @@ class DecodingOrder:
                 "the options do not give the trained group sizes any more: no order per image can be drawn"
             )
         return steps
+
+    def around(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> list[Restricted]:
+        """Orders of images of which all cells are given but those `hidden` (B, N), whose K is that of `settings.steps`.
+
+        Without steps and schedule the hole keeps the order's groups. Raises InputError where not possible.
+        """
+        if settings.choice_temperature is not None:
+            return [known_first(self.sampled(settings), row) for row in hidden]
+        own = self._of_holes(hidden, replace(settings, steps=None, schedule=None), images)
+        kept = [given_first(step, row) for step, row in zip(own, hidden, strict=True)]
+        if settings.steps is None and settings.schedule is None:
+            return kept
+        ranking = self._of_holes(hidden, replace(settings, steps=hidden.shape[1], schedule="constant"), images)
+        schedule = settings.schedule or self.config.order.schedule or "constant"
+        return [
+            cut_again(step, row, ranks, settings.steps or natural.steps, schedule)
+            for step, row, ranks, natural in zip(own, hidden, ranking, kept, strict=True)
+        ]
+
+    def _of_holes(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> Tensor:
+        """Step (B, N) of each image, by orders that look at the hole, too."""
+        order = self.sampled_options(settings)
+        if takes(order.name, ORDERS, "given"):
+            return torch.stack([decode_steps(order, *self.grid, given=~row) for row in hidden])
+        return self.of_images(settings, images).expand(hidden.shape)
 
     def sampled_digest(self, settings: SampleConfig) -> str:
         """12 hex digits of the order that is sampled in; of the first images' where each has its own."""

@@ -177,6 +177,22 @@ def radial(h: int, w: int, center: Cell | None = None, metric: str = "euclidean"
     return multi_center(h, w, [(h // 2, w // 2) if center is None else center], metric, rounding)
 
 
+def inwards(h: int, w: int, given: NDArray[np.bool_] | None = None, metric: str = "euclidean") -> Keys:
+    """From the border of a hole to its middle: the rounded distance to the nearest known cell, for inpainting [ours].
+
+    `given` (N,) says which cells are known; where none is, the known ones are those around the grid.
+    Raises InputError for an unknown metric.
+    """
+    measure = choose("distance metric", metric, DISTANCES)
+    rows, columns = _grid(h, w)
+    if given is None or not given.any():
+        distance = np.minimum.reduce([rows + 1, h - rows, columns + 1, w - columns])
+    else:
+        away = (np.abs(axis[:, None] - axis[given]) for axis in (rows, columns))
+        distance = measure(*away).min(1)
+    return np.stack([np.ceil(distance), distance])
+
+
 BY_SIZES = 20 / 16  # steps per cell of the side
 GROUPING = (
     "sizes",
@@ -186,7 +202,7 @@ GROUPING = (
 )  # options that cut a ranking; the first two alone
 
 
-def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
+def decode_steps(order: OrderConfig, h: int, w: int, given: Tensor | None = None) -> Tensor:
     """Build the step vector (N,) int64 of an order on an h x w grid: the step at which each cell is decoded.
 
     Values are exactly 0..K-1. An order of one ranking per image gives (M, N), all with equal group sizes.
@@ -197,22 +213,25 @@ def decode_steps(order: OrderConfig, h: int, w: int) -> Tensor:
     Args:
         order: name and options.
         h, w: sides of the grid, N = h * w.
+        given: (N,) True where a cell is known before; by orders that look at it.
 
     Raises InputError for an unknown order or option, or if such groups are not possible.
 
     >>> decode_steps(OrderConfig(name="radial"), 4, 4).view(4, 4).tolist()
     [[3, 3, 2, 3], [3, 2, 1, 2], [2, 1, 0, 1], [3, 2, 1, 2]]
     """
-    given = given_sizes(order, h, w)
+    sizes = given_sizes(order, h, w)
     options = {key: value for key, value in vars(order).items() if key not in ("name", *GROUPING)}
     if takes(order.name, ORDERS, "sizes"):
         count = min(h * w, round(BY_SIZES * math.sqrt(h * w))) if order.steps is None else order.steps
-        options["sizes"] = given or group_sizes(h * w, count, order.schedule or "cosine")
+        options["sizes"] = sizes or group_sizes(h * w, count, order.schedule or "cosine")
         if takes(order.name, ORDERS, "free"):
-            options["free"] = given is None and order.schedule is None
-        order, given = replace(order, schedule=None, steps=None), None
+            options["free"] = sizes is None and order.schedule is None
+        order, sizes = replace(order, schedule=None, steps=None), None
+    if given is not None and takes(order.name, ORDERS, "given"):
+        options["given"] = given.numpy()
     keys = call("order", order.name, ORDERS, h, w, **options)
-    each = [_cut(ranking, order, given) for ranking in keys.reshape(-1, *keys.shape[-2:])]
+    each = [_cut(ranking, order, sizes) for ranking in keys.reshape(-1, *keys.shape[-2:])]
     return torch.from_numpy(np.stack(each) if keys.ndim == 3 else each[0])
 
 
@@ -258,6 +277,7 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "halton": halton,
     "radial": radial,
     "multi_center": multi_center,
+    "inwards": inwards,
     "regions": regions,
     "lpd": lpd,
     "optimised": optimised,

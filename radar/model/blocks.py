@@ -6,7 +6,7 @@ Legend: B images, S slots, N cells, D width, H heads, E head width, L layers.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,19 @@ from radar.kernels.linear import Linear
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+ROTARY_BASE = 10_000.0
+
+
+class Positions(NamedTuple):
+    """What a model knows a cell by: an embedding of its own, rotary angles of its row and column."""
+
+    learned: bool
+    rotary: bool
+
+
+POSITIONS = {"both": Positions(True, True), "learned": Positions(True, False), "rotary": Positions(False, True)}
 
 
 @functools.cache
@@ -75,13 +88,17 @@ def feed_forward_width(dim: int) -> int:
     return -(-(8 * dim // 3) // unit) * unit
 
 
-def rotary_table(h: int, w: int, width: int, base: float = 10_000.0) -> Tensor:
+def rotary_table(h: int, w: int, width: int, origin: tuple[int, int] = (0, 0), scale: float = 1.0) -> Tensor:
     """Cosine and sine (1 + N, E / 2, 2) to rotate by: half of the pairs turn by row, half by column.
 
-    Row 0 is the class token; cell (r, c) stands at (r + 1, c + 1), so that no cell shares its place.
+    Row 0 is the class token; cell (r, c) stands at (r + 1, c + 1), so that no cell shares its place, or at so much less
+    as `origin` says. With `scale` s the frequencies are NTK-aware (as YaRN, arXiv 2309.00071, gives them): the base
+    grows by s^(d / (d - 2)), d features per axis, so that the slowest one turns s times more slowly.
     """
-    frequency = base ** (-torch.arange(0, width // 2, 2).float() / (width // 2))
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    along = width // 2
+    base = ROTARY_BASE * scale ** (along / (along - 2) if along > 2 else 1)
+    frequency = base ** (-torch.arange(0, along, 2).float() / along)
+    rows, columns = torch.meshgrid(torch.arange(h) - origin[0], torch.arange(w) - origin[1], indexing="ij")
     positions = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
     angles = (positions[:, :, None] * frequency).flatten(1)
     return torch.stack([angles.cos(), angles.sin()], -1)

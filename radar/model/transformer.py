@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Mask, Predictions, Slots
 from radar.config.options import ModelConfig
+from radar.config.registry import choose
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
-from radar.model.blocks import Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
+from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
 from radar.model.kv_cache import Cache, cached_attention
 
 R = TypeVar("R")
@@ -47,7 +48,8 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(vocabulary, shape.dim)
         self.labels = nn.Embedding(classes + 1, shape.dim)
         self.query = nn.Parameter(torch.empty(shape.dim))
-        self.positions = nn.Embedding(grid[0] * grid[1], shape.dim)
+        self.known_by = choose("positions", config.positions, POSITIONS)
+        self.positions = nn.Embedding(grid[0] * grid[1], shape.dim) if self.known_by.learned else None
         self.query_layers = shape.query_layers
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
         self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
@@ -55,11 +57,18 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(shape.dim, EPS)
         self.head = Linear(shape.dim, vocabulary)
         self.second_head = Linear(shape.dim, vocabulary) if mixes else None
-        angles = rotary_table(*grid, shape.dim // shape.heads)
-        angles[0] *= config.class_position
-        self.register_buffer("angles", angles, persistent=False)
+        self.class_position = config.class_position
+        self.register_buffer("angles", self.rotary_angles(), persistent=False)
         if not self.query.is_meta:  # of a model that is only planned, there is nothing to initialise
             self._initialise()
+
+    def rotary_angles(self, origin: tuple[int, int] = (0, 0), scale: float = 1.0) -> Tensor:
+        """Table of `rotary_table` for this grid; no rotation at all where cells are known by embeddings alone."""
+        angles = rotary_table(*self.grid, self.shape.dim // self.shape.heads, origin, scale)
+        if not self.known_by.rotary:
+            angles[:] = torch.tensor([1.0, 0.0])
+        angles[0] *= self.class_position
+        return angles
 
     @property
     def cache_layers(self) -> int:
@@ -202,7 +211,8 @@ class Transformer(nn.Module):
         """
         x = torch.where(is_token[:, None], self.tokens(tokens), self.query)
         x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)
-        x = self.positions(cells[:, position.clamp(min=0)]) * (position != NONE)[:, None] + x
+        if self.positions is not None:
+            x = self.positions(cells[:, position.clamp(min=0)]) * (position != NONE)[:, None] + x
         angles = self.angles[torch.where(rank == NONE, 0, cells[:, rank.clamp(min=0)] + 1)]
         return x, angles[:, None]
 

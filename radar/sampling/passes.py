@@ -47,7 +47,8 @@ def plan_passes(slots: Slots, revise: bool, device: torch.device | str = "cpu", 
     """Cut a variant's slots into forward passes; a slot is cached exactly if a later pass sees it.
 
     Slots that no pass sees any more are overwritten, where nothing behind them is still in use. The random numbers of a
-    cell's first drawing are the same with and without `revise` and `candidates`.
+    cell's first drawing are the same with and without `revise` and `candidates`. Where the first ranks are given
+    (`Slots.given`), the first pass is the one that asks for the others, and encodes all that it sees.
 
     Args:
         slots: of a variant, for the group sizes of an order.
@@ -63,14 +64,18 @@ def plan_passes(slots: Slots, revise: bool, device: torch.device | str = "cpu", 
     mask = slots.mask()
     dropped = (slots.revises & (not revise)) | (slots.is_candidate & (not candidates))
     slots = replace(slots, target=torch.where(dropped, NONE, slots.target))
+    if not (asks := slots.predicts_new).any():
+        return []  # all is given
+    in_pass = (slots.in_pass - slots.in_pass[asks].min()).clamp(min=0)
+    known = int(slots.predictions.target[asks[slots.predictions.source]].min())
     cells = drawn = int(torch.cat([slots.rank, slots.target]).max()) + 1
-    count, known, cached = int(slots.in_pass.max()) + 1, 0, torch.empty(0, dtype=torch.long)
+    count, cached = int(in_pass.max()) + 1, torch.empty(0, dtype=torch.long)
     passes: list[Pass] = []
     for number in range(count):
-        alive = mask[slots.in_pass >= number][:, cached].any(0).nonzero()
+        alive = mask[in_pass >= number][:, cached].any(0).nonzero()
         cached = cached[: int(alive.max()) + 1 if len(alive) else 0]
-        run = torch.nonzero(slots.in_pass == number).flatten()
-        seen_later = mask[slots.in_pass > number][:, run].any(0)
+        run = torch.nonzero(in_pass == number).flatten()
+        seen_later = mask[in_pass > number][:, run].any(0)
         run = torch.cat([run[seen_later], run[~seen_later]])
         part, rows = slots.take(run), mask[run][:, torch.cat([cached, run])]
         targets, source = part.predictions.target, part.predictions.source
@@ -93,5 +98,5 @@ def plan_passes(slots: Slots, revise: bool, device: torch.device | str = "cpu", 
             )
         )
         known, drawn = after, drawn + int(extra.sum())
-        cached = torch.cat([cached, run[seen_later]])
+        cached = torch.cat([cached, run[: int(seen_later.sum())]])
     return passes

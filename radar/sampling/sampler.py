@@ -89,6 +89,7 @@ def sample_tokens(
     images: Sequence[int],
     trace: Trace | None = None,
     rule: TokenRule | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Draw tokens (B, N) in cell order; exactly one forward pass per entry of `passes`.
 
@@ -101,8 +102,11 @@ def sample_tokens(
         images: B image numbers; image i depends on (settings.seed, i) and its label alone.
         trace: filled with the state after each pass.
         rule: what to write, by default `choose_tokens(settings)`.
+        given: (B, G) tokens of the first ranks, where `passes` ask for the others alone (`Slots.given`).
     """
-    inputs = permutation, labels, *(noise.to(labels.device) for noise in all_noise(passes, settings, images))
+    given = labels.new_empty(len(labels), 0) if given is None else given
+    noise = (numbers.to(labels.device) for numbers in all_noise(passes, settings, images, given.shape[1]))
+    inputs = permutation, labels, given, *noise
     work = functools.partial(_run, model, passes, settings, rule or choose_tokens(settings), trace)
     if trace is not None or rule is not None:
         return work(*inputs)
@@ -110,9 +114,9 @@ def sample_tokens(
     return replay(model, (id(passes), repr(rest)), work, *inputs)
 
 
-def all_noise(passes: Sequence[Pass], settings: SampleConfig, images: Sequence[int]) -> list[Tensor]:
-    """Uniform numbers (B, ...) for the tokens, and for their choice where there is one."""
-    noise = [image_noise(settings.seed, images, sum(len(step.noise) for step in passes))]
+def all_noise(passes: Sequence[Pass], settings: SampleConfig, images: Sequence[int], given: int = 0) -> list[Tensor]:
+    """Uniform numbers (B, ...) for the tokens, also `given` ones, and for their choice where there is one."""
+    noise = [image_noise(settings.seed, images, given + sum(len(step.noise) for step in passes))]
     if settings.choice_temperature is not None:
         noise.append(image_noise(settings.seed, images, sum(len(step.targets) for step in passes), Stream.CHOICE))
     return noise
@@ -126,6 +130,7 @@ def _run(
     trace: Trace | None,
     permutation: Tensor,
     labels: Tensor,
+    given: Tensor,
     noise: Tensor,
     choice_noise: Tensor | None = None,
 ) -> Tensor:
@@ -135,6 +140,7 @@ def _run(
     if choice_noise is not None:  # every image finds its own permutation
         choice, permutation = Choice(passes, settings, choice_noise), (cells := cells.clone())
     x = torch.zeros(cells.shape, dtype=torch.long, device=labels.device)  # tokens by rank
+    x[:, : given.shape[1]] = given
     guide = _Guide(model, passes, labels, settings)
     with _products_in(product_dtype(settings), labels.device):
         for k, step in enumerate(passes):
@@ -175,7 +181,7 @@ class _Guide:
         self.schedule = guidance(settings.guidance_schedule, settings.guidance_power)
         self.settings, self.doubled = settings, settings.guidance != 1
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
-        room = max(step.covered for step in passes)
+        room = max((step.covered for step in passes), default=0)
         self.model = model
         shape, device, low = model.shape, model.query.device, product_dtype(settings) == torch.bfloat16
         dtype = torch.bfloat16 if low else model.query.dtype

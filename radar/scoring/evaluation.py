@@ -35,6 +35,7 @@ from radar.scoring.samples import class_counts
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
+from radar.training.other_grid import cropped
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
 MOST_LABEL_GAP, LEAST_ACCURACY, LEAST_HELD_OUT = 5.0, 0.8, 500  # beyond these a row is to be read with care
@@ -44,10 +45,10 @@ OPENED: dict[tuple[object, ...], list[Reference]] = {}  # the last: all arms of 
 def measure_nll(generator: Generator) -> float | None:
     """Mean held-out NLL in nats per image, in the layout that is sampled (teacher-forced where the variant revises).
 
-    None where the order is an outcome of sampling.
+    None where the order is an outcome of sampling, or the grid is not that of the images.
     """
     settings, train = generator.config.sample, generator.config.train
-    if settings.choice_temperature is not None:
+    if settings.choice_temperature is not None or off_grid(generator):
         return None
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
@@ -59,15 +60,21 @@ def measure_nll(generator: Generator) -> float | None:
     return total / len(split)
 
 
+def off_grid(generator: Generator) -> bool:
+    """Whether samples have another grid than the images of the data set."""
+    return generator.grid != generator.tokenizer.grid(generator.data.size)
+
+
 def measure_quality(generator: Generator, store: SampleStore, references: Sequence[Reference]) -> dict[str, Any]:
     """Compute the configured metrics, by every feature network, and rfid where the tokenizer is learned.
 
-    No more than a part of the samples is in memory. Also how far their labels are from those of the data.
+    Of samples on a larger grid the part that the trained one covers is scored. No more than a part of them is in
+    memory. Also how far their labels are from those of the data.
     """
     config, labels = generator.config, []
     scores = Scores(config.evaluate.metrics, references, store.images)
     for samples in tqdm(store, "score", len(store.paths), disable=None, leave=False):
-        scores.add(samples.images, samples.labels)
+        scores.add(cropped(samples.images, generator.data.size, config.sample.place), samples.labels)
         labels.append(samples.labels)
     columns: dict[str, Any] = {"label_gap": label_gap(torch.cat(labels), class_counts(generator))}
     columns |= scores.columns()
@@ -93,7 +100,7 @@ def gap_columns(module: GeneratorModule, settings: SampleConfig) -> dict[str, An
 def field_gap(generator: Generator) -> dict[str, float | None]:
     """Independence gap in nats in the field of the training tokens, given the class."""
     settings = generator.config.sample
-    if settings.choice_temperature is not None:
+    if settings.choice_temperature is not None or off_grid(generator):
         return {"gap_data": None}
     data, tokenizer = generator.data, generator.tokenizer
     split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
@@ -108,11 +115,15 @@ def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]]
     return None if own else step.view(module.model.grid).tolist()
 
 
-def describe(config: Config, module: GeneratorModule, trained_steps: int | None = None) -> dict[str, Any]:
+def describe(
+    config: Config, module: GeneratorModule, trained_steps: int | None = None, as_trained: GeneratorModule | None = None
+) -> dict[str, Any]:
     """Name what was compared, at what size and cost: columns that need no weights.
 
-    The training is of `trained_steps` optimizer steps, by default of all that the options give.
+    The training is of `trained_steps` optimizer steps, by default of all that the options give, and of the generator
+    `as_trained`, where it is sampled on another grid.
     """
+    trained = as_trained or module
     sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
     images = (t.max_steps if trained_steps is None else trained_steps) * t.batch_size
     passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
@@ -127,11 +138,11 @@ def describe(config: Config, module: GeneratorModule, trained_steps: int | None 
         "sampled_order_hash": module.order.sampled_digest(config.sample),
         "order_per_image": config.sample.order_per_image,
         **gap_columns(module, config.sample),
-        "params": parameter_count(module.model),
-        "slots": len(module.slots),
+        "params": parameter_count(trained.model),
+        "slots": len(trained.slots),
         "sampled_slots": sum(len(one.slots) for one in passes),
         "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, passes, rows).flops / 1e9,
-        "train_tflops": training_flops(module) * images / 1e12,
+        "train_tflops": training_flops(trained) * images / 1e12,
         "images_seen": images,
         "step_map": step_map(module, config.sample),
         "guidance": config.sample.guidance,
@@ -174,7 +185,7 @@ def evaluate(generator: Generator, references: Sequence[Reference], folder: Path
     began = time.perf_counter()
     settings = replace(config.sample, images=config.evaluate.images)
     store = draw_store(generator, settings, config.evaluate.labels, folder)
-    row = describe(config, generator.module, generator.trained_steps)
+    row = describe(config, generator.module, generator.trained_steps, generator.as_trained)
     row |= {"kept_step": generator.kept_step, "labels": config.evaluate.labels}
     row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}

@@ -50,9 +50,9 @@ def samples_sheet(generator: Generator, samples: Samples) -> Pixels:
     scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
     few = 1 < len(classes) <= 10
     columns, shown = len(classes) if few else 10, by_class(samples.labels, len(classes))
-    held_out = generator.data.held_out
+    held_out, alike = generator.data.held_out, tuple(samples.images.shape[2:]) == generator.data.size
     images, labels = (
-        split_images(held_out, LOOKED_THROUGH) if len(held_out) else (samples.images[:0], samples.labels[:0])
+        split_images(held_out, LOOKED_THROUGH) if len(held_out) and alike else (samples.images[:0], samples.labels[:0])
     )
     real = by_class(labels, len(classes))[:columns]
     fits = torch.equal(labels[real], torch.arange(columns)) if few else len(real) == columns

@@ -101,7 +101,7 @@ def _run(module: GeneratorModule, layout: Any, images: int, fake: FakeTensorMode
     """Forward and backward pass of so many images; of a gradient that is complete this device keeps a share."""
     slots, model, low = layout.slots, module.model, module.config.train.precision == "bf16-mixed"
     predictions, permutation = slots.predictions, torch.atleast_2d(module.order.permutation)[0]
-    _ = slots.position, slots.kinds  # found from values, which fake tensors do not have
+    _ = slots.kinds  # found from values, which fake tensors do not have
     ledger, hooks = Ledger(), []
     with fake, ledger, torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
         for weight in model.parameters():

@@ -21,6 +21,7 @@ from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
 from radar.training.devices import pick_device
 from radar.training.generator import GeneratorModule
+from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import TrainedModule
 
@@ -108,6 +109,7 @@ class Generator:
     Attributes:
         kept_step, trained_steps: optimizer steps that its weights have seen, and those of its whole training.
         path, overrides: what it was opened by.
+        as_trained: the module on the grid that it was trained on, where `sample.grid` asks for another.
     """
 
     config: Config
@@ -120,6 +122,7 @@ class Generator:
     trained_steps: int = 0
     path: str = ""
     overrides: Sequence[str] = ()
+    as_trained: GeneratorModule | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -219,6 +222,8 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
     check_origin(module, checkpoint, path)
+    as_trained = module
+    config, module = on_sampled_grid(config, as_trained)
     device = pick_device(config.train.device)
     module.to(device)
     tokenizer.to(device)
@@ -226,4 +231,4 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     found, kept = checkpoint["radar"], int(checkpoint["global_step"])
     trained = int(found.get("trained_steps", kept))
     commit, opened = found["commit"], (str(path), tuple(overrides or ()))
-    return Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened)
+    return Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened, as_trained)

@@ -61,11 +61,15 @@ class GeneratorModule(TrainedModule):
     ) -> None:
         super().__init__(config, origin)
         self.order = DecodingOrder(config, grid, step)
-        self.slots = self._slots(step_sizes(self.step), config.revise)
+        self.slots = call("attention", config.attention, VARIANTS, step_sizes(self.step), **vars(config.revise))
         if self.slots.mixes:
-            _check_directions(self, config, grid[1])
+            if self.order.varies:
+                raise InputError(f"attention '{config.attention}' needs train.permutations=fixed")
+            check_directions(self.slots, torch.atleast_2d(self.order.permutation), config.attention, grid[1])
         if config.model.query_share:
             _check_query_blocks(self.slots, config)
+        if config.model.positions == "rotary":
+            _check_rotary(self.slots, config, self.order.varies)
         # Query blocks take part of the mask, which only a dense one can be cut into.
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
@@ -127,7 +131,7 @@ class GeneratorModule(TrainedModule):
     def sampled_slots(self, settings: SampleConfig) -> Slots:
         """Slots of the sampler; raises InputError where they are not possible."""
         self.order.check_per_image(settings)
-        slots = self._slots(step_sizes(self.sampled_step(settings)), _revised(self.config.revise, settings))
+        slots = self.slots_of(step_sizes(self.sampled_step(settings)), settings)
         if settings.choice_temperature is not None and not slots.is_candidate.any():
             raise InputError(
                 f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
@@ -141,8 +145,10 @@ class GeneratorModule(TrainedModule):
         candidates = settings.choice_temperature is not None
         return plan_passes(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
 
-    def _slots(self, sizes: list[int], revise: ReviseConfig) -> Slots:
-        return call("attention", self.config.attention, VARIANTS, sizes, **vars(revise))
+    def slots_of(self, sizes: Sequence[int], settings: SampleConfig) -> Slots:
+        """Slots to sample groups of such sizes; raises InputError where the variant cannot."""
+        revise = vars(_revised(self.config.revise, settings))
+        return call("attention", self.config.attention, VARIANTS, sizes, **revise)
 
     def cross_entropy(
         self, slots: Slots, mask: Mask, tokens: Tensor, labels: Tensor, permutation: Tensor, known: Tensor
@@ -189,7 +195,7 @@ class GeneratorModule(TrainedModule):
             chances = draws.uniform(int(asks.sum()))
             self.seed_batch(batch.number, draws.part.first)  # dropout, as above
             logits = self.model(
-                whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self._on_device(self.mask)
+                whole, known[:, whole.rank.clamp(min=0)], labels, permutation, self.scoring_mask(self.mask)
             )
             drawn = draw(logits[:, asks].float().softmax(-1), chances)
             return torch.empty_like(known).index_copy_(1, whole.target[whole.predicts_new], drawn)
@@ -233,12 +239,12 @@ class GeneratorModule(TrainedModule):
 
     def _layout_of(self, settings: SampleConfig | None) -> tuple[Slots, Mask]:
         if settings is None:
-            return self.slots.to(self.device), self._on_device(self.mask)
+            return self.slots.to(self.device), self.scoring_mask(self.mask)
         slots = self.sampled_slots(settings)
         slots = replace(slots, target=torch.where(slots.is_candidate, NONE, slots.target))
-        return slots.to(self.device), self._on_device(slots.mask())
+        return slots.to(self.device), self.scoring_mask(slots.mask())
 
-    def _on_device(self, mask: Tensor) -> Mask:
+    def scoring_mask(self, mask: Tensor) -> Mask:
         """A whole mask where nothing is learned from it: on a CPU in bands, unless query blocks take parts of it."""
         whole = self.device.type != "cpu" or self.config.model.query_share
         return mask.to(self.device) if whole else banded(mask)
@@ -283,18 +289,30 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
     )
 
 
-def _check_directions(module: GeneratorModule, config: Config, width: int) -> None:
-    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills."""
-    slots, cells = module.slots, torch.atleast_2d(module.order.permutation)
-    positions = torch.stack([cells // width, cells % width], -1)
+def check_directions(slots: Slots, permutation: Tensor, attention: str, width: int) -> None:
+    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills.
+
+    Of permutations (B, N); raises InputError.
+    """
+    positions = torch.stack([permutation // width, permutation % width], -1)
     for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
         pairs = (targets != NONE) & (slots.rank != NONE)
         moves = positions[:, targets[pairs]] - positions[:, slots.rank[pairs]]
-        if (moves != torch.tensor(distance)).any() or module.order.varies:
+        if (moves != torch.tensor(distance)).any():
             raise InputError(
-                f"attention '{config.attention}' decodes a cell from those left of it and above: it needs order "
-                f"'diagonal' with its own steps, a grid that is not higher than wide, and train.permutations=fixed"
+                f"attention '{attention}' decodes a cell from those left of it and above: it needs order 'diagonal' "
+                "with its own steps, and a grid that is not higher than wide"
             )
+
+
+def _check_rotary(slots: Slots, config: Config, varies: bool) -> None:
+    """Refuse slots whose cell to predict is neither their own nor always the same next one: angles do not say it."""
+    elsewhere = (slots.position != slots.rank) & (slots.rank != NONE)
+    if elsewhere.any() and (varies or int(slots.step.max()) + 2 < len(slots)):
+        raise InputError(
+            f"model.positions=rotary does not say which cell a slot of attention '{config.attention}' fills; choose "
+            "both or learned"
+        )
 
 
 def _check_query_blocks(slots: Slots, config: Config) -> None:
