@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ablations.arguments import add_study
 from ablations.reporting.columns import featured, numbers
+from ablations.reporting.edits import edit_tables, save_edit_sheets
 from ablations.reporting.figures import draw_front, draw_gap, draw_importances, draw_learning_curves
 from ablations.reporting.page import html_page
 from ablations.reporting.results import Results, command_line, facts, headline, notes, warnings
@@ -70,7 +71,8 @@ def save_figures(results: Results) -> dict[str, str]:
         else:
             save_figure(figure, results.out / name)
             saved[title] = name
-    return saved
+    arms = {arm: results.out / "samples" / trial_name(arm, group[0]["seed"]) for arm, group in by_arm(rows).items()}
+    return saved | save_edit_sheets(arms, results.out)
 
 
 def step_maps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, torch.Tensor]]:
@@ -90,6 +92,8 @@ def markdown_page(results: Results, table: str, pictures: dict[str, str]) -> str
     lines = [f"# {results.name}", "", f"`{results.command}`", "", headline(rows), ""]
     lines += [*(f"- {text}" for text in warnings(results)), "", table, "", *(f"- {n}" for n in notes(results)), ""]
     lines += ["<details><summary>All columns</summary>", "", text_table(every), "", *meanings, "", "</details>", ""]
+    for title, edits in edit_tables(rows).items():
+        lines += [f"## Edits: {title}", "", text_table(edits), ""]
     lines += [*facts(rows), "", *(f"![{title}]({name})\n" for title, name in pictures.items())]
     samples: list[str] = []
     for arm, group in by_arm(rows).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arguments import add_checkpoint
+from radar.editing.protocol import check_protocol, protocol_columns
 from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
@@ -18,6 +19,7 @@ from radar.scoring.sample_store import alone_in, draw_store
 from radar.timing.rounds import measure_speed
 from radar.training.checkpoints import Generator, holds_tokenizer, load_generator
 from radar.training.devices import is_first, must_launch
+from radar.training.other_grid import check_scored
 
 arguments = add_checkpoint
 ROW = "evaluation.json"
@@ -67,10 +69,11 @@ def evaluate_generator(checkpoint: str, options: list[str], folder: Path) -> dic
             settings = replace(config.sample, images=config.evaluate.images)
             draw_store(generator, settings, config.evaluate.labels, folder)
             return None
-        row, store = evaluate(generator, open_references(generator), folder)
+        references = open_references(generator)
+        row, store = evaluate(generator, references, folder)
         for warning in cautions(row):
             print(f"radar: {warning}", file=sys.stderr)
-        row |= measure_speed(generator)
+        row |= protocol_columns(generator, references, folder) | measure_speed(generator)
         save_row(row, folder / ROW)
         store.remove()
         return row
@@ -80,6 +83,8 @@ def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generat
     """Open a checkpoint; raises InputError for what could not be scored: before any work."""
     generator = load_generator(checkpoint, options)
     check_scoring(generator.config.evaluate)
+    check_scored(generator.config, (generator.as_trained or generator.module).model.grid)
+    check_protocol(generator.config, generator.as_trained or generator.module)
     check_writable(folder, folder=True)
     must_launch(generator.config.train)
     return generator

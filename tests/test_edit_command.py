@@ -12,8 +12,9 @@ from ablations.cli import main
 from radar.config.load import load_config
 from radar.data import load_data
 from radar.data.images import split_images
+from radar.editing.edits import Edited, blended
 from radar.editing.holes import KEEPS, hidden_by_keep, inside
-from radar.editing.scores import SCORES
+from radar.editing.scores import SCORES, mean_of
 from radar.editing.sources import images_to_edit
 from radar.training.runs import train_generator
 from tests.command_line import fails
@@ -37,7 +38,7 @@ def test_what_it_writes(checkpoint, tmp_path, capsys):
     assert Image.open(tmp_path / "edit.png").width > 500 and Image.open(tmp_path / "film.gif").n_frames > 3
     row, arrays = json.loads((tmp_path / "edit.json").read_text()), np.load(tmp_path / "edited.npz")
     assert set(row["scores"]) == {*SCORES, "diversity"} and row["hidden_cells"] == 16 and row["edited"] == 12
-    assert row["scores"]["outside"] == [0, 0] and row["scores"]["recoded"] == [0, 0], "a pixel is a cell here"
+    assert row["scores"]["outside"]["mean"] == row["scores"]["recoded"]["mean"] == 0, "a pixel is a cell here"
     real, labels = images_to_edit("held_out", load_data(load_config(None).data), 12, None)
     assert arrays["arr_1"].tolist() == labels.tolist() == [*range(10), 0, 1]
     hidden = torch.from_numpy(arrays["hidden"]).view(12, 1, 8, 8)
@@ -88,9 +89,25 @@ def test_what_is_kept(keep):
         hidden = hidden_by_keep(f"{keep}:{share}", 8, 12, range(3))
         assert hidden.shape == (3, 96)
     half = hidden_by_keep(keep, 8, 12, range(3))
-    assert torch.equal(half, hidden_by_keep(f"{keep}:0.5", 8, 12, range(3)))
-    assert (half[0] != half[1]).any() == (keep in ("random", "around"))
-    assert half.sum(1).unique().tolist() == {"center": [72], "border": [0], "around": [24]}.get(keep, [48])
+    share = 0.25 if keep == "border" else 0.5
+    assert torch.equal(half, hidden_by_keep(f"{keep}:{share}", 8, 12, range(3)))
+    assert (half[0] != half[1]).any() == (keep in ("random", "all_but_box"))
+    assert half.sum(1).unique().tolist() == {"center": [72], "border": [24], "all_but_box": [24]}.get(keep, [48])
+
+
+def test_nothing_of_the_original_shows_through_a_blended_hole():
+    before, drawn = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    hidden, none = ~inside(8, 8, (0, 0, 1, 0.5)).flatten()[None], torch.zeros(1, 64)
+    mixed = blended(Edited(before, before, drawn, hidden, *[none] * 6), (8, 8), 1.0)
+    assert (mixed[:, :, 4:] == 0).all() and (mixed[:, :, 3] > 0).all() and (mixed[:, :, 3] < 200).all()
+    assert (mixed[:, :, 0] == 200).all()
+
+
+def test_means_of_scores():
+    assert mean_of(torch.tensor([1.0, float("nan")])) == (1.0, None, 1)
+    assert mean_of(torch.tensor([float("nan")])) is None
+    mean, half, count = mean_of(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    assert (mean, count) == (2, 3) and half == pytest.approx(4.303 / 3**0.5, abs=1e-3)
 
 
 def test_a_cell_is_hidden_where_any_of_it_is():
@@ -112,6 +129,12 @@ def test_a_cell_is_hidden_where_any_of_it_is():
         (["--keep", "left", "--box", "0,0,1,1"], "--box and --keep both say what is hidden"),
         (["--mask", "none.png"], "--mask none.png does not exist"),
         (["--mask", "text.png"], "--mask text.png is no picture that can be read"),
+        (["--revise-given", "sample.correction=0"], "--revise-given has no effect without sample.correction"),
+        (["--images", "strings.npz"], "--images strings.npz cannot be read as .npz with arr_0 (ValueError)"),
+        (["--images", "number.npz"], "--images number.npz cannot be read as .npz with arr_0 (IndexError)"),
+        (["--images", "unknown", "--task", "class-edit"], "--task class-edit needs --to-class"),
+        (["evaluate.features=[]"], "evaluate.features=[] is not possible"),
+        (["sample.images=3"], "'sample.images=3' has no effect on radar edit"),
         (["--mask", "large.png"], "--mask large.png has 9x8 pixels, the images 8x8"),
         (["--task", "paint"], "unknown task 'paint'; choose from: inpaint, outpaint, class-edit"),
         (["--encode", "half"], "unknown encoding 'half'"),
@@ -143,6 +166,10 @@ def test_bad_input_is_one_line(arguments, message, checkpoint, tmp_path, monkeyp
         Path(path).write_text("text")
     for path in ("large.png", "sizes/large.png"):
         Image.new("RGB", (9, 8)).save(path)
+    Path("unknown").mkdir()
+    Image.new("RGB", (8, 8)).save("unknown/x.png")
+    np.savez("strings.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8), arr_1=np.array(["cat", "dog"]))
+    np.savez("number.npz", arr_0=np.uint8(3))
     np.savez("floats.npz", arr_0=np.zeros((2, 8, 8, 3)))
     np.savez("labels.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8), arr_1=np.array([0, 11]))
     assert message in fails(capsys, "edit", checkpoint, "--out", "made", *arguments)

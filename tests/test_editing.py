@@ -16,7 +16,7 @@ from radar.errors import InputError
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import Trace, sample_tokens
 from radar.training.generator import GeneratorModule, by_rank
-from tests.arms import CELLS, CHEAPER, CLASSES, GRID, VOCABULARY, arms, layout, small_model, steps_of
+from tests.arms import CELLS, CHEAPER, CLASSES, FILES, GRID, VOCABULARY, arms, layout, small_model, steps_of
 from tests.test_attention import leaks
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
@@ -96,6 +96,14 @@ ARMS = [
     ("random", "plain", ANY, SampleConfig(order="inwards", steps=4)),
     ("random", "instructed", ANY, SampleConfig(order_per_image=True, steps=4)),
     ("random:steps=5:schedule=cosine", "bidirectional", {}, SampleConfig(choice_temperature=2.0)),
+    (f"file:path={FILES}/four.npy", "bidirectional", {}, SampleConfig(choice_temperature=2.0)),
+    ("random:steps=5", "bidirectional", ANY, SampleConfig(choice_temperature=2.0, order_per_image=True)),
+    ("radial", "plain", {}, SampleConfig(steps=6)),
+    ("random", "plain", ANY, SampleConfig(order="halton:schedule=cosine", steps=5)),
+    ("random", "plain", ANY, SampleConfig(order="lpd", steps=5)),
+    ("optimised:steps=6", "plain", {}, SampleConfig(steps=5)),
+    ("random:steps=6:schedule=cosine", "plain", ANY, SampleConfig(order="inwards")),
+    ("inwards", "nested", {}, SampleConfig(guidance=1.5, guidance_schedule="per_token")),
 ]
 
 
@@ -118,7 +126,31 @@ def test_filling(order, attention, train, settings):
         drawn = sample_tokens(made.model, made.passes(settings), permutation, LABELS, settings, numbers)
         assert torch.equal(filler.fill(TOKENS, whole, LABELS, numbers), drawn), "a hole without a border is a sample"
         likely = filler.nll(TOKENS, whole, LABELS, numbers)
-        assert torch.allclose(likely, made.nll(TOKENS, LABELS, settings, torch.tensor(numbers)))
+        if settings.choice_temperature is not None:
+            assert likely.isnan().all(), "sampling finds the order"
+        else:
+            assert torch.allclose(likely, made.nll(TOKENS, LABELS, settings, torch.tensor(numbers)))
+
+
+@pytest.mark.parametrize("variant", ["nested", "full", "nested_memory", "nested, 2 rings", "nested, every 2"])
+def test_given_cells_are_revised_only_where_asked(variant):
+    """Then each once in every pass, by the copy that the pass itself sees."""
+    made = given_first(steps_of("radial"), HIDDEN["random"])
+    slots = (VARIANTS | CHEAPER)[variant](made.sizes)
+    for each in plan_passes(slots.given(made.given), True):
+        assert (each.targets >= made.given).all()
+    for each in plan_passes(slots.given(made.given, revise=True), True):
+        assert len(each.targets.unique()) == len(each.targets)
+        if variant in ("nested", "full", "nested_memory"):
+            assert (each.targets < made.given).sum() == made.given
+
+
+def test_inwards_has_groups_of_its_own_around_a_hole():
+    made = module("random:steps=6:schedule=cosine", "plain", permutations="random")
+    hidden = ~HIDDEN["none"].view(GRID).clone()
+    hidden[0] = hidden[-1] = hidden[:, 0] = hidden[:, -1] = False
+    (found,) = made.order.with_given(hidden.flatten()[None], SampleConfig(order="inwards"), torch.tensor([0]))
+    assert found.steps == 1 and found.sizes[-1] == int(hidden.sum()), "one ring"
 
 
 def test_an_empty_hole_takes_no_pass(monkeypatch):

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image, ImageSequence
 
+from ablations.reporting.edits import edit_tables
 from ablations.reporting.results import Results, headline, notes, warnings
 from ablations.reporting.statistics import by_arm
 from ablations.reporting.tables import Cell, Table, full_table, main_table
@@ -61,6 +62,7 @@ def html_page(results: Results, pictures: Mapping[str, str]) -> str:
         state=done,
         main=main_table(results.rows, results.baseline),
         all=full_table(results.rows, results.baseline),
+        edits=edit_tables(results.rows),
         headline=headline(results.rows),
         warnings=warnings(results),
         notes=notes(results),

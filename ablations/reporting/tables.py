@@ -26,7 +26,7 @@ MAIN = ("steps", "fid", "nll", "accuracy", "images_per_s")  # columns
 LATEX = ("steps", "fid", "accuracy", "nll", "images_per_s")
 FIRST = ["arm", "order", "variant", "seed", "steps", "nll", "fid", "fid_feature", "accuracy", "images_per_s"]
 FIRST += ["train_seconds", "params"]
-NESTED = ("trial", "step_map", "options", "curve", "fid_curve", "gaps")  # of the rows: not for a table
+NESTED = ("trial", "step_map", "options", "curve", "fid_curve", "gaps", "edits")  # of the rows: not for a table
 
 
 def compared(gap: Difference | None, digits: int = 3, corrected: float | None = None) -> str:

@@ -24,10 +24,12 @@ from radar.config.load import (
     training_options,
 )
 from radar.config.options import Config, SampleConfig, check_training
+from radar.editing.protocol import check_protocol
 from radar.errors import InputError
 from radar.scoring.evaluation import check_scoring
 from radar.training.checkpoints import build_generator
 from radar.training.devices import must_start
+from radar.training.other_grid import check_scored, on_sampled_grid
 
 Params = dict[str, Any]  # dotted option -> value
 
@@ -139,6 +141,9 @@ class Plan:
             check_scoring(config.evaluate)
             module = build_generator(config, planned=True)[0]
             sampled = module.order.sampled_digest(config.sample)
+            check_scored(config, module.model.grid)
+            on_sampled_grid(config, module)
+            check_protocol(config, module)
         trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
         run = self.out / "runs" / config_hash(trained)

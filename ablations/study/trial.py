@@ -15,6 +15,7 @@ from ablations.study.plan import Plan, Trial
 from ablations.study.search import Score, Tuner
 from radar.config.load import config_hash, flatten, to_dict
 from radar.config.options import Config, SampleConfig
+from radar.editing.protocol import protocol_columns
 from radar.files import locked, replacing
 from radar.networks.features import extract
 from radar.provenance import git_commit, hardware, source_hash, versions
@@ -28,10 +29,11 @@ from radar.scoring.samples import Samples, drawing
 from radar.scoring.statistics import Moments
 from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
-from radar.training.checkpoints import Generator, load_generator
+from radar.training.checkpoints import Generator, configured, load_generator
 from radar.training.devices import pick_device
 from radar.training.fit import LAST
 from radar.training.logs import learning_curve, validations
+from radar.training.other_grid import cropped
 from radar.training.runs import train_generator
 
 Speeds = dict[str, dict[str, Any]]  # arm -> images_per_s and the like
@@ -51,12 +53,13 @@ def run_trial(plan: Plan, trial: Trial, callbacks: Sequence[Callback], tune: Tun
     with locked(run / "lock"):  # arms that differ in sampling only share a training
         checkpoint = train_generator(trial.config, trial.key, partial(_with_curve, told))
     generator = load_generator(checkpoint)
-    trained, generator = generator.config, replace(generator, config=trial.config)
+    trained, generator = generator.config, configured(generator, trial.config)
     references = open_references(generator)
     settings = tune(trial, scorer(plan, generator, references[0]))
-    generator = replace(generator, config=replace(trial.config, sample=settings))
+    generator = configured(generator, replace(trial.config, sample=settings))
     pictures = plan.out / "samples" / trial.key
     row, store = evaluate(generator, references, pictures)
+    row |= protocol_columns(generator, references, pictures)
     samples = store.first()
     if plan.searching and "images_per_s" in plan.objectives:
         row |= measure_speed(generator)
@@ -77,10 +80,12 @@ def scorer(plan: Plan, generator: Generator, reference: Reference) -> Score:
         assert plan.file.tune is not None
         fresh = replace(settings, images=plan.file.tune.images, seed=derive(Stream.TUNE, settings.seed) % 2**32)
         drawn = Moments.none(reference.network.num_features)
-        with drawing(generator, fresh, generator.config.evaluate.labels) as draw:
+        own = configured(generator, replace(generator.config, sample=fresh))
+        with drawing(own, fresh, generator.config.evaluate.labels) as draw:
             for start in range(0, fresh.images, fresh.batch_size):
                 samples = draw(range(start, min(start + fresh.batch_size, fresh.images)))
-                drawn.add(extract(reference.network, samples.images))
+                images = cropped(samples.images, generator.data.size, settings.place)
+                drawn.add(extract(reference.network, images))
         return frechet_distance(reference.real.features, drawn)
 
     return score
@@ -143,4 +148,4 @@ def stored_speeds(folder: Path, baseline: str | None) -> Speeds:
 
 def timed_generator(trial: Trial, settings: SampleConfig) -> Generator:
     """Open a trained arm with the sampling options that its row was made with."""
-    return replace(load_generator(Path(trial.config.run) / LAST), config=replace(trial.config, sample=settings))
+    return configured(load_generator(Path(trial.config.run) / LAST), replace(trial.config, sample=settings))

@@ -118,6 +118,11 @@ class Slots:
         return ~self.is_token & (self.target != NONE) & (self.group > self.step)
 
     @property
+    def last_target(self) -> Tensor:
+        """(S,) the later one of the ranks that it predicts; -1 for none."""
+        return torch.maximum(self.target, self.second)
+
+    @property
     def predicts_new(self) -> Tensor:
         """(S,) True where a slot predicts a cell that is decoded in this pass."""
         return self.predicts & ~self.revises & ~self.is_candidate
@@ -157,11 +162,12 @@ class Slots:
         return self._with_seen(torch.isin(self.in_pass, steps) & self.predicts, mask)
 
     def given(self, known: int, revise: bool = False) -> "Slots":
-        """Keep what decodes the ranks from `known` on where those before are given: no slot asks for them.
+        """Keep what decodes the ranks from `known` on where those before are given: no slot asks for these.
 
-        With `revise` those that do so still predict given cells again.
+        With `revise`, slots that predict a known cell again do so with given ones, from the first other step on.
         """
-        again = self.revises & revise
+        first = self.in_pass[self.predicts_new & (self.last_target >= known)]
+        again = self.revises & (self.in_pass >= (int(first.min()) if revise and len(first) else len(self)))
         target, second = (torch.where((asked >= known) | again, asked, NONE) for asked in (self.target, self.second))
         slots = replace(self, target=target, second=second)
         return slots._with_seen(slots.predicts_new, slots.mask())

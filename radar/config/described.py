@@ -75,8 +75,8 @@ def check_options(config: Any, prefix: str = "") -> None:
         limits, choices = item.metadata["limits"], item.metadata["choices"]
         if isinstance(value, int | float) and not limits.hold(value):
             raise InputError(f"{name}={value} is not possible: it must be {limits}")
-        if choices:
-            choose(item.name, value, dict.fromkeys(choices))
+        for one in value if choices and isinstance(value, list) else [value] if choices else []:
+            choose(item.name, one, dict.fromkeys(choices))
 
 
 def _check_elements(name: str, values: list[Any], kind: Any) -> None:

@@ -15,6 +15,7 @@ PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16
 DEVICES = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PLACES = ("center", "left", "right", "top", "bottom")
+EDITS = ("box", "random_box", "frame", "outside", "half", "cells", "class", "wider")
 DEFAULT_METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
 
 
@@ -221,14 +222,17 @@ class SampleConfig:
         None, "cut the permutation into so many groups, in sampling only; by default as trained", at_least=1
     )
     schedule: str | None = option(None, "their sizes (see order.schedule), in sampling only")
-    grid: list[int] | None = option(
-        None, "[rows, columns] of cells, where other than trained; learned positions are interpolated"
-    )
+    grid: list[int] | None = option(None, "[rows, columns] of cells, where other than trained")
     place: str = option("center", "where in it the trained grid lies: center, left, right, top, bottom", choices=PLACES)
     rotary: str = option(
         "extend",
         "rotary angles beyond it: extend, as they are; ntk, slower ones (NTK-aware)",
         choices=("extend", "ntk"),
+    )
+    learned: str = option(
+        "replicate",
+        "embeddings of cells beyond it: replicate, those of its border; interpolate, all stretched over the grid",
+        choices=("replicate", "interpolate"),
     )
     choice_temperature: float | None = option(
         None, "write the most confident cells first, with so much Gumbel noise (MaskGIT)", at_least=0
@@ -256,6 +260,10 @@ class EvaluateConfig:
         "the training images",
     )
     reference_images: int = option(50_000, "real images of each split, evenly spread, at most", at_least=5)
+    edits: list[str] = option(
+        [], "standard edits of held-out images (docs/editing.md) that are scored, too", choices=EDITS
+    )
+    edit_images: int = option(500, "held-out images that are edited, evenly spread, at most", at_least=2)
     metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics; further: sfid, inception_score")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)

@@ -3,6 +3,7 @@
 Legend: N cells, M orders of a file, B images.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 
@@ -32,12 +33,14 @@ class DecodingOrder:
     Attributes:
         step: (N,) step of each cell, or (M, N), where image i has row i modulo M.
         varies: whether training images are given other orders than that.
+        adjust: what is done to the options of another order, in sampling.
 
     Raises InputError for an order that is not possible on this grid.
     """
 
     def __init__(self, config: Config, grid: tuple[int, int], step: Tensor | None = None) -> None:
         self.config, self.grid = config, grid
+        self.adjust: Callable[[OrderConfig], OrderConfig] = _as_they_are
         self.step = decode_steps(config.order, *grid) if step is None else step.long()
         self.permutation = decode_permutation(self.step)
         self.permute = choose("permutations", config.train.permutations, PERMUTATIONS)
@@ -90,7 +93,9 @@ class DecodingOrder:
                 f"sample.order={settings.order} needs a model that was trained on many orders, and here is "
                 "train.permutations=fixed"
             )
-        order = self.config.order if settings.order is None else parse_order(settings.order, self.config.order)
+        order = self.config.order
+        if settings.order is not None:
+            order = self.adjust(parse_order(settings.order, self.config.order))
         if settings.steps is None and settings.schedule is None:
             return order
         steps = order.steps if settings.steps is None else settings.steps
@@ -107,30 +112,43 @@ class DecodingOrder:
             )
         return steps
 
-    def around(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> list[Restricted]:
-        """Orders of images of which all cells are given but those `hidden` (B, N), whose K is that of `settings.steps`.
+    def with_given(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> list[Restricted]:
+        """Orders of images of which all cells are given but those `hidden` (B, N).
 
-        Without steps and schedule the hole keeps the order's groups. Raises InputError where not possible.
+        The hole is decoded in `settings.steps` groups, or in those of the order. Where nothing is given, as sampling
+        does. Where sampling finds the order, the hole takes the steps that are left of all when the others are known.
+        Raises InputError where not possible.
         """
+        asked = self.of_images(settings, images).expand(hidden.shape)
         if settings.choice_temperature is not None:
-            return [known_first(self.sampled(settings), row) for row in hidden]
+            return [known_first(step, row) for step, row in zip(asked, hidden, strict=True)]
         own = self._of_holes(hidden, replace(settings, steps=None, schedule=None), images)
-        kept = [given_first(step, row) for step, row in zip(own, hidden, strict=True)]
+        natural = [given_first(step, row) for step, row in zip(own, hidden, strict=True)]
         if settings.steps is None and settings.schedule is None:
-            return kept
-        ranking = self._of_holes(hidden, replace(settings, steps=hidden.shape[1], schedule="constant"), images)
-        schedule = settings.schedule or self.config.order.schedule or "constant"
-        return [
-            cut_again(step, row, ranks, settings.steps or natural.steps, schedule)
-            for step, row, ranks, natural in zip(own, hidden, ranking, kept, strict=True)
-        ]
+            kept = natural
+        else:
+            ranking, order = self._ranking(hidden, settings, images), self.sampled_options(settings)
+            schedule = order.schedule or ("cosine" if takes(order.name, ORDERS, "sizes") else "constant")
+            kept = [
+                one if settings.steps == one.steps and settings.schedule is None
+                else cut_again(step, row, ranks, settings.steps or one.steps, schedule)
+                for one, step, row, ranks in zip(natural, own, hidden, ranking, strict=True)
+            ]  # fmt: skip
+        return [given_first(asked[i], row) if row.all() else kept[i] for i, row in enumerate(hidden)]
 
     def _of_holes(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> Tensor:
-        """Step (B, N) of each image, by orders that look at the hole, too."""
+        """Step (B, N) of each image; an order that looks at the hole has groups of its own around it."""
         order = self.sampled_options(settings)
-        if takes(order.name, ORDERS, "given"):
-            return torch.stack([decode_steps(order, *self.grid, given=~row) for row in hidden])
-        return self.of_images(settings, images).expand(hidden.shape)
+        if not self.varies or not takes(order.name, ORDERS, "given"):
+            return self.of_images(settings, images).expand(hidden.shape)
+        order = replace(order, steps=settings.steps, schedule=settings.schedule, sizes=None, sizes_of=None)
+        return torch.stack([decode_steps(order, *self.grid, given=~row) for row in hidden])
+
+    def _ranking(self, hidden: Tensor, settings: SampleConfig, images: Tensor) -> Tensor:
+        """Ranking (B, N) that holes are cut from: cell by cell; of an order that is made for group sizes, for these."""
+        if takes(self.sampled_options(settings).name, ORDERS, "sizes"):
+            return self.of_images(settings, images).expand(hidden.shape)
+        return self._of_holes(hidden, replace(settings, steps=hidden.shape[1], schedule="constant"), images)
 
     def sampled_digest(self, settings: SampleConfig) -> str:
         """12 hex digits of the order that is sampled in; of the first images' where each has its own."""
@@ -150,6 +168,10 @@ class DecodingOrder:
                 f"orders, not order '{order.name}' with train.permutations={self.config.train.permutations}; set it to "
                 "false for one order of all images"
             )
+
+
+def _as_they_are(order: OrderConfig) -> OrderConfig:
+    return order
 
 
 def order_hash(step: Tensor) -> str:

@@ -47,7 +47,7 @@ def cut_again(step: Tensor, hidden: Tensor, ranking: Tensor, steps: int, schedul
     cells = torch.nonzero(hidden).flatten()
     if not len(cells):
         return given_first(step, hidden)
-    step, cells = step.clone(), cells[ranking[cells].argsort()]
+    step, cells = step.clone(), cells[ranking[cells].argsort(stable=True)]
     sizes = group_sizes(len(cells), min(steps, len(cells)), schedule)
     step[cells] = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     return given_first(step, hidden)

@@ -148,7 +148,7 @@ def multi_center(
     outside the grid, an unknown metric or rounding.
     """
     if centers is None:
-        centers = [(r, c) for r in sorted({h // 4, h * 3 // 4}) for c in sorted({w // 4, w * 3 // 4})]
+        centers = quarter_centers(h, w)
     if not centers:
         raise InputError("order.centers is empty: give at least one [row, column]")
     measure, quantise = choose("distance metric", metric, DISTANCES), choose("rounding", rounding, ROUNDINGS)
@@ -158,6 +158,11 @@ def multi_center(
         row, col = _inside(center, h, w)
         distance = np.minimum(distance, measure(np.abs(rows - row), np.abs(columns - col)))
     return np.stack([quantise(distance), distance])
+
+
+def quarter_centers(h: int, w: int) -> list[Cell]:
+    """Return the middle cell of each quadrant."""
+    return [[row, column] for row in sorted({h // 4, h * 3 // 4}) for column in sorted({w // 4, w * 3 // 4})]
 
 
 def _inside(cell: Cell, h: int, w: int) -> Cell:
@@ -235,14 +240,14 @@ def decode_steps(order: OrderConfig, h: int, w: int, given: Tensor | None = None
     return torch.from_numpy(np.stack(each) if keys.ndim == 3 else each[0])
 
 
-def _cut(keys: Keys, order: OrderConfig, given: list[int] | None) -> NDArray[np.int64]:
+def _cut(keys: Keys, order: OrderConfig, asked: list[int] | None) -> NDArray[np.int64]:
     """Step (N,) of one ranking: its natural groups, or others if they are asked for."""
     natural: NDArray[np.int64] = np.unique(keys[0], return_inverse=True)[1]
     count = int(natural.max()) + 1
-    if given is None and order.schedule is None and order.steps in (None, count):
+    if asked is None and order.schedule is None and order.steps in (None, count):
         return natural
     steps = count if order.steps is None else order.steps
-    sizes = given or group_sizes(len(natural), steps, order.schedule or "constant")
+    sizes = asked or group_sizes(len(natural), steps, order.schedule or "constant")
     step = np.empty(len(natural), dtype=np.int64)
     step[np.lexsort(keys[::-1])] = np.repeat(np.arange(len(sizes)), sizes)
     return step

@@ -4,7 +4,8 @@ Legend: B images, N cells, H x W pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -110,10 +111,12 @@ class Edit:
         return found
 
     def labels(self, own: Tensor, classes: Sequence[str]) -> Tensor:
-        """Labels (B,) to draw, for images of labels `own` (B,); raises InputError for an unknown class."""
+        """Labels (B,) to draw, for images of labels `own` (B,); raises InputError where it is not clear which."""
         if not TASKS[self.task].relabels:
             return own
         if self.to_class is None:
+            if len(classes) < 2 or (own >= len(classes)).any():
+                raise InputError(f"--task {self.task} needs --to-class: there is no next class for every image")
             return (own + 1) % len(classes)
         return torch.full_like(own, label_of(self.to_class, classes))
 
@@ -131,11 +134,11 @@ class Edited:
     """Images before and after, all (B, ...).
 
     Attributes:
-        before, after: (B, 3, H, W) uint8; after is before wherever nothing was hidden.
+        before, after: (B, 3, H, W) uint8; after is before in all cells whose tokens are those that were given.
         drawn: (B, 3, H, W) what the tokens alone look like.
         hidden: (B, N) cells that were drawn.
         given, tokens: (B, N) before and after.
-        truth: (B, N) tokens of the images as they are.
+        truth, masked: (B, N) tokens of the images as they are, and of those without what is hidden.
         labels, own: (B,) that were drawn, and those that the images had.
     """
 
@@ -146,8 +149,13 @@ class Edited:
     given: Tensor
     tokens: Tensor
     truth: Tensor
+    masked: Tensor
     labels: Tensor
     own: Tensor
+
+    def take(self, rows: Tensor | slice) -> "Edited":
+        """Some of the images."""
+        return Edited(**{name: value[rows] for name, value in vars(self).items()})
 
 
 class Editor:
@@ -163,11 +171,20 @@ class Editor:
         self.generator, self.edit, self.settings = generator, edit, settings
         self.filler = HoleFiller(generator.module, settings, edit.revise)
 
+    def seeded(self, seed: int) -> "Editor":
+        """Edit the same with other random numbers; what is planned is shared."""
+        other = copy(self)
+        other.settings, other.filler = replace(self.settings, seed=seed), self.filler.seeded(seed)
+        return other
+
     def check(self, images: Tensor, own: Tensor, numbers: Sequence[int]) -> None:
         """Raise InputError for what cannot be done with these images, before any work."""
         self.edit.labels(own, self.generator.data.classes)
-        for _ in self.filler.alike(self.canvas(images, numbers)[1], numbers):
-            pass
+        canvas, hidden = self.canvas(images, numbers)
+        for part in self.filler.alike(hidden, numbers):
+            if self.edit.revise and not (self.settings.correction and part.slots.revises.any()):
+                raise InputError("--revise-given has no effect without sample.correction and an attention that revises")
+        self.generator.tokenizer.encode(canvas[:1].to(self.generator.module.device))
 
     def canvas(self, images: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) on the grid that is sampled, and their hidden cells (B, N).
@@ -182,7 +199,8 @@ class Editor:
                     f"--task {task} needs a larger grid than the {trained[0]}x{trained[1]} cells of the images "
                     f"(--grid ROWSxCOLUMNS), not {grid[0]}x{grid[1]}"
                 )
-            return on_canvas(images, trained, grid, config.place)
+            hidden = beyond(trained, grid, config.place).expand(len(images), -1)
+            return on_canvas(images, trained, grid, config.place), hidden
         if grid != trained:
             raise InputError(f"sample.grid={config.grid} has no effect with --task {task}; it needs extend")
         return images, self.edit.hidden((images.shape[2], images.shape[3]), grid, numbers)
@@ -199,36 +217,44 @@ class Editor:
                 self._edit(images[n : n + size], own[n : n + size], numbers[n : n + size], trace)
                 for n in range(0, len(images), size)
             ]
-        fields = Edited.__dataclass_fields__
-        return Edited(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
+        return Edited(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def _edit(self, images: Tensor, own: Tensor, numbers: Sequence[int], trace: Trace | None) -> Edited:
         generator, device = self.generator, self.generator.module.device
         grid, tokenizer = generator.grid, generator.tokenizer
         before, hidden = self.canvas(images, numbers)
         pixels = pixels_of(hidden, before, grid)
-        truth = tokenizer.encode(before.to(device))
-        given = tokenizer.encode(ENCODINGS[self.edit.encode](before, pixels).to(device))
-        labels = self.edit.labels(own, generator.data.classes)
+        encoded = {name: tokenizer.encode(how(before, pixels).to(device)) for name, how in ENCODINGS.items()}
+        given, labels = encoded[self.edit.encode], self.edit.labels(own, generator.data.classes)
         tokens = self.filler.fill(given, hidden, labels.to(device), numbers, trace)
         drawn = tokenizer.decode(tokens, grid).cpu()
-        after = torch.where(pixels, drawn, before)
-        return Edited(before, after, drawn, hidden, given.cpu(), tokens.cpu(), truth.cpu(), labels, own)
+        changed = pixels_of(hidden | (tokens != given).cpu(), before, grid)  # given cells may have been revised
+        after = torch.where(changed, drawn, before)
+        truth, masked = encoded["whole"].cpu(), encoded["masked"].cpu()
+        return Edited(before, after, drawn, hidden, given.cpu(), tokens.cpu(), truth, masked, labels, own)
 
 
-def on_canvas(images: Tensor, old: Grid, grid: Grid, place: str) -> tuple[Tensor, Tensor]:
-    """Put images (B, 3, H, W) on a larger, black canvas; also the hidden cells (B, N) around them."""
-    (row, column), pixels = origin_of(old, grid, place), images.shape[2] // old[0]
-    below, right = grid[0] - old[0] - row, grid[1] - old[1] - column
-    hidden = F.pad(torch.zeros(old, dtype=torch.bool), (column, right, row, below), value=True)
-    sides = [pixels * cells for cells in (column, right, row, below)]
-    return F.pad(images, sides), hidden.flatten().expand(len(images), -1)
+def on_canvas(images: Tensor, old: Grid, grid: Grid, place: str) -> Tensor:
+    """Put images (B, 3, H, W) on a larger, black canvas."""
+    pixels = images.shape[2] // old[0]
+    return F.pad(images, [pixels * cells for cells in margins(old, grid, place)])
+
+
+def beyond(old: Grid, grid: Grid, place: str) -> Tensor:
+    """Hidden cells (N,) of a larger grid: those around the old one."""
+    return F.pad(torch.zeros(old, dtype=torch.bool), margins(old, grid, place), value=True).flatten()
+
+
+def margins(old: Grid, grid: Grid, place: str) -> list[int]:
+    """Cells to the left, to the right, above and below of the old grid in a larger one."""
+    row, column = origin_of(old, grid, place)
+    return [column, grid[1] - old[1] - column, row, grid[0] - old[0] - row]
 
 
 def blended(edited: Edited, grid: tuple[int, int], blur: float) -> Tensor:
     """Images (B, 3, H, W) uint8 after, whose holes fade into what is around over about `blur` pixels: for pictures."""
     masks = pixels_of(edited.hidden, edited.before, grid)[:, 0].numpy().astype(np.uint8) * 255
     soft = [np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(blur))) for mask in masks]
-    share = torch.from_numpy(np.stack(soft)).float()[:, None] / 255
+    share = torch.from_numpy(np.maximum(np.stack(soft), masks)).float()[:, None] / 255  # what was there stays hidden
     mixed = share * edited.drawn.float() + (1 - share) * edited.before.float()
     return mixed.round().to(torch.uint8)

@@ -4,6 +4,7 @@ Legend: B images, N cells, G given cells of an image, S slots, K steps.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from radar.decoding.groups import decode_permutation
 from radar.sampling.passes import Pass, plan_passes
 from radar.sampling.sampler import Trace, sample_tokens
 from radar.training.generator import GeneratorModule, by_rank, check_directions
+from radar.training.other_grid import check_rotary
 
 
 class Alike(NamedTuple):
@@ -47,16 +49,23 @@ class HoleFiller:
 
     def __init__(self, module: GeneratorModule, settings: SampleConfig, revise: bool = False) -> None:
         self.module, self.settings, self.revise = module, settings, revise
-        self._slots: dict[tuple[tuple[int, ...], int], Slots] = {}
-        self._passes: dict[Slots, list[Pass]] = {}
+        self._known: dict[tuple[tuple[int, ...], int], Slots] = {}
+        self._planned: dict[Slots, list[Pass]] = {}
+
+    def seeded(self, seed: int) -> "HoleFiller":
+        """Fill the same with other random numbers; what is planned is shared."""
+        other = copy(self)
+        other.settings = replace(self.settings, seed=seed)
+        return other
 
     def alike(self, hidden: Tensor, images: Sequence[int]) -> Iterator[Alike]:
         """Sort images with hidden cells (B, N) by the sizes of their groups; raises InputError where not possible."""
-        orders = self.module.order.around(hidden, self.settings, torch.tensor(images))
+        orders = self.module.order.with_given(hidden, self.settings, torch.tensor(images))
         keys = [(tuple(order.sizes), order.given) for order in orders]
         for key in dict.fromkeys(keys):
             rows = [row for row, other in enumerate(keys) if other == key]
             slots, first = self._slots_of(*key), orders[rows[0]]
+            check_rotary(slots, self.module)
             permutation = decode_permutation(torch.stack([orders[row].step for row in rows]))
             if slots.mixes:
                 check_directions(slots, permutation, self.module.config.attention, self.module.order.grid[1])
@@ -75,7 +84,7 @@ class HoleFiller:
             numbers = [images[row] for row in part.rows.tolist()]
             filled[part.rows] = sample_tokens(
                 self.module.model,
-                self._passes_of(part.slots),
+                self.passes(part.slots),
                 part.permutation,
                 labels[part.rows],
                 self.settings,
@@ -86,27 +95,36 @@ class HoleFiller:
         return filled
 
     def nll(self, tokens: Tensor, hidden: Tensor, labels: Tensor, images: Sequence[int]) -> Tensor:
-        """NLL (B,) in nats of the hidden cells given the others; exact where the variant revises nothing."""
+        """NLL (B,) in nats of the hidden cells given the others; exact where the variant revises nothing.
+
+        Not a number where sampling finds the order.
+        """
         found = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        if self.settings.choice_temperature is not None:
+            return found.fill_(torch.nan)
         for part in self.alike(hidden, images):
             slots = replace(part.slots, target=torch.where(part.slots.is_candidate, NONE, part.slots.target))
             if not slots.predicts_new.any():
                 continue
             slots, mask = slots.to(self.module.device), self.module.scoring_mask(slots.mask())
-            known = by_rank(tokens[part.rows], part.permutation)
-            content = known[:, slots.rank.clamp(min=0)]
-            losses = self.module.cross_entropy(slots, mask, content, labels[part.rows], part.permutation, known)
-            found[part.rows] = losses[:, slots.predicts_new[slots.predictions.source]].double().sum(1)
+            asks = slots.predicts_new[slots.predictions.source]
+            for some in torch.arange(len(part.rows)).split(self.settings.batch_size):
+                rows, permutation = part.rows[some], part.permutation[some]
+                known = by_rank(tokens[rows], permutation)
+                content = known[:, slots.rank.clamp(min=0)]
+                losses = self.module.cross_entropy(slots, mask, content, labels[rows], permutation, known)
+                found[rows] = losses[:, asks].double().sum(1)
         return found
 
     def _slots_of(self, sizes: tuple[int, ...], given: int) -> Slots:
         key = sizes, given
-        if key not in self._slots:
-            self._slots[key] = self.module.slots_of(sizes, self.settings).given(given, self.revise)
-        return self._slots[key]
+        if key not in self._known:
+            self._known[key] = self.module.slots_of(sizes, self.settings).given(given, self.revise)
+        return self._known[key]
 
-    def _passes_of(self, slots: Slots) -> list[Pass]:
-        if slots not in self._passes:
+    def passes(self, slots: Slots) -> list[Pass]:
+        """Forward passes that decode the slots of `alike`; planned once."""
+        if slots not in self._planned:
             candidates = self.settings.choice_temperature is not None
-            self._passes[slots] = plan_passes(slots, self.settings.correction > 0, self.module.device, candidates)
-        return self._passes[slots]
+            self._planned[slots] = plan_passes(slots, self.settings.correction > 0, self.module.device, candidates)
+        return self._planned[slots]

@@ -3,16 +3,15 @@
 To add a way to keep: a function and a line in KEEPS. Legend: B images, N cells, h x w cells, H x W pixels.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.registry import choose, takes
+from radar.data.files import examine, open_image
 from radar.errors import InputError
 from radar.seeding import Stream, generator
 
@@ -35,43 +34,45 @@ def _touched(count: int, low: float, high: float) -> Tensor:
     return (edges[:-1] < high - 1e-9) & (edges[1:] > low + 1e-9)
 
 
-def left(h: int, w: int, share: float) -> Tensor:
+def left(h: int, w: int, share: float = 0.5) -> Tensor:
     """Keep the left part."""
-    return inside(h, w, (0, 0, share, 1))
+    return ~inside(h, w, (share, 0, 1, 1))
 
 
-def right(h: int, w: int, share: float) -> Tensor:
+def right(h: int, w: int, share: float = 0.5) -> Tensor:
     """Keep the right part."""
-    return inside(h, w, (1 - share, 0, 1, 1))
+    return ~inside(h, w, (0, 0, 1 - share, 1))
 
 
-def top(h: int, w: int, share: float) -> Tensor:
+def top(h: int, w: int, share: float = 0.5) -> Tensor:
     """Keep the upper part."""
-    return inside(h, w, (0, 0, 1, share))
+    return ~inside(h, w, (0, share, 1, 1))
 
 
-def bottom(h: int, w: int, share: float) -> Tensor:
+def bottom(h: int, w: int, share: float = 0.5) -> Tensor:
     """Keep the lower part."""
-    return inside(h, w, (0, 1 - share, 1, 1))
+    return ~inside(h, w, (0, 0, 1, 1 - share))
 
 
-def center(h: int, w: int, share: float) -> Tensor:
+def center(h: int, w: int, share: float = 0.5) -> Tensor:
     """Keep a box in the middle whose sides are that share of the image's."""
-    return inside(h, w, ((1 - share) / 2, (1 - share) / 2, (1 + share) / 2, (1 + share) / 2))
+    low, high = (1 - share) / 2, (1 + share) / 2
+    sides = ((0, 0, low, 1), (high, 0, 1, 1), (0, 0, 1, low), (0, high, 1, 1))
+    return ~torch.stack([inside(h, w, side) for side in sides]).any(0)
 
 
-def border(h: int, w: int, share: float) -> Tensor:
+def border(h: int, w: int, share: float = 0.25) -> Tensor:
     """Keep a frame as wide as that share of the image's sides."""
     return ~inside(h, w, (share, share, 1 - share, 1 - share))
 
 
-def random(h: int, w: int, share: float, image: int) -> Tensor:
+def random(h: int, w: int, share: float = 0.5, *, image: int) -> Tensor:
     """Keep that share of the cells, others in each image."""
     drawn = torch.rand(h * w, generator=generator(Stream.HOLE, image)).argsort().argsort()
     return (drawn < round(share * h * w)).view(h, w)
 
 
-def around(h: int, w: int, share: float, image: int) -> Tensor:
+def all_but_box(h: int, w: int, share: float = 0.5, *, image: int) -> Tensor:
     """Keep all but a box whose sides are that share of the image's, elsewhere in each image."""
     place = torch.rand(2, generator=generator(Stream.HOLE, image)).tolist()
     high, wide = max(1, round(share * h)), max(1, round(share * w))
@@ -82,26 +83,26 @@ def around(h: int, w: int, share: float, image: int) -> Tensor:
 
 
 KEEPS: dict[str, Callable[..., Tensor]] = {
-    function.__name__: function for function in (left, right, top, bottom, center, border, random, around)
+    function.__name__: function for function in (left, right, top, bottom, center, border, random, all_but_box)
 }
 
 
 def hidden_by_keep(text: str, h: int, w: int, images: Sequence[int]) -> Tensor:
-    """Hidden cells (B, N) of images, of which `text` says what is kept: NAME or NAME:SHARE (default 0.5).
+    """Hidden cells (B, N) of images, of which `text` says what is kept: NAME or NAME:SHARE.
 
     Raises InputError for an unknown name, or a share that is not between 0 and 1.
     """
     name, _, number = text.partition(":")
     function = choose("part to keep", name, KEEPS)
     try:
-        share = float(number or 0.5)
+        share = [float(number)] if number else []
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
+        share = [-1.0]
+    if not all(0 <= value <= 1 for value in share):
         raise InputError(f"--keep {text} is not possible: NAME:SHARE with a share from 0 to 1 expected")
-    if "image" in inspect.signature(function).parameters:
-        return torch.stack([~function(h, w, share, image).flatten() for image in images])
-    return (~function(h, w, share)).flatten().expand(len(images), -1)
+    if takes(name, KEEPS, "image"):
+        return torch.stack([~function(h, w, *share, image=image).flatten() for image in images])
+    return (~function(h, w, *share)).flatten().expand(len(images), -1)
 
 
 def hidden_by_box(box: Box, h: int, w: int) -> Tensor:
@@ -122,11 +123,9 @@ def hidden_by_picture(path: str, size: tuple[int, int], grid: tuple[int, int]) -
     """
     if not Path(path).is_file():
         raise InputError(f"--mask {path} does not exist")
-    try:
-        with Image.open(path) as picture:
-            light = np.asarray(picture.convert("L")) >= 128
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"--mask {path} is no picture that can be read: {error}") from error
+    if (why := examine(Path(path))[1]) is not None:
+        raise InputError(f"--mask {path} is no picture that can be read: {why}")
+    light = np.asarray(open_image(Path(path), "black").convert("L")) >= 128
     if light.shape != size:
         raise InputError(f"--mask {path} has {light.shape[1]}x{light.shape[0]} pixels, the images {size[1]}x{size[0]}")
     cells = light.reshape(grid[0], size[0] // grid[0], grid[1], size[1] // grid[1]).any((1, 3))

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -17,22 +18,30 @@ from radar.editing.holes import pixels_of
 from radar.networks.features import extract, shown
 from radar.networks.network import FeatureNetwork
 
+BEST_PSNR = 58.9  # dB, of the mean squared error 1/12 that rounding makes
+LEAST_SSIM = 6  # pixels per side: its window of 11 is reflected at the borders
+
 
 class Judged(NamedTuple):
-    """What is scored, and by what: images, who filled them, their hidden pixels (B, 1, H, W), a feature network."""
+    """What is scored, and by what: images, who filled them, their hidden pixels (B, 1, H, W), a feature network.
+
+    `compared` tells whether there was something in the hole.
+    """
 
     edited: Edited
     numbers: Sequence[int]
     filler: HoleFiller
     pixels: Tensor
     network: FeatureNetwork
+    compared: bool
 
 
 @torch.inference_mode()
 def nll(of: Judged) -> Tensor:
     """NLL of what was there, given the rest and the image's own label, in nats per hidden cell.
 
-    Exact for variants that revise nothing. The tokens that were there are those of the whole image.
+    Exact for variants that revise nothing; none where sampling finds the order. The tokens that were there are those
+    of the whole image.
     """
     edited, device = of.edited, of.filler.module.device
     tokens = torch.where(edited.hidden, edited.truth, edited.given)
@@ -41,20 +50,21 @@ def nll(of: Judged) -> Tensor:
 
 
 def psnr(of: Judged) -> Tensor:
-    """Peak signal-to-noise ratio in the hole, to what was there, in dB."""
+    """Peak signal-to-noise ratio in the hole, to what was there, in dB; at most that of an error of rounding."""
     pairs = zip(of.edited.after, of.edited.before, of.pixels.expand_as(of.edited.before), strict=True)
-    return torch.stack(
-        [peak_signal_noise_ratio(a[hole].float(), b[hole].float(), data_range=255.0) for a, b, hole in pairs]
-    )
+    found = [peak_signal_noise_ratio(a[hole].float(), b[hole].float(), data_range=255.0) for a, b, hole in pairs]
+    return torch.stack(found).clamp(max=BEST_PSNR)
 
 
 def ssim(of: Judged) -> Tensor:
-    """Structural similarity of the whole image to what it was."""
+    """Structural similarity of the whole image to what it was; none of images smaller than its window allows."""
+    if min(of.edited.before.shape[2:]) < LEAST_SSIM:
+        return torch.full((len(of.edited.before),), torch.nan)
     found = structural_similarity_index_measure(
         of.edited.after.float(), of.edited.before.float(), data_range=255.0, reduction="none"
     )
     assert isinstance(found, Tensor)
-    return found
+    return found.view(-1)
 
 
 def feature_distance(of: Judged) -> Tensor:
@@ -65,18 +75,24 @@ def feature_distance(of: Judged) -> Tensor:
 
 
 def seam(of: Judged) -> Tensor:
-    """Mean absolute step between neighbouring pixels across the hole's border, less that of the original."""
-    return _steps(of.edited.after, of.pixels) - _steps(of.edited.before, of.pixels)
+    """Mean absolute step between neighbouring pixels across the hole's border, less that of the original.
+
+    Beyond the border of an image there is no original: less that between the given pixels.
+    """
+    border, given = (lambda a, b: a != b), (lambda a, b: ~(a | b))
+    before = _steps(of.edited.before, of.pixels, border if of.compared else given)
+    return _steps(of.edited.after, of.pixels, border) - before
 
 
-def _steps(images: Tensor, pixels: Tensor) -> Tensor:
+def _steps(images: Tensor, pixels: Tensor, counts: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mean step (B,) over the pairs of neighbours that count, by whether they are hidden; not a number for none."""
     total, count = torch.zeros(len(images)), torch.zeros(len(images))
     for axis in (2, 3):
-        across = pixels.diff(dim=axis).expand(-1, images.shape[1], -1, -1)
-        total += (images.float().diff(dim=axis).abs() * across).sum((1, 2, 3))
-        count += across.sum((1, 2, 3))
-    mean: Tensor = torch.where(count > 0, total / count, torch.nan)  # a hole may have no border
-    return mean
+        length = pixels.shape[axis] - 1
+        pairs = counts(pixels.narrow(axis, 0, length), pixels.narrow(axis, 1, length)).expand(-1, 3, -1, -1)
+        total += (images.float().diff(dim=axis).abs() * pairs).sum((1, 2, 3))
+        count += pairs.sum((1, 2, 3))
+    return total / count
 
 
 def accuracy(of: Judged) -> Tensor:
@@ -95,9 +111,9 @@ def outside(of: Judged) -> Tensor:
 
 
 def recoded(of: Judged) -> Tensor:
-    """Share of the given cells whose tokens would be others, had the whole image been encoded: what would leak."""
+    """Share of the given cells whose tokens depend on what is hidden: what an encoding of the whole image lets leak."""
     kept = ~of.edited.hidden
-    return ((of.edited.given != of.edited.truth) & kept).sum(1) / kept.sum(1)
+    return ((of.edited.masked != of.edited.truth) & kept).sum(1) / kept.sum(1)
 
 
 SCORES: dict[str, Callable[[Judged], Tensor]] = {
@@ -112,7 +128,7 @@ SCORES: dict[str, Callable[[Judged], Tensor]] = {
 }
 
 
-COMPARED = ("nll_per_cell", "psnr", "ssim", "feature_distance", "recoded")  # with what was in the hole
+BEYOND = ("seam", "outside")  # of an image that is extended: the others ask what was there, or for images of its size
 
 
 def score_edits(
@@ -120,14 +136,13 @@ def score_edits(
 ) -> dict[str, Tensor]:
     """Every score of every image, (B,) float64; those without a hole are left out, and what does not apply is NaN.
 
-    Unless `compared`, only those that do not ask what was in the hole.
+    `compared` tells whether there was something in the hole; otherwise the image was extended.
     """
     rows = torch.nonzero(edited.hidden.any(1)).flatten()
-    some = Edited(**{name: getattr(edited, name)[rows] for name in Edited.__dataclass_fields__})
+    some = edited.take(rows)
     pixels = pixels_of(some.hidden, some.before, filler.module.model.grid)
-    of = Judged(some, [numbers[row] for row in rows.tolist()], filler, pixels, network)
-    names = [name for name in SCORES if compared or name not in COMPARED]
-    return {name: SCORES[name](of).double() for name in names}
+    of = Judged(some, [numbers[row] for row in rows.tolist()], filler, pixels, network, compared)
+    return {name: score(of).double() for name, score in SCORES.items() if compared or name in BEYOND}
 
 
 def diversity(drawn: Sequence[Edited], network: FeatureNetwork) -> Tensor:
@@ -136,9 +151,19 @@ def diversity(drawn: Sequence[Edited], network: FeatureNetwork) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(a - b, dim=1) for a, b in combinations(features, 2)]).mean(0)
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float] | None:
-    """Mean and half of its 95% interval over images (B,), those that are a number; None where none is."""
-    found = values[values.isfinite()]
-    if not len(found):
-        return None
-    return float(found.mean()), float(1.96 * found.std(correction=1) / len(found) ** 0.5) if len(found) > 1 else 0.0
+class Mean(NamedTuple):
+    """Mean over images, half of its 95% interval (none for one image), and how many images have the score."""
+
+    mean: float
+    half: float | None
+    images: int
+
+
+def mean_of(values: Tensor) -> Mean | None:
+    """Mean of the values (B,) that are a number; None where none is."""
+    found = values[~values.isnan()]
+    count = len(found)
+    if count < 2:
+        return Mean(float(found), None, 1) if count else None
+    half = float(student.ppf(0.975, count - 1) * found.std(correction=1) / count**0.5)
+    return Mean(float(found.mean()), half, count)

@@ -72,14 +72,14 @@ def of_file(path: Path, data: ImageData, count: int) -> tuple[Tensor, Tensor]:
     """Images of an .npz file in ADM's layout, as `radar sample` writes it; raises InputError."""
     try:
         with np.load(path) as file:
-            images, labels = file["arr_0"][:count], file["arr_1"][:count] if "arr_1" in file else None
-    except DAMAGED as error:
+            images = file["arr_0"][:count]
+            none = np.full(len(images), len(data.classes))
+            labels = file["arr_1"][:count].astype(np.int64) if "arr_1" in file else none
+    except (*DAMAGED, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"--images {path} cannot be read as .npz with arr_0 ({type(error).__name__})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         raise InputError(f"--images {path}: arr_0 is {images.dtype} {images.shape}, and uint8 (M, H, W, 3) expected")
     check_size(images.shape[1:3], data.size, path)
-    none = np.full(len(images), len(data.classes))
-    labels = none if labels is None else labels.astype(np.int64)
     if labels.shape != (len(images),) or labels.min() < 0 or labels.max() > len(data.classes):
         raise InputError(f"--images {path}: arr_1 is not {len(images)} numbers of the model's classes")
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)

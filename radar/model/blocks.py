@@ -88,16 +88,18 @@ def feed_forward_width(dim: int) -> int:
     return -(-(8 * dim // 3) // unit) * unit
 
 
-def rotary_table(h: int, w: int, width: int, origin: tuple[int, int] = (0, 0), scale: float = 1.0) -> Tensor:
+def rotary_table(
+    h: int, w: int, width: int, origin: tuple[int, int] = (0, 0), slower: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
     """Cosine and sine (1 + N, E / 2, 2) to rotate by: half of the pairs turn by row, half by column.
 
-    Row 0 is the class token; cell (r, c) stands at (r + 1, c + 1), so that no cell shares its place, or at so much less
-    as `origin` says. With `scale` s the frequencies are NTK-aware (as YaRN, arXiv 2309.00071, gives them): the base
-    grows by s^(d / (d - 2)), d features per axis, so that the slowest one turns s times more slowly.
+    Row 0 is the class token, at (0, 0). The cell `origin` stands at (1, 1), so that no trained cell shares its place.
+    Where rows or columns are to turn s times `slower`, their frequencies are NTK-aware (as YaRN, arXiv 2309.00071,
+    gives them): the base grows by s^(d / (d - 2)), d features per axis, so that the slowest does, and the fastest not.
     """
     along = width // 2
-    base = ROTARY_BASE * scale ** (along / (along - 2) if along > 2 else 1)
-    frequency = base ** (-torch.arange(0, along, 2).float() / along)
+    base = ROTARY_BASE * torch.tensor(slower) ** (along / (along - 2) if along > 2 else 1)
+    frequency = base[:, None] ** (-torch.arange(0, along, 2).float() / along)
     rows, columns = torch.meshgrid(torch.arange(h) - origin[0], torch.arange(w) - origin[1], indexing="ij")
     positions = F.pad(torch.stack([rows.flatten(), columns.flatten()], 1) + 1, (0, 0, 1, 0)).float()
     angles = (positions[:, :, None] * frequency).flatten(1)

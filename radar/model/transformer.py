@@ -62,9 +62,9 @@ class Transformer(nn.Module):
         if not self.query.is_meta:  # of a model that is only planned, there is nothing to initialise
             self._initialise()
 
-    def rotary_angles(self, origin: tuple[int, int] = (0, 0), scale: float = 1.0) -> Tensor:
+    def rotary_angles(self, origin: tuple[int, int] = (0, 0), slower: tuple[float, float] = (1.0, 1.0)) -> Tensor:
         """Table of `rotary_table` for this grid; no rotation at all where cells are known by embeddings alone."""
-        angles = rotary_table(*self.grid, self.shape.dim // self.shape.heads, origin, scale)
+        angles = rotary_table(*self.grid, self.shape.dim // self.shape.heads, origin, slower)
         if not self.known_by.rotary:
             angles[:] = torch.tensor([1.0, 0.0])
         angles[0] *= self.class_position

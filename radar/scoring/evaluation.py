@@ -134,7 +134,7 @@ def describe(
         "steps": len(sizes),
         "group_sizes": sizes,
         "largest_group": max(sizes),
-        "order_hash": module.order.digest,
+        "order_hash": trained.order.digest,
         "sampled_order_hash": module.order.sampled_digest(config.sample),
         "order_per_image": config.sample.order_per_image,
         **gap_columns(module, config.sample),

@@ -24,7 +24,7 @@ from radar.scoring.npz import write_rows
 from radar.scoring.samples import Samples, drawing, joined
 from radar.together import WAIT, make_together
 from radar.tokenizers import tokenizer_hash
-from radar.training.checkpoints import Generator, load_generator
+from radar.training.checkpoints import Generator, configured, load_generator
 from radar.training.devices import is_first, must_launch, on_devices
 
 PART = 256  # images of a part, at least
@@ -129,7 +129,7 @@ def _never() -> bool:
 def _draw_here(path: str, overrides: Sequence[str], config: Config, labels: str, store: SampleStore) -> None:
     """Draw on the device of this process."""
     must_launch(config.train)  # takes the device
-    fill(store, replace(load_generator(path, list(overrides)), config=config), labels)
+    fill(store, configured(load_generator(path, list(overrides)), config), labels)
 
 
 def identity(generator: Generator, settings: SampleConfig, labels: str, part: int) -> str:

@@ -109,7 +109,7 @@ class Generator:
     Attributes:
         kept_step, trained_steps: optimizer steps that its weights have seen, and those of its whole training.
         path, overrides: what it was opened by.
-        as_trained: the module on the grid that it was trained on, where `sample.grid` asks for another.
+        as_trained: the module on the grid that it was trained on; `sample.grid` may ask for another.
     """
 
     config: Config
@@ -222,8 +222,6 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
     check_origin(module, checkpoint, path)
-    as_trained = module
-    config, module = on_sampled_grid(config, as_trained)
     device = pick_device(config.train.device)
     module.to(device)
     tokenizer.to(device)
@@ -231,4 +229,11 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     found, kept = checkpoint["radar"], int(checkpoint["global_step"])
     trained = int(found.get("trained_steps", kept))
     commit, opened = found["commit"], (str(path), tuple(overrides or ()))
-    return Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened, as_trained)
+    return configured(Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened), config)
+
+
+def configured(generator: Generator, config: Config) -> Generator:
+    """Give a generator other options of how it is sampled and scored; raises InputError for an impossible grid."""
+    trained = generator.as_trained or generator.module
+    module = on_sampled_grid(config, trained).to(trained.device)
+    return replace(generator, config=config, module=module, as_trained=trained)

@@ -1,16 +1,21 @@
 """A trained generator on another grid of cells: larger, for what lies beyond the border, or of another shape.
 
-Positions decide what that is worth: rotary ones go on, learned ones are interpolated. Legend: N cells, D width.
+Positions decide what that is worth: rotary ones go on, learned ones are replicated or interpolated.
+Legend: N cells, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radar.attention import NONE, Slots
 from radar.config.options import Config, OrderConfig
-from radar.config.registry import takes
-from radar.decoding.orders import ORDERS
+from radar.config.registry import choose, takes
+from radar.decoding.orders import ORDERS, quarter_centers
 from radar.errors import InputError
 from radar.training.generator import GeneratorModule
 
@@ -18,24 +23,47 @@ Grid = tuple[int, int]
 MOST_CELLS = 64 * 64
 
 
-def on_sampled_grid(config: Config, trained: GeneratorModule) -> tuple[Config, GeneratorModule]:
-    """Options and generator for `sample.grid`, as they are without; raises InputError where that is not possible."""
-    settings, old = config.sample, trained.model.grid
+def on_sampled_grid(config: Config, trained: GeneratorModule, planned: bool = False) -> GeneratorModule:
+    """Give the generator for `sample.grid`, or as it is trained without; raises InputError where that is not possible.
+
+    If only `planned`, or of a planned one, its weights hold nothing.
+    """
+    settings, old, model = config.sample, trained.model.grid, trained.model
+    if settings.grid is None and settings.place != "center":
+        raise InputError(f"sample.place={settings.place} has no effect without sample.grid")
     if settings.grid is None or (grid := check_grid(settings.grid)) == old:
-        return config, trained
-    origin, model = origin_of(old, grid, settings.place), trained.model
-    config = replace(config, order=moved(config.order, old, origin))
+        return trained
+    origin, planned = origin_of(old, grid, settings.place), planned or model.query.is_meta
+    move = partial(moved, old=old, origin=origin)
+    config = replace(config, order=move(config.order))
     try:
-        module = GeneratorModule(config, model.vocabulary, model.classes, grid, trained.origin)
+        module = GeneratorModule(config, model.vocabulary, model.classes, grid, trained.origin, planned=planned)
+        module.order.adjust = move
+        module.sampled_slots(settings)
+        check_rotary(module.slots, module)
     except InputError as error:
         raise InputError(f"sample.grid={settings.grid}: {error}") from error
+    if planned:
+        return module
     weights = trained.state_dict()
     if model.positions is not None:
-        weights["model.positions.weight"] = interpolated(model.positions.weight.detach(), old, grid)
+        further = choose("learned positions", settings.learned, LEARNED)
+        weights["model.positions.weight"] = further(model.positions.weight.detach(), old, grid, origin)
     module.load_state_dict(weights)
-    scale = max(1.0, grid[0] / old[0], grid[1] / old[1]) if settings.rotary == "ntk" else 1.0
-    module.model.angles = module.model.rotary_angles(origin, scale)
-    return config, module.eval()
+    slower = max(1.0, grid[0] / old[0]), max(1.0, grid[1] / old[1])
+    module.model.angles = module.model.rotary_angles(origin, slower if settings.rotary == "ntk" else (1.0, 1.0))
+    return module.eval()
+
+
+def check_scored(config: Config, trained: Grid) -> None:
+    """Raise InputError for a grid whose samples do not cover the images that they would be compared with."""
+    if config.sample.grid is not None and any(
+        a < b for a, b in zip(check_grid(config.sample.grid), trained, strict=True)
+    ):
+        raise InputError(
+            f"sample.grid={config.sample.grid} is smaller than the {trained[0]}x{trained[1]} cells of the images: "
+            "there is nothing to score"
+        )
 
 
 def check_grid(grid: list[int]) -> Grid:
@@ -64,23 +92,48 @@ def moved(order: OrderConfig, old: Grid, origin: Grid) -> OrderConfig:
     def shift(cell: list[int]) -> list[int]:
         return [cell[0] + origin[0], cell[1] + origin[1]]
 
-    if order.centers is not None:
-        return replace(order, centers=[shift(cell) for cell in order.centers])
+    if takes(order.name, ORDERS, "centers"):
+        centers = order.centers or [[*cell] for cell in quarter_centers(*old)]
+        return replace(order, centers=[shift(cell) for cell in centers])
     if takes(order.name, ORDERS, "center"):
         return replace(order, center=shift(order.center or [old[0] // 2, old[1] // 2]))
     return order
 
 
-def interpolated(positions: Tensor, old: Grid, grid: Grid) -> Tensor:
-    """Embeddings (N, D) of the cells of a grid, from those of the old one, bilinearly."""
+def interpolated(positions: Tensor, old: Grid, grid: Grid, origin: Grid) -> Tensor:
+    """Embeddings (N, D) of the cells of a grid: those of the old one, stretched over it bilinearly."""
     image = positions.T.reshape(1, -1, *old)
     return F.interpolate(image, grid, mode="bilinear", align_corners=True).flatten(2)[0].T.contiguous()
 
 
+def replicated(positions: Tensor, old: Grid, grid: Grid, origin: Grid) -> Tensor:
+    """Embeddings (N, D) of the cells of a grid: the old ones where they were, beyond them those of the border."""
+    rows, columns = (
+        (torch.arange(count) - first).clamp(0, side - 1) for count, first, side in zip(grid, origin, old, strict=True)
+    )
+    return positions.view(*old, -1)[rows[:, None], columns].flatten(0, 1)
+
+
+LEARNED: dict[str, Callable[[Tensor, Grid, Grid, Grid], Tensor]] = {
+    "replicate": replicated,
+    "interpolate": interpolated,
+}
+
+
+def check_rotary(slots: Slots, module: GeneratorModule) -> None:
+    """Refuse slots that predict another cell than their own where angles alone say which: raises InputError.
+
+    On the grid and in the order that a model was trained in, it can know the next cell by heart.
+    """
+    if not module.model.known_by.learned and ((slots.position != slots.rank) & (slots.rank != NONE)).any():
+        raise InputError(
+            f"with model.positions=rotary, attention '{module.config.attention}' does not know which cell follows "
+            "another than in training"
+        )
+
+
 def cropped(images: Tensor, size: Grid, place: str) -> Tensor:
-    """The part of images (B, 3, H', W') that the trained grid covers, (B, 3, H, W); smaller ones are kept."""
+    """The part of images (B, 3, H', W') that the trained grid covers, (B, 3, H, W)."""
     found = images.shape[2], images.shape[3]
-    if found[0] < size[0] or found[1] < size[1]:
-        return images
     row, column = origin_of(size, found, place)
     return images[:, :, row : row + size[0], column : column + size[1]]

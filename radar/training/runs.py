@@ -25,6 +25,7 @@ from radar.training.checkpoints import (
 )
 from radar.training.devices import must_launch, must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
+from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 
 Callbacks = Callable[[Config], Sequence[Callback]]  # can be pickled where there are several devices
@@ -98,6 +99,7 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     config = adopt(config)
     stored = order_to_go_on(config)
     module, data, tokenizer = build_generator(config, stored, planned=starts)
+    on_sampled_grid(config, module, planned=True)  # fails here, not after training
     if stored is not None:
         check_order(module.order, Path(config.run) / LAST)
     if starts:
