@@ -107,7 +107,7 @@ ARMS = [
 ]
 
 
-@pytest.mark.parametrize(("order", "attention", "train", "settings"), ARMS)
+@pytest.mark.parametrize(("order", "attention", "train", "settings"), ARMS, ids=map(str, range(len(ARMS))))
 def test_filling(order, attention, train, settings):
     made, numbers = module(order, attention, **train), [5, 6, 7, 8]
     filler = HoleFiller(made, settings)
