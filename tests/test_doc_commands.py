@@ -56,6 +56,7 @@ COMMANDS = {
     "radar edit runs/digits/last.ckpt --task class-edit --keep left --to-class 3": "--count 2 data.cache=cache",
     "radar edit runs/digits/last.ckpt --task extend --grid 8x12": "--count 2 data.cache=cache",
     "radar evaluate runs/digits/last.ckpt": TINY,
+    "radar evaluate runs/digits/last.ckpt evaluate.edits=[box,half]": f"{TINY} evaluate.edit_images=10",
     "radar ablate my_images.yaml": "model.dim=16 model.heads=1 model.layers=1 train.batch_size=4 "
     + f"{TINY} --workers 1",
     "radar ablate ablations/studies/masks.yaml": STUDY,
