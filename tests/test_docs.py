@@ -74,7 +74,8 @@ def found(text: str, where: str, what: str) -> str:
         return shown(numbers(arms[name], key), digits(text)).replace("+", "")
     one, other = name.split(" less ")
     gap = difference(arms[one], arms[other], key)
-    return f"{gap.mean:+.{digits(text)}f} ± {gap.half:.{digits(text)}f}"
+    half = "" if gap.half is None else f" ± {gap.half:.{digits(text)}f}"
+    return f"{gap.mean:+.{digits(text)}f}{half}"
 
 
 def figures() -> list[tuple[str, str, str, str]]:
@@ -158,3 +159,9 @@ def test_links_lead_somewhere(page):
 
 def test_the_page_of_options_is_that_of_the_code():
     assert (ROOT / "docs" / "options.md").read_text() == as_markdown(), "radar options --markdown > docs/options.md"
+
+
+def test_pictures_that_are_shown_are_there():
+    pages = [*PAGES, *ROOT.glob("benchmarks/*.md"), *REPORTS.glob("*/*.md")]
+    shown = [(page, name) for page in pages for name in re.findall(r"!\[[^\]]*\]\(([^)#]+)\)", page.read_text())]
+    assert shown and not [f"{page.name}: {name}" for page, name in shown if not (page.parent / name).exists()]
