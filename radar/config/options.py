@@ -15,7 +15,7 @@ PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16
 DEVICES = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PLACES = ("center", "left", "right", "top", "bottom")
-EDITS = ("box", "random_box", "frame", "outside", "half", "cells", "class", "wider")
+EDITS = ("box", "random_box", "frame", "outpaint", "half", "cells", "class", "wider")
 DEFAULT_METRICS = ["fid", "kid", "precision_recall", "accuracy", "duplicates", "validity"]
 
 

@@ -10,24 +10,32 @@ from radar.editing.edits import Edited, Editor, blended
 from radar.editing.holes import pixels_of
 from radar.sampling.sampler import Trace
 from radar.scoring.sample_pictures import film_frame
-from radar.sheets import UNKNOWN, captioned, overlay, pixel_scale, save_gif, save_image, tile
+from radar.sheets import captioned, overlay, pixel_scale, save_gif, save_image, tile
 
+HOLE = (86, 180, 233)  # sky blue, as Okabe and Ito chose it
 SHOWN = 10  # images in a row of a picture
 
 
 def holes(edited: Edited, grid: tuple[int, int]) -> Tensor:
-    """Images (B, 3, H, W) before, with grey holes."""
+    """Images (B, 3, H, W) before, with holes in a colour that grey images do not have."""
     pixels = pixels_of(edited.hidden, edited.before, grid)
-    return torch.where(pixels, torch.tensor(UNKNOWN, dtype=torch.uint8).view(1, 3, 1, 1), edited.before)
+    return torch.where(pixels, torch.tensor(HOLE, dtype=torch.uint8).view(1, 3, 1, 1), edited.before)
 
 
-def save_sheet(edited: Edited, grid: tuple[int, int], names: Sequence[str], blur: float, path: Path) -> None:
-    """Write three rows, before, hole and after (blended by `blur` pixels), with a column per image, for the first."""
+def save_sheet(
+    edited: Edited, grid: tuple[int, int], names: Sequence[str], blur: float, path: Path, beyond: bool
+) -> None:
+    """Write rows before, hole and after (blended by `blur` pixels), with a column per image, for the first of them.
+
+    What lies beyond the border of an image was nothing before: then there are two rows.
+    """
     first = Edited(**{name: getattr(edited, name)[:SHOWN] for name in Edited.__dataclass_fields__})
     after = blended(first, grid, blur) if blur else first.after
-    rows = torch.cat([first.before, holes(first, grid), after])
-    sheet = tile(rows, len(first.before), pixel_scale(rows.shape[3]))
-    save_image(captioned(sheet, names[:SHOWN], ("before", "hole", "after")), path)
+    rows = {"before": first.before, "hole": holes(first, grid), "after, blended" if blur else "after": after}
+    if beyond:
+        del rows["before"]
+    sheet = tile(torch.cat([*rows.values()]), len(first.before), pixel_scale(after.shape[3]))
+    save_image(captioned(sheet, names[:SHOWN], [*rows]), path)
 
 
 def save_film(

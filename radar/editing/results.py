@@ -36,9 +36,10 @@ def edit_and_save(
     scores = score_edits(edited, numbers, editor.filler, network, compared)
     if compared:
         scores["diversity"] = diversity(draw_seeds(editor, edited, images, own), network)
-    names = [[*generator.data.classes, ""][label] for label in edited.labels.tolist()]
+    classes, pairs = [*generator.data.classes, ""], zip(edited.own.tolist(), edited.labels.tolist(), strict=True)
+    names = [classes[new] if old == new else f"{classes[old]} > {classes[new]}" for old, new in pairs]
     folder.mkdir(parents=True, exist_ok=True)
-    save_sheet(edited, generator.grid, names, blur, folder / "edit.png")
+    save_sheet(edited, generator.grid, names, blur, folder / "edit.png", not compared)
     save_film(editor, images, edited, numbers, names, folder / "film.gif")
     save_arrays(edited, folder / "edited.npz")
     means = {name: mean_of(values) for name, values in scores.items()}
