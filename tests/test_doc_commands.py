@@ -101,7 +101,8 @@ ABBREVIATED = [
     "radar import llamagen-vq FILE",
 ]
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
-ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]  # hours, days
+ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
+ABBREVIATED += ["radar ablate fashion_long", "radar ablate claims_cpu", "radar ablate fashion_steps"]  # hours, days
 VERBS = [
     "ablate",
     "report",
