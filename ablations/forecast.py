@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from ablations.study.plan import naming, read_plan
+from ablations.study.plan import read_plan
 from ablations.study.prepare import arm_values
 from experiments.arguments import parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, to_config
 from radar.config.options import Config, check_training
 from radar.data import load_data
-from radar.errors import InputError
+from radar.errors import InputError, naming
 from radar.model.blocks import model_shape
 from radar.timing.forecast import Forecast, forecast
 from radar.timing.training_rates import TrainingRates, measure_training_rates, parse_rates

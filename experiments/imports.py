@@ -8,7 +8,7 @@ the tokenizer, as options, for example
 import argparse
 from pathlib import Path
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.scoring.evaluation import check_scoring
 from radar.training.imported import IMPORTS, read_published, save_checkpoint
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.arguments import parse_grid
 from radar.attention import VARIANTS
 from radar.config.load import parse_order, to_config
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError

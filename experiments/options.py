@@ -6,8 +6,8 @@ from dataclasses import is_dataclass
 from textwrap import dedent
 
 from radar.config.described import Described, described
+from radar.config.lookup import choose
 from radar.config.options import Config
-from radar.config.registry import choose
 
 HINTS = typing.get_type_hints(Config)
 GROUPS = {name: hint for name, hint in HINTS.items() if isinstance(hint, type) and is_dataclass(hint)}

@@ -1,6 +1,8 @@
 """The ways in which a run ends early on purpose; the command line prints each as one line."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +21,15 @@ class RunError(RuntimeError):
 
 class NonFiniteLoss(RunError):  # noqa: N818 - named after the event
     """Training met a loss or gradient that is NaN or infinite."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put what it is about in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from radar.attention import VARIANTS, Slots, nested
+from radar.config.lookup import takes
 from radar.config.options import ModelConfig, OrderConfig
-from radar.config.registry import takes
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import image_steps

@@ -3,8 +3,8 @@
 import pytest
 
 from radar.config.load import config_hash, load_config, to_config, to_dict
+from radar.config.lookup import call
 from radar.config.options import Config
-from radar.config.registry import call
 from radar.config.renamed import upgrade
 from radar.errors import InputError
 from radar.training.runs import train_generator

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radar.config.lookup import takes
 from radar.config.options import OrderConfig
-from radar.config.registry import takes
 from radar.decoding.groups import SCHEDULES, adjacent_share, decode_permutation, group_sizes, step_sizes
 from radar.decoding.orders import DISTANCES, ORDERS, ROUNDINGS, decode_steps
 from radar.errors import InputError

@@ -63,7 +63,10 @@ def test_radial_goes_on_from_its_old_centre(place, attention):
 @pytest.mark.parametrize("grid", [[6, 5], [9, 11], [12, 3], [4, 4]])
 @pytest.mark.parametrize(("order", "attention"), [("raster", "causal"), ("radial", "plain"), ("radial", "nested")])
 def test_every_grid_is_drawn(positions, grid, order, attention):
-    if (positions, attention) == ("rotary", "causal"):
+    if (positions, attention) == ("rotary", "causal") and grid != [6, 5]:
+        made = module(positions, order, attention, grid=grid)
+        with pytest.raises(InputError, match="does not know which cell follows"):
+            on_sampled_grid(made.config, made)
         return
     for rotary, learned in (("extend", "replicate"), ("ntk", "interpolate")):
         made = module(positions, order, attention, grid=grid, rotary=rotary, learned=learned)
@@ -154,12 +157,6 @@ def test_commands(positions, tmp_path, capsys):
 def test_no_grid(sample, message):
     made = module("both", **sample)
     with pytest.raises(InputError, match=message):
-        on_sampled_grid(made.config, made)
-
-
-def test_rotary_alone_knows_the_next_cell_by_heart():
-    made = module("rotary", "raster", "causal", grid=[6, 8])
-    with pytest.raises(InputError, match="does not know which cell follows"):
         on_sampled_grid(made.config, made)
 
 

@@ -3,8 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from radar.config.load import (
 )
 from radar.config.options import Config, SampleConfig, check_training
 from radar.editing.protocol import check_protocol
-from radar.errors import InputError
+from radar.errors import InputError, naming
 from radar.scoring.evaluation import check_scoring
 from radar.training.checkpoints import build_generator
 from radar.training.devices import must_start
@@ -172,15 +171,6 @@ class Plan:
             values |= {"search": search, "config": self.file.config, "base": self.base, "seeds": self.file.seeds}
             values["overrides"] = [text for text in self.overrides if not text.startswith("data.cache=")]
         return dict(json.loads(json.dumps(values)))
-
-
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Put what it is about in front of what is wrong with it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
 
 
 def trial_name(arm: str, seed: int) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.reporting.results import REMEDY, judges
-from ablations.study.plan import Plan, naming
+from ablations.study.plan import Plan
 from radar.config.load import merge_options, parse_order, to_config
 from radar.config.options import Config
 from radar.data import load_data
 from radar.data.tokens import cached_tokens
-from radar.errors import InputError
+from radar.errors import InputError, naming
 from radar.files import locked
 from radar.scoring.data_field import estimate_field, field_origin, save_field
 from radar.scoring.reference import build_references

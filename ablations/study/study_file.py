@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.configs import find_yaml
 from radar.config.load import option_type, read_yaml, structured
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.decoding.fields import ESTIMATORS
 from radar.errors import InputError
 

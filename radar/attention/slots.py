@@ -118,6 +118,11 @@ class Slots:
         return ~self.is_token & (self.target != NONE) & (self.group > self.step)
 
     @property
+    def elsewhere(self) -> Tensor:
+        """(S,) True where a slot of a cell is made to predict another one."""
+        return (self.position != self.rank) & (self.rank != NONE)
+
+    @property
     def last_target(self) -> Tensor:
         """(S,) the later one of the ranks that it predicts; -1 for none."""
         return torch.maximum(self.target, self.second)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.errors import InputError
 
 LARGEST = 2**32 - 1  # of whole numbers: what tensors and seeds can hold

@@ -1,6 +1,6 @@
 """What can be configured, group by group: type, default, text and range of every option.
 
-Options that only some variants take (say `order.metric`) are passed on by `registry.call`, which refuses those that the
+Options that only some variants take (say `order.metric`) are passed on by `lookup.call`, which refuses those that the
 chosen variant does not take. To add an option: a line here, and the code that reads it.
 """
 

@@ -6,8 +6,8 @@ Legend: B images, N cells, M images of a split; images are (3, H, W) uint8.
 from collections.abc import Callable
 from dataclasses import replace
 
+from radar.config.lookup import call, choose, takes
 from radar.config.options import DataConfig
-from radar.config.registry import call, choose, takes
 from radar.data.augment import AUGMENTS, AugmentedImages
 from radar.data.codes import codes
 from radar.data.digits import digits

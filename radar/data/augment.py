@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.data.images import ImageData, center_crop, to_tensor
 
 Larger = Callable[[int], Tensor]  # side in pixels -> the same image, cropped to it

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.data.files import BACKGROUNDS, examine_all, list_images, open_image, readable, suffixes
 from radar.data.images import ImageData, center_crop, stratified_split, to_tensor
 from radar.errors import InputError

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.data.files import BACKGROUNDS, open_image, suffixes
 from radar.data.images import ImageData, center_crop, spread, stratified_split, to_tensor
 from radar.errors import InputError

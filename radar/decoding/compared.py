@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from radar.config.lookup import takes
 from radar.config.options import OrderConfig
-from radar.config.registry import takes
 from radar.decoding.groups import adjacent_share, sizes_text, step_sizes
 from radar.decoding.orders import DISTANCES, ORDERS, decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap

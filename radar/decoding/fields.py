@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.data.token_arrays import TokenSplit
 from radar.tokenizers import Tokenizer
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.errors import InputError
 
 Keys = NDArray[np.float64]

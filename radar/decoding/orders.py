@@ -21,8 +21,8 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from radar.config.load import parse_order
+from radar.config.lookup import call, choose, takes
 from radar.config.options import OrderConfig
-from radar.config.registry import call, choose, takes
 from radar.decoding.groups import group_sizes, step_sizes
 from radar.decoding.lpd import lpd
 from radar.decoding.optimised import optimised

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.errors import InputError
 
 # Correlation of two cells at distance r, in length scales: exponential is Matern 1/2.

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from radar.config.lookup import choose
 from radar.config.options import SampleConfig
-from radar.config.registry import choose
 from radar.editing.filling import HoleFiller
 from radar.editing.holes import hidden_by_box, hidden_by_keep, hidden_by_picture, pixels_of
 from radar.errors import InputError

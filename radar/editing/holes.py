@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radar.config.registry import choose, takes
+from radar.config.lookup import choose, takes
 from radar.data.files import examine, open_image
 from radar.errors import InputError
 from radar.seeding import Stream, generator

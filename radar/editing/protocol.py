@@ -3,8 +3,7 @@
 To add one: a line in PROTOCOL, and its name in EDITS (radar/config/options.py). Legend: B images, N cells.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from radar.editing.filling import HoleFiller
 from radar.editing.pictures import SHOWN, holes
 from radar.editing.results import draw_seeds
 from radar.editing.scores import diversity, mean_of, score_edits
-from radar.errors import InputError
+from radar.errors import naming
 from radar.files import replacing
 from radar.networks.features import extract
 from radar.sampling.cost import sampling_cost
@@ -81,7 +80,7 @@ def check_protocol(config: Config, module: GeneratorModule) -> None:
     for name in config.evaluate.edits:
         edit, grid, numbers = PROTOCOL[name], module.model.grid, range(2)
         at = for_edit(config, edit, grid)
-        with naming_edit(name):
+        with naming(f"evaluate.edits={name}"):
             own = on_sampled_grid(at, module)
             around = TASKS[edit.task].extends
             hidden = (
@@ -89,15 +88,6 @@ def check_protocol(config: Config, module: GeneratorModule) -> None:
             )
             for _ in HoleFiller(own, at.sample, edit.revise).alike(hidden.expand(len(numbers), -1), numbers):
                 pass
-
-
-@contextmanager
-def naming_edit(name: str) -> Iterator[None]:
-    """Put the edit in front of what is wrong with it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"evaluate.edits={name}: {error}") from error
 
 
 def judge(generator: Generator, edit: Edit, references: Sequence[Reference]) -> tuple[Columns, Edited]:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radar.attention import Mask, attend
+from radar.config.lookup import choose
 from radar.config.options import ModelConfig
-from radar.config.registry import choose
 from radar.errors import InputError
 from radar.kernels.fused import EPS, RMSNorm, fused_heads, swiglu
 from radar.kernels.linear import Linear

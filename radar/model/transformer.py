@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Mask, Predictions, Slots
+from radar.config.lookup import choose
 from radar.config.options import ModelConfig
-from radar.config.registry import choose
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.data import ImageData
 from radar.errors import InputError
 from radar.networks.classifier import cnn

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from radar.config.registry import choose, takes
+from radar.config.lookup import choose, takes
 from radar.errors import InputError
 
 

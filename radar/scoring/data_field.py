@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
+from radar.config.lookup import choose
 from radar.config.options import Config
-from radar.config.registry import choose
 from radar.data import load_data
 from radar.data.tokens import cached_tokens
 from radar.decoding.fields import ESTIMATORS, IMAGES, token_field

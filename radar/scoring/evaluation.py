@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from radar.config.load import config_hash, result_options
+from radar.config.lookup import choose
 from radar.config.options import Config, EvaluateConfig, SampleConfig
-from radar.config.registry import choose
 from radar.data.batches import OrderedBatches
 from radar.data.tokens import cached_tokens
 from radar.decoding.fields import token_field

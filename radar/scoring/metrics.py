@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.errors import InputError
 from radar.networks.features import extract, shown
 from radar.scoring.distances import coverage, frechet_distance, kernel_distance, neighbour_radius

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from radar.config.lookup import choose
 from radar.config.options import SampleConfig
-from radar.config.registry import choose
 from radar.data.tokens import cached_tokens
 from radar.sampling.sampler import ready_to_sample, sample_tokens
 from radar.scoring.labels import LABELS

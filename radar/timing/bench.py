@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from radar.config.load import load_config
-from radar.config.registry import choose
+from radar.config.lookup import choose
 from radar.errors import InputError
 from radar.kernels.build import kernels
 from radar.kernels.cuda_graphs import warm_up_calls

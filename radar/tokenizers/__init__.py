@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radar.config.lookup import call
 from radar.config.options import TokenizerConfig
-from radar.config.registry import call
 from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.levels import Levels

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Mask, Slots, banded
+from radar.config.lookup import call, choose
 from radar.config.options import Config, ReviseConfig, SampleConfig
-from radar.config.registry import call, choose
 from radar.data.batches import Batch
 from radar.decoding.decoding_order import DecodingOrder, rows_of
 from radar.decoding.groups import decode_permutation, step_sizes
@@ -307,8 +307,7 @@ def check_directions(slots: Slots, permutation: Tensor, attention: str, width: i
 
 def _check_rotary(slots: Slots, config: Config, varies: bool) -> None:
     """Refuse slots whose cell to predict is neither their own nor always the same next one: angles do not say it."""
-    elsewhere = (slots.position != slots.rank) & (slots.rank != NONE)
-    if elsewhere.any() and (varies or int(slots.step.max()) + 2 < len(slots)):
+    if slots.elsewhere.any() and (varies or int(slots.step.max()) + 2 < len(slots)):
         raise InputError(
             f"model.positions=rotary does not say which cell a slot of attention '{config.attention}' fills; choose "
             "both or learned"

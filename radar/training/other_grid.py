@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radar.attention import NONE, Slots
+from radar.attention import Slots
+from radar.config.lookup import choose, takes
 from radar.config.options import Config, OrderConfig
-from radar.config.registry import choose, takes
 from radar.decoding.orders import ORDERS, quarter_centers
 from radar.errors import InputError
 from radar.training.generator import GeneratorModule
@@ -125,7 +125,7 @@ def check_rotary(slots: Slots, module: GeneratorModule) -> None:
 
     On the grid and in the order that a model was trained in, it can know the next cell by heart.
     """
-    if not module.model.known_by.learned and ((slots.position != slots.rank) & (slots.rank != NONE)).any():
+    if not module.model.known_by.learned and slots.elsewhere.any():
         raise InputError(
             f"with model.positions=rotary, attention '{module.config.attention}' does not know which cell follows "
             "another than in training"

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from radar.config.load import to_dict
+from radar.config.lookup import choose
 from radar.config.options import Config, TrainConfig
-from radar.config.registry import choose
 from radar.config.renamed import upgrade
 from radar.errors import NonFiniteLoss
 from radar.parts import Part, cut
