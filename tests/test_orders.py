@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from radar.config.lookup import takes
 from radar.config.options import OrderConfig
-from radar.decoding.groups import SCHEDULES, adjacent_share, decode_permutation, group_sizes, step_sizes
-from radar.decoding.orders import DISTANCES, ORDERS, ROUNDINGS, decode_steps
+from radar.decoding.groups import (
+    SCHEDULES,
+    adjacent_share,
+    decode_permutation,
+    group_sizes,
+    known_neighbours,
+    step_sizes,
+)
+from radar.decoding.orders import ORDERS, decode_steps
+from radar.decoding.rings import DISTANCES, ROUNDINGS
 from radar.errors import InputError
 from tests.arms import COMPUTED
 
@@ -94,6 +102,50 @@ def test_radial_sizes():
     assert sizes == [1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1]
 
 
+def test_known_neighbours():
+    """Cell by cell, half of all pairs; of the first two rows of 16, all to the left and half of those above."""
+
+    def share(first, **order):
+        return known_neighbours(decode_steps(OrderConfig(**order), 16, 16), 16, 16, first)
+
+    rows = [[0] + [1 / 3] * 14 + [1 / 2], [1 / 3] + [1 / 2] * 14 + [2 / 3]]
+    assert share(1 / 8, name="raster") == pytest.approx(np.mean(rows), rel=1e-5)
+    assert share(1 / 8, name="raster") == pytest.approx(share(1 / 8, name="column"), rel=1e-5)
+    assert share(1 / 8, name="checkerboard") == 0 < share(1 / 8, name="random") < 0.15
+    assert share(1, name="radial", steps=1) == 0 and known_neighbours(torch.zeros(1, dtype=torch.long), 1, 1) == 0
+
+
+def test_crops_are_squares_that_hold_each_other():
+    step = decode_steps(OrderConfig(name="crops"), 16, 16).view(16, 16)
+    sides = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
+    for k, side in enumerate(sides):
+        rows, columns = torch.where(step <= k)
+        assert len(rows) == side**2 and int(rows.max() - rows.min()) == int(columns.max() - columns.min()) == side - 1
+    thirteen = decode_steps(OrderConfig(name="crops", sides=[*range(1, 10), 11, 13, 14, 16]), 16, 16)
+    assert int(thirteen.max()) == 12 and step_sizes(thirteen)[-1] == 16**2 - 14**2
+    assert int(decode_steps(OrderConfig(name="crops"), 8, 8).max()) == 6, "as many as rings"
+
+
+def test_a_spiral_in_growing_groups_is_squares_too():
+    """EAR's 16 groups of 1, 3, 5, ... cells are the crops of sides 1, 2, 3, ..., on any square grid."""
+    spiral = decode_steps(OrderConfig(name="spiral_out", steps=16, schedule="linear"), 16, 16).view(16, 16)
+    assert step_sizes(spiral.flatten()) == list(range(1, 32, 2))
+    for k in range(16):
+        rows, columns = torch.where(spiral <= k)
+        assert int(rows.max() - rows.min()) == int(columns.max() - columns.min()) == k
+
+
+def test_checkerboard_fills_every_level_evenly():
+    """The first 4^l cells are one in each square of the grid cut into 2^l by 2^l, also its second such lot."""
+    step = decode_steps(OrderConfig(name="checkerboard"), 16, 16).view(16, 16)
+    for level in range(1, 5):
+        side, count = 16 >> level, 4**level
+        for lot in range(256 // count):
+            chosen = ((step >= lot * count) & (step < (lot + 1) * count)).view(16 // side, side, 16 // side, side)
+            assert (chosen.sum((1, 3)) == 1).all(), (level, lot)
+    assert step[0, 0] == 0 and step[8, 8] == 1 and step[0, 8] == 2 and step[8, 0] == 3
+
+
 def test_adjacent_share():
     shares = {metric: OrderConfig(name="radial", metric=metric) for metric in DISTANCES}
     found = {metric: round(adjacent_share(decode_steps(o, 16, 16), 16, 16), 2) for metric, o in shares.items()}
@@ -154,6 +206,9 @@ def test_lpd_is_near_the_context_and_spread_out():
         (OrderConfig(name="multi_center", centers=[[0, 0], [0, -1]]), "outside the 8x8 grid"),
         (OrderConfig(name="multi_center", centers=[[1, 2, 3]]), "not a .row, column. pair"),
         (OrderConfig(name="multi_center", centers=[]), "order.centers is empty"),
+        (OrderConfig(name="crops", sides=[1, 4, 7]), r"order.sides=\[1, 4, 7\] is not possible: they must grow"),
+        (OrderConfig(name="crops", sides=[2, 2, 8]), "at least 1 to 8"),
+        (OrderConfig(name="crops", sides=[0, 8]), "at least 1 to 8"),
         (OrderConfig(name="random", steps=65), "order.steps=65 is not possible: a grid of 64 cells takes 1..64"),
         (OrderConfig(name="random", steps=0), "order.steps=0 is not possible"),
         (OrderConfig(name="random", steps=7, schedule="cubic"), "unknown schedule 'cubic'"),

@@ -106,6 +106,14 @@ def lpd() -> Options:
     return _method({"name": "lpd"}, "plain", train={"permutations": "random"}, sample=sample)
 
 
+def ear() -> Options:
+    """EAR (arXiv 2511.15499): a spiral from the middle in groups of 1, 3, 5, ... cells, queries apart; 16 passes.
+
+    Differs here: `spiral_out`'s turn of the spiral. `model.conditioning=adaln` is its way to know the class.
+    """
+    return _method({"name": "spiral_out", "steps": 16, "schedule": "linear"}, "plain")
+
+
 def maskgit() -> Options:
     """MaskGIT (arXiv 2202.04200): bidirectional, the most confident cells first; 8 passes, cosine sizes, 4.5 Gumbel.
 
@@ -151,6 +159,7 @@ METHODS: dict[str, Callable[[], Options]] = {
     "nar": nar,
     "arpg": arpg,
     "lpd": lpd,
+    "ear": ear,
     "maskgit": maskgit,
     "halton_maskgit": halton_maskgit,
     "radar": radar,

@@ -32,6 +32,7 @@ class OrderConfig:
     rounding: str | None = option(None, "radial, multi_center: ceil, round, floor")
     center: list[int] | None = option(None, "radial: [row, column] of the start cell")
     centers: list[list[int]] | None = option(None, "multi_center: start cells")
+    sides: list[int] | None = option(None, "crops: sides of the squares, growing to the grid's longer side")
     regions: int | None = option(None, "regions: how many, side by side, are decoded in parallel; a square number")
     length: float | None = option(None, "optimised: of the field that the order is made for, in cells")
     covariance: str | None = option(None, "optimised: file of the field instead, written by `radar gap --save`")

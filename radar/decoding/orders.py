@@ -4,207 +4,33 @@ Legend: N = h*w cells in row-major order, K steps, R keys, M images.
 
 An order function returns `keys: (R, N)`, or one such ranking per image, (M, R, N). Cells with an equal first key are
 decoded in one step (this is the *natural* grouping); the further keys, then the cell number, only break ties when the
-ranking is cut into another number of groups. To add an order, write one function and add one line to ORDERS.
-Definitions: RadAR (arXiv 2512.24639) gives concentric rings from a start token [paper]; metric, rounding, start
-cell and everything about regrouping are ours [ours].
+ranking is cut into another number of groups. To add an order, write one function (beside its like: scans.py, rings.py,
+scattered.py) and add one line to ORDERS. Everything about regrouping is ours [ours].
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import qmc
 from torch import Tensor
 
 from radar.config.load import parse_order
-from radar.config.lookup import call, choose, takes
+from radar.config.lookup import call, takes
 from radar.config.options import OrderConfig
 from radar.decoding.groups import group_sizes, step_sizes
 from radar.decoding.lpd import lpd
 from radar.decoding.optimised import optimised
 from radar.decoding.order_file import file_order
+from radar.decoding.rings import crops, inwards, multi_center, radial
+from radar.decoding.scans import Keys, column, diagonal, raster, snake, spiral_in, spiral_out, zcurve
+from radar.decoding.scattered import checkerboard, halton, random, regions
 from radar.errors import InputError
 
-Keys = NDArray[np.float64]
-Cell = Sequence[int]
-
-
-def _grid(h: int, w: int) -> tuple[Keys, Keys]:
-    rows, columns = np.divmod(np.arange(h * w), w)
-    return rows.astype(np.float64), columns.astype(np.float64)
-
-
-def raster(h: int, w: int) -> Keys:
-    """Row by row, left to right; one cell per step."""
-    return np.arange(h * w, dtype=np.float64)[None]
-
-
-def column(h: int, w: int) -> Keys:
-    """Column by column, top to bottom; one cell per step."""
-    rows, columns = _grid(h, w)
-    return (columns * h + rows)[None]
-
-
-def snake(h: int, w: int) -> Keys:
-    """Row by row, every second row from right to left; one cell per step."""
-    rows, columns = _grid(h, w)
-    return (rows * w + np.where(rows % 2 == 0, columns, w - 1 - columns))[None]
-
-
-def diagonal(h: int, w: int) -> Keys:
-    """Anti-diagonals from the top left corner, one diagonal per step: h + w - 1 steps (as in NAR, arXiv 2503.10696)."""
-    rows, columns = _grid(h, w)
-    return (rows + columns)[None]
-
-
-def zcurve(h: int, w: int) -> Keys:
-    """Morton order (interleaved bits of row and column); one cell per step, on grids of any size."""
-    rows, columns = (axis.astype(np.int64) for axis in _grid(h, w))
-    code = np.zeros(h * w, dtype=np.int64)
-    for bit in range(max(h, w).bit_length()):
-        code |= ((columns >> bit & 1) << 2 * bit) | ((rows >> bit & 1) << (2 * bit + 1))
-    return code.argsort().argsort().astype(np.float64)[None]
-
-
-def spiral_in(h: int, w: int) -> Keys:
-    """Clockwise from the top left corner to the middle; one cell per step."""
-    left = np.arange(h * w).reshape(h, w)
-    path: list[int] = []
-    while left.size:
-        path.extend(left[0].tolist())
-        left = np.rot90(left[1:])
-    return np.argsort(path).astype(np.float64)[None]
-
-
-def spiral_out(h: int, w: int) -> Keys:
-    """`spiral_in` walked backwards, from the middle to the top left corner."""
-    return h * w - 1 - spiral_in(h, w)
-
-
-def random(h: int, w: int, seed: int = 0) -> Keys:
-    """Permute the cells by `seed`; natural grouping is one cell per step, `steps` and `schedule` group it."""
-    return np.random.default_rng(seed).permutation(h * w).astype(np.float64)[None]
-
-
-def halton(h: int, w: int, seed: int | None = None) -> Keys:
-    """Cells in the order of their first visit by the Halton sequence, bases 2 and 3 (arXiv 2503.17076): spread out.
-
-    With a seed the list begins at a random place and ends before it, as its authors do for each image.
-    """
-    order = _halton(h, w)
-    start = 0 if seed is None else int(np.random.default_rng(seed).integers(h * w))
-    return np.argsort(np.roll(order, -start)).astype(np.float64)[None]
-
-
-@cache
-def _halton(h: int, w: int) -> NDArray[np.int64]:
-    order: dict[int, None] = {}
-    points = qmc.Halton(d=2, scramble=False)
-    while len(order) < h * w:
-        row, col = (points.random(4 * h * w) * (h, w)).astype(np.int64).T
-        order.update(dict.fromkeys((row * w + col).tolist()))
-    return np.array(list(order))
-
-
-def regions(h: int, w: int, regions: int = 4) -> Keys:
-    """PAR (arXiv 2412.15119): a square number of regions side by side, one cell of each per step.
-
-    Their first cells are decoded one by one, then all that stand at the same place of their region together.
-    Raises InputError if the number is no square.
-    """
-    side = math.isqrt(regions)
-    if regions < 1 or side**2 != regions:
-        raise InputError(f"order.regions={regions} is not possible: it must be a square number, as 4 or 16")
-    rows, columns = (axis.astype(np.int64) for axis in _grid(h, w))
-    region = rows * side // h * side + columns * side // w
-    position = np.zeros(h * w, dtype=np.int64)
-    for number in np.unique(region):
-        position[region == number] = np.arange((region == number).sum())
-    return np.where(position == 0, region, regions + position).astype(np.float64)[None]
-
-
-DISTANCES: dict[str, Callable[[Keys, Keys], Keys]] = {
-    "euclidean": np.hypot,
-    "chebyshev": np.maximum,
-    "manhattan": np.add,
-}
-ROUNDINGS: dict[str, Callable[[Keys], Keys]] = {"ceil": np.ceil, "round": np.rint, "floor": np.floor}
-
-
-def multi_center(
-    h: int,
-    w: int,
-    centers: Sequence[Cell] | None = None,
-    metric: str = "euclidean",
-    rounding: str = "ceil",
-) -> Keys:
-    """Rings around several start cells at once: the rounded distance to the nearest of them [ours].
-
-    `centers` are (row, column) pairs; the default is the middle of each quadrant. Raises InputError for a centre
-    outside the grid, an unknown metric or rounding.
-    """
-    if centers is None:
-        centers = quarter_centers(h, w)
-    if not centers:
-        raise InputError("order.centers is empty: give at least one [row, column]")
-    measure, quantise = choose("distance metric", metric, DISTANCES), choose("rounding", rounding, ROUNDINGS)
-    rows, columns = _grid(h, w)
-    distance = np.full(h * w, np.inf)
-    for center in centers:
-        row, col = _inside(center, h, w)
-        distance = np.minimum(distance, measure(np.abs(rows - row), np.abs(columns - col)))
-    return np.stack([quantise(distance), distance])
-
-
-def quarter_centers(h: int, w: int) -> list[Cell]:
-    """Return the middle cell of each quadrant."""
-    return [[row, column] for row in sorted({h // 4, h * 3 // 4}) for column in sorted({w // 4, w * 3 // 4})]
-
-
-def _inside(cell: Cell, h: int, w: int) -> Cell:
-    if len(cell) != 2:
-        raise InputError(f"start cell {list(cell)} is not a [row, column] pair")
-    if not (0 <= cell[0] < h and 0 <= cell[1] < w):
-        raise InputError(f"start cell {list(cell)} is outside the {h}x{w} grid (rows 0..{h - 1}, columns 0..{w - 1})")
-    return cell
-
-
-def radial(h: int, w: int, center: Cell | None = None, metric: str = "euclidean", rounding: str = "ceil") -> Keys:
-    """Concentric rings around one start cell, by default (h // 2, w // 2): RadAR-style.
-
-    Rings by distance are the paper's [paper]; it does not give the metric [unknown]. Euclidean-ceil is our default
-    because it turns 256 cells into the paper's 13 steps.
-    """
-    return multi_center(h, w, [(h // 2, w // 2) if center is None else center], metric, rounding)
-
-
-def inwards(h: int, w: int, given: NDArray[np.bool_] | None = None, metric: str = "euclidean") -> Keys:
-    """From the border of a hole to its middle: the rounded distance to the nearest known cell, for inpainting [ours].
-
-    `given` (N,) says which cells are known; where none is, the known ones are those around the grid.
-    Raises InputError for an unknown metric.
-    """
-    measure = choose("distance metric", metric, DISTANCES)
-    rows, columns = _grid(h, w)
-    if given is None or not given.any():
-        distance = np.minimum.reduce([rows + 1, h - rows, columns + 1, w - columns])
-    else:
-        away = (np.abs(axis[:, None] - axis[given]) for axis in (rows, columns))
-        distance = measure(*away).min(1)
-    return np.stack([np.ceil(distance), distance])
-
-
 BY_SIZES = 20 / 16  # steps per cell of the side
-GROUPING = (
-    "sizes",
-    "sizes_of",
-    "steps",
-    "schedule",
-)  # options that cut a ranking; the first two alone
+GROUPING = ("sizes", "sizes_of", "steps", "schedule")  # options that cut a ranking; the first two alone
 
 
 def decode_steps(order: OrderConfig, h: int, w: int, given: Tensor | None = None) -> Tensor:
@@ -280,8 +106,10 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "spiral_out": spiral_out,
     "random": random,
     "halton": halton,
+    "checkerboard": checkerboard,
     "radial": radial,
     "multi_center": multi_center,
+    "crops": crops,
     "inwards": inwards,
     "regions": regions,
     "lpd": lpd,

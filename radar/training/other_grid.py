@@ -15,7 +15,8 @@ from torch import Tensor
 from radar.attention import Slots
 from radar.config.lookup import choose, takes
 from radar.config.options import Config, OrderConfig
-from radar.decoding.orders import ORDERS, quarter_centers
+from radar.decoding.orders import ORDERS
+from radar.decoding.rings import quarter_centers
 from radar.errors import InputError
 from radar.training.generator import GeneratorModule
 
