@@ -80,10 +80,10 @@ def typical() -> list[tuple[str, str]]:
     return [({"causal": "raster", "neighbours": "diagonal"}.get(variant, "radial"), variant) for variant in VARIANTS]
 
 
-def small_model(slots: Slots | None = None, query_layers: int = 0) -> Transformer:
+def small_model(slots: Slots | None = None, query_layers: int = 0, conditioning: str = "token") -> Transformer:
     """A model whose logits depend on everything it sees, with a second head if the slots need one."""
     torch.manual_seed(0)
-    config = ModelConfig(dim=32, layers=3, heads=2, query_share=query_layers / 3)
+    config = ModelConfig(dim=32, layers=3, heads=2, query_share=query_layers / 3, conditioning=conditioning)
     model = Transformer(config, VOCABULARY, CLASSES, GRID, slots is not None and slots.mixes)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 1.0)

@@ -1,6 +1,7 @@
 """Costs on paper equal counted ones; a benchmark is what it says."""
 
 import functools
+import itertools
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from radar.decoding.orders import decode_steps
 from radar.errors import InputError
 from radar.model import kv_cache as cache
 from radar.model.blocks import model_shape
+from radar.model.conditioning import CONDITIONING
 from radar.sampling.cost import Cost, sampling_cost, weight_count
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
@@ -29,17 +31,20 @@ from tests.command_line import fails
 LABELS = torch.tensor([0, 2, 1])
 
 
-SOME = [(*arm, 0) for arm in arms() if arm[0] in ("radial", "halton in 5")]
-SOME += [("raster", variant, 0) for variant in ("causal", "nested")]
-SOME += [("radial", "plain", 2), ("halton in 5", "plain", 2)]
+SOME = [(*arm, 0, "token") for arm in arms() if arm[0] in ("radial", "halton in 5")]
+SOME += [("raster", variant, 0, "token") for variant in ("causal", "nested")]
+SOME += [("radial", "plain", 2, "token"), ("halton in 5", "plain", 2, "adaln"), ("radial", "nested", 0, "adaln")]
 
 
-@pytest.mark.parametrize(("order", "variant", "query_layers"), SOME)
+@pytest.mark.parametrize(("order", "variant", "query_layers", "conditioning"), SOME)
 @pytest.mark.parametrize("correction", [0.0, 0.5])
-def test_operations_on_paper_are_those_that_are_done(order, variant, query_layers, correction, monkeypatch):
+def test_operations_on_paper_are_those_that_are_done(
+    order, variant, query_layers, conditioning, correction, monkeypatch
+):
     monkeypatch.setattr(cache, "kernels", lambda: None)  # which PyTorch could not count
     step, slots = layout(order, variant)
-    model, passes = small_model(slots, query_layers), plan_passes(slots, correction > 0, candidates=correction > 0)
+    model = small_model(slots, query_layers, conditioning)
+    passes = plan_passes(slots, correction > 0, candidates=correction > 0)
     settings = SampleConfig(correction=correction)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         sample_tokens(model, passes, decode_permutation(step), LABELS, settings, range(3))
@@ -47,9 +52,9 @@ def test_operations_on_paper_are_those_that_are_done(order, variant, query_layer
 
 
 def test_weights_on_paper():
-    for query_layers in (0, 2):
-        model = small_model(query_layers=query_layers)
-        names = ("blocks", "query_blocks", "memory", "head")
+    for query_layers, conditioning in itertools.product((0, 2), CONDITIONING):
+        model = small_model(query_layers=query_layers, conditioning=conditioning)
+        names = ("blocks", "query_blocks", "memory", "head", "conditioning")
         used = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith(names))
         assert weight_count(model.shape, VOCABULARY) == used
 

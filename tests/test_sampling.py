@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from radar.config.options import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
+from radar.model.conditioning import CONDITIONING
 from radar.sampling.draw import draw, filter_probabilities, image_noise
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import Trace, sample_tokens
@@ -23,11 +24,12 @@ LABELS = torch.tensor([0, 2, 1, CLASSES])
 def test_training_equals_sampling(order, variant):
     """Teacher-forced logits of the packed layout equal those of the step-by-step passes with the cache."""
     for query_layers in (0, 2) if variant == "plain" else (0,):
-        check_training_equals_sampling(*layout(order, variant), query_layers)
+        for conditioning in CONDITIONING:
+            check_training_equals_sampling(*layout(order, variant), query_layers, conditioning)
 
 
-def check_training_equals_sampling(step, slots, query_layers):
-    model, permutation = small_model(slots, query_layers), decode_permutation(step)
+def check_training_equals_sampling(step, slots, query_layers, conditioning):
+    model, permutation = small_model(slots, query_layers, conditioning), decode_permutation(step)
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
     known = by_rank(tokens, permutation)
     with torch.inference_mode():

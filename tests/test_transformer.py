@@ -13,7 +13,8 @@ from radar.config.options import ModelConfig, SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
 from radar.model import transformer
-from radar.model.blocks import PRESETS
+from radar.model.blocks import PRESETS, Block, Shape, rotary_table
+from radar.model.conditioning import CONDITIONING, AdaLN
 from radar.model.transformer import Transformer, parameter_count
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
@@ -28,13 +29,29 @@ def test_presets_have_the_published_sizes(preset, millions):
 
 
 @pytest.mark.parametrize(("order", "variant"), typical())
-def test_a_new_model_is_uniform(order, variant):
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_a_new_model_is_uniform(order, variant, conditioning):
     step, slots = layout(order, variant)
-    model = Transformer(ModelConfig(dim=16, layers=1, heads=1), VOCABULARY, CLASSES, GRID, slots.mixes)
+    config = ModelConfig(dim=16, layers=1, heads=1, conditioning=conditioning)
+    model = Transformer(config, VOCABULARY, CLASSES, GRID, slots.mixes)
     content = torch.zeros(2, len(slots), dtype=torch.long)
     logits = model(slots, content, torch.tensor([0, CLASSES]), decode_permutation(step), slots.mask())
     nll = -logits.log_softmax(-1)[:, slots.predicts_new[slots.predictions.source], 0].double().sum(1)
     assert nll.tolist() == pytest.approx([CELLS * math.log(VOCABULARY)] * 2, rel=1e-6)
+
+
+def test_closed_gates_let_features_through():
+    """A new block with adaLN changes nothing; once its gates are open, the label reaches slots that see no other."""
+    shape = Shape(16, 2, 1)
+    block = Block(shape, ModelConfig(conditioning="adaln"))
+    for module in block.modules():
+        if isinstance(module, AdaLN):
+            module.initialise()
+    x, condition, angles = torch.randn(2, 5, 16), torch.randn(2, 16), rotary_table(2, 2, 16)[None, None]
+    assert torch.equal(block(False, x, condition, angles, None), x)
+    torch.nn.init.normal_(block.conditioning.linear.weight)
+    first, second = block(False, x[:1].expand(2, -1, -1), condition, angles, torch.eye(5, dtype=torch.bool))
+    assert ((first - second).abs().amax(-1) > 0).all()
 
 
 def test_activation_checkpointing_changes_nothing():

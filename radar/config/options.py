@@ -108,6 +108,11 @@ class ModelConfig:
         at_least=0,
         below=1,
     )
+    conditioning: str = option(
+        "token",
+        "how the class is known: token, by its own; adaln, also by scale, shift and gate of every block (adaLN-zero)",
+        choices=("token", "adaln"),
+    )
     qk_norm: bool = option(True, "normalise queries and keys")
     positions: str = option(
         "both",

@@ -41,7 +41,7 @@ def compare_orders(h: int, w: int, length: float = 4.0, steps: int | None = None
     for title, order in listed_orders(h, w, steps):
         step = decode_steps(order, h, w)
         gap = float(independence_gap(step, covariance).sum())
-        shares = (adjacent_share(step, h, w), *(known_neighbours(step, h, w, first) for first in (1, 1 / 8)))
+        shares = adjacent_share(step, h, w), known_neighbours(step, h, w), known_neighbours(step, h, w, 1 / 8)
         found.append(ComparedOrder(title, step.view(h, w), step_sizes(step), *shares, gap))
     return found
 

@@ -18,6 +18,7 @@ from radar.config.options import ModelConfig
 from radar.errors import InputError
 from radar.kernels.fused import EPS, RMSNorm, fused_heads, swiglu
 from radar.kernels.linear import Linear
+from radar.model.conditioning import CONDITIONING, Effect, build_conditioning, enter, leave
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,12 +46,17 @@ def compile_once(function: Callable[P, R], dynamic: bool | None = None) -> Calla
 
 @dataclass(frozen=True)
 class Shape:
-    """Width, depth and heads of a trunk, and how many of the layers run on queries alone."""
+    """Width, depth and heads of a trunk; how many layers run on queries alone; what conditions a part of a block.
+
+    Attributes:
+        effects: vectors that the condition gives each part.
+    """
 
     dim: int
     layers: int
     heads: int
     query_layers: int = 0
+    effects: int = 0
 
 
 # B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
@@ -79,7 +85,8 @@ def model_shape(config: ModelConfig) -> Shape:
     asking = min(layers - 1, round(layers * config.query_share))
     if config.query_share and not asking:
         raise InputError(f"model.query_share={config.query_share} of {layers} layers is no layer")
-    return Shape(dim, layers, heads, asking)
+    effects = choose("conditioning", config.conditioning, CONDITIONING).vectors
+    return Shape(dim, layers, heads, asking, effects)
 
 
 def feed_forward_width(dim: int) -> int:
@@ -135,18 +142,20 @@ class Block(nn.Module):
         self.down = Linear(hidden, shape.dim)
         self.norm1, self.norm2 = RMSNorm(shape.dim, EPS), RMSNorm(shape.dim, EPS)
         self.dropout = nn.Dropout(config.dropout)
+        self.conditioning = build_conditioning(config.conditioning, shape.dim, parts=2)
 
     def forward(self, compiled: bool, *inputs: object) -> Tensor:
         """Do `run`, by compiled code or not: called as a module, so that FSDP can fetch the weights before."""
         return (compile_once(type(self).run) if compiled else type(self).run)(self, *inputs)  # type: ignore[arg-type]
 
-    def run(self, x: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        return self.finish(x, attend(*self.project(x, angles), mask).transpose(1, 2).flatten(2))
+    def run(self, x: Tensor, condition: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
+        """(B, S, D) -> (B, S, D), under a condition (B, D)."""
+        first, second = self.conditioning(condition)
+        return self.finish(x, attend(*self.project(x, first, angles), mask).transpose(1, 2).flatten(2), first, second)
 
-    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, effect: Effect | None, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, E) of x (B, S, D)."""
-        return self.split(self.qkv(self.norm1(x)), angles)
+        return self.split(self.qkv(enter(self.norm1(x), effect)), angles)
 
     def split(self, qkv: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of their products (B, S, 3 D)."""
@@ -156,10 +165,11 @@ class Block(nn.Module):
         q, k = rotate(self.q_norm(q.float()), angles), rotate(self.k_norm(k.float()), angles)
         return q.to(v.dtype), k.to(v.dtype), v  # autocast leaves norms in float32
 
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+    def finish(self, x: Tensor, mixed: Tensor, first: Effect | None, second: Effect | None) -> Tensor:
         """Add what attention mixed (B, S, D), then the feed-forward layer, to x (B, S, D)."""
-        x = x + self.dropout(self.out(mixed))
-        return x + self.dropout(self.down(swiglu(self.gate_up(self.norm2(x)))))  # type: ignore[no-any-return]
+        x = x + self.dropout(leave(self.out(mixed), first))
+        hidden = swiglu(self.gate_up(enter(self.norm2(x), second)))
+        return x + self.dropout(leave(self.down(hidden), second))  # type: ignore[no-any-return]
 
 
 class QueryBlock(Block):
@@ -170,16 +180,17 @@ class QueryBlock(Block):
         self.qkv = Linear(shape.dim, shape.dim)
         del self.k_norm
 
-    def ask(self, x: Tensor, angles: Tensor) -> Tensor:
+    def ask(self, x: Tensor, effect: Effect | None, angles: Tensor) -> Tensor:
         """Queries (B, H, S, E) of x (B, S, D)."""
-        q = self.qkv(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self.qkv(enter(self.norm1(x), effect)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return rotate(self.q_norm(q.float()), angles).to(q.dtype)
 
     def run(  # type: ignore[override]
-        self, x: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        self, x: Tensor, condition: Tensor, angles: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Tensor:
         """x (B, S, D), k and v (B, H, N, E) -> (B, S, D)."""
-        return self.finish(x, attend(self.ask(x, angles), k, v, mask).transpose(1, 2).flatten(2))
+        first, second = self.conditioning(condition)
+        return self.finish(x, attend(self.ask(x, first, angles), k, v, mask).transpose(1, 2).flatten(2), first, second)
 
 
 class Memory(nn.Module):

@@ -19,6 +19,7 @@ from radar.config.options import ModelConfig
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
+from radar.model.conditioning import AdaLN, Effect, build_conditioning, enter
 from radar.model.kv_cache import Cache, cached_attention
 
 R = TypeVar("R")
@@ -55,6 +56,7 @@ class Transformer(nn.Module):
         self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
         self.memory = Memory(shape, config) if self.query_layers else None
         self.norm = RMSNorm(shape.dim, EPS)
+        self.conditioning = build_conditioning(config.conditioning, shape.dim, parts=1, gated=False)
         self.head = Linear(shape.dim, vocabulary)
         self.second_head = Linear(shape.dim, vocabulary) if mixes else None
         self.class_position = config.class_position
@@ -80,6 +82,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, AdaLN):
+                module.initialise()
         nn.init.normal_(self.query, std=0.02)
         nn.init.zeros_(self.head.weight)
         if self.second_head is not None:
@@ -114,25 +118,31 @@ class Transformer(nn.Module):
             carriers = slots.num_tokens if self.query_layers else len(slots)
             return decode(self, inputs, mask, slots.predictions, carriers, cache.buffer, cache.start)
         x, angles = self.embed(*inputs)
-        x = self._crossed(x, angles, slots, mask) if self.query_layers else self._through(x, angles, mask)
-        return self.predict(x, slots.predictions) if truth is None else self._losses(x, slots.predictions, truth)
+        condition = self.labels(labels)
+        if self.query_layers:
+            x = self._crossed(x, condition, angles, slots, mask)
+        else:
+            x = self._through(x, condition, angles, mask)
+        if truth is None:
+            return self.predict(x, condition, slots.predictions)
+        return self._losses(x, condition, slots.predictions, truth)
 
-    def _losses(self, x: Tensor, predictions: Predictions, truth: Tensor) -> Tensor:
+    def _losses(self, x: Tensor, condition: Tensor, predictions: Predictions, truth: Tensor) -> Tensor:
         """Cross-entropies (B, T) of features (B, S, D), of so many images at once that their logits fit in memory."""
         images = max(1, MOST_LOGITS // (truth.shape[1] * self.vocabulary))
 
-        def of(x: Tensor, truth: Tensor) -> Tensor:
-            logits = self.predict(x, predictions).flatten(0, 1).float()
+        def of(x: Tensor, condition: Tensor, truth: Tensor) -> Tensor:
+            logits = self.predict(x, condition, predictions).flatten(0, 1).float()
             return F.cross_entropy(logits, truth.flatten(), reduction="none").view(truth.shape)
 
         if len(x) <= images:
-            return of(x, truth)
-        parts = zip(x.split(images), truth.split(images), strict=True)
+            return of(x, condition, truth)
+        parts = zip(*(part.split(images) for part in (x, condition, truth)), strict=True)
         return torch.cat([checkpoint(of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
-    def _through(self, x: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
+    def _through(self, x: Tensor, condition: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
         for block in cast(list[Block], self.blocks):
-            x = self._run(block, x, angles, mask)
+            x = self._run(block, x, condition, angles, mask)
         return x
 
     def _run(self, block: Block, *inputs: object) -> Tensor:
@@ -146,15 +156,15 @@ class Transformer(nn.Module):
         alone = self.compiled and not torch.compiler.is_compiling()
         return (compile_once(function, dynamic=True) if alone else function)(*args)
 
-    def _crossed(self, x: Tensor, angles: Tensor, slots: Slots, mask: Mask | None) -> Tensor:
+    def _crossed(self, x: Tensor, condition: Tensor, angles: Tensor, slots: Slots, mask: Mask | None) -> Tensor:
         """Run the content through the blocks, then the queries through theirs."""
         assert self.memory is not None and isinstance(mask, Tensor), "a dense mask"
         known, asking = slots.kinds
-        seen = self._through(x[:, known], angles[:, :, known], mask[known][:, known])
+        seen = self._through(x[:, known], condition, angles[:, :, known], mask[known][:, known])
         k, v = self.memory(seen, angles[:, :, known])
         y, where, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
         for block in cast(list[QueryBlock], self.query_blocks):
-            y = self._run(block, y, where, k, v, rows)
+            y = self._run(block, y, condition, where, k, v, rows)
         return x.index_copy(1, asking, y)
 
     def decode(
@@ -173,6 +183,7 @@ class Transformer(nn.Module):
         first, that run through all but the query blocks.
         """
         x, angles = self.embed(*inputs)
+        condition = self.labels(inputs[4])
         y, where = x[:, carriers:], angles[:, :, carriers:]
         x, angles = x[:, :carriers], angles[:, :, :carriers]
         rows = columns = None
@@ -180,23 +191,27 @@ class Transformer(nn.Module):
             seen = mask.shape[1] - y.shape[1]
             rows, columns = mask[:carriers, :seen], mask[carriers:, :seen]
         for layer, block in enumerate(cast(list[Block], self.blocks)):
-            q, k, v = self._part(Block.project, block, x, angles)
-            x = self._part(Block.finish, block, x, cached_attention(q, k, v, rows, buffer, start, layer))
+            first, second = self._part(_effects, block, condition)
+            q, k, v = self._part(Block.project, block, x, first, angles)
+            mixed = cached_attention(q, k, v, rows, buffer, start, layer)
+            x = self._part(Block.finish, block, x, mixed, first, second)
         if self.memory is not None:
             k, v = self._part(Memory.forward, self.memory, x, angles)
             for other in cast(list[QueryBlock], self.query_blocks):
-                q = self._part(QueryBlock.ask, other, y, where)
+                first, second = self._part(_effects, other, condition)
+                q = self._part(QueryBlock.ask, other, y, first, where)
                 mixed = cached_attention(q, k, v, columns, buffer, start, len(self.blocks))
-                y = self._part(Block.finish, other, y, mixed)
+                y = self._part(Block.finish, other, y, mixed, first, second)
             x = torch.cat([x, y], 1)
-        return self.predict(x, predictions)
+        return self.predict(x, condition, predictions)
 
-    def predict(self, x: Tensor, predictions: Predictions) -> Tensor:
+    def predict(self, x: Tensor, condition: Tensor, predictions: Predictions) -> Tensor:
         """Logits (B, T, V) from the last features (B, S, D): of one slot each, or the mean of one with each head."""
-        logits = self.head(self.norm(x[:, predictions.first]))
+        (effect,) = self.conditioning(condition)
+        logits = self.head(enter(self.norm(x[:, predictions.first]), effect))
         if self.second_head is None or predictions.second is None:
             return logits  # type: ignore[no-any-return]
-        others = self.second_head(self.norm(x[:, predictions.second]))
+        others = self.second_head(enter(self.norm(x[:, predictions.second]), effect))
         has = torch.stack([predictions.first, predictions.second], -1) != NONE
         share = has / has.sum(-1, keepdim=True)
         return logits * share[:, :1] + others * share[:, 1:]  # type: ignore[no-any-return]
@@ -215,6 +230,10 @@ class Transformer(nn.Module):
             x = self.positions(cells[:, position.clamp(min=0)]) * (position != NONE)[:, None] + x
         angles = self.angles[torch.where(rank == NONE, 0, cells[:, rank.clamp(min=0)] + 1)]
         return x, angles[:, None]
+
+
+def _effects(block: Block, condition: Tensor) -> list[Effect | None]:
+    return block.conditioning(condition)  # type: ignore[no-any-return]
 
 
 def parameter_count(model: nn.Module) -> int:

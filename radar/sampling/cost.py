@@ -2,7 +2,8 @@
 
 Per slot and layer: 2 (4 D^2 + 3 D F) operations for the projections and SwiGLU of width F, and 4 D for every slot that
 the dense attention covers; 2 D V for every predicted target. Bytes: all weights once per pass, keys and values of all
-covered slots once per pass and image. Activations are left out: they fit the cache of the processor.
+covered slots once per pass and image. adaLN adds 12 D^2 operations per layer and 4 D^2 at the end for every image, and
+their weights. Activations are left out: they fit the cache of the processor.
 Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V vocabulary.
 """
 
@@ -45,7 +46,12 @@ def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
     """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
     d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
     blocks = shape.layers * (4 * d * d + 3 * d * f) - late * 2 * d * d
-    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary
+    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary + conditioning_weights(shape)
+
+
+def conditioning_weights(shape: Shape) -> int:
+    """Weights that turn the condition into effects: on both parts of a block, and, without a gate, at the end."""
+    return (2 * shape.effects * shape.layers + max(0, shape.effects - 1)) * shape.dim**2
 
 
 def pass_cost(shape: Shape, vocabulary: int, step: Pass, batch: int, element: int = 4) -> Cost:
@@ -60,7 +66,7 @@ def pass_cost(shape: Shape, vocabulary: int, step: Pass, batch: int, element: in
     tokens, covered = len(step.slots) - queries, step.covered - queries
     heads = 2 if step.slots.mixes else 1
     layered = tokens * (early * block + memory) + queries * late * (block - 2 * d * d)
-    products = batch * 2 * (layered + len(step.targets) * heads * d * vocabulary)
+    products = batch * 2 * (layered + len(step.targets) * heads * d * vocabulary + conditioning_weights(shape))
     attention = batch * 4 * d * covered * (early * tokens + late * queries)
     moved = weight_count(shape, vocabulary, heads) + batch * (early + bool(late)) * 2 * covered * d
     return Cost(float(products), float(attention), float(moved * element), 1)
