@@ -83,7 +83,7 @@ def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generat
     """Open a checkpoint; raises InputError for what could not be scored: before any work."""
     generator = load_generator(checkpoint, options)
     check_scoring(generator.config.evaluate)
-    check_scored(generator.config, (generator.as_trained or generator.module).model.grid)
+    check_scored(generator.config, (generator.as_trained or generator.module).grid)
     check_protocol(generator.config, generator.as_trained or generator.module)
     check_writable(folder, folder=True)
     must_launch(generator.config.train)

@@ -52,6 +52,10 @@ class Draws(NamedTuple):
         """Numbers (B, *shape) from 0 to 1."""
         return self.part.of(torch.rand(self.part.whole, *shape, device=self.device))
 
+    def normal(self, *shape: int) -> Tensor:
+        """Numbers (B, *shape) of the normal distribution."""
+        return self.part.of(torch.randn(self.part.whole, *shape, device=self.device))
+
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers (B, *shape) from 0 to `high` - 1."""
         return self.part.of(torch.randint(high, (self.part.whole, *shape), device=self.device))

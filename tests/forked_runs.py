@@ -16,20 +16,24 @@ import torch
 
 from radar.config.load import to_config
 from radar.errors import stop
+from radar.training.diffusion import DiffusionModule
+from radar.training.generative import GenerativeModule
 from radar.training.generator import GeneratorModule
 from radar.training.runs import train_generator
 
 
 def kill_at(step: int, number: int, where: str, skip: int) -> None:
     """Send this process a signal at the start of a training or validation step, or `skip` batches later."""
-    original, left = getattr(GeneratorModule, where), iter(range(skip, -1, -1))
+    left = iter(range(skip, -1, -1))
+    for kind in (GeneratorModule, DiffusionModule):
+        original = getattr(kind, where)
 
-    def struck(self: GeneratorModule, *args: Any) -> Any:
-        if self.global_step >= step and next(left) == 0:
-            os.kill(os.getpid(), number)
-        return original(self, *args)
+        def struck(self: GenerativeModule, *args: Any, original: Any = original) -> Any:
+            if self.global_step >= step and next(left) == 0:
+                os.kill(os.getpid(), number)
+            return original(self, *args)
 
-    setattr(GeneratorModule, where, struck)
+        setattr(kind, where, struck)
 
 
 def child(job: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 `1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
 correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps, `<!--params: PRESET-->` millions of parameters.
-`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--tokenizers-->` above their table.
+`<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--edits REPORT: TITLE-->` above one of
+edits, `<!--tokenizers-->` above their table. `ARM: edit EDIT SCORE` is the score of an edit.
 """
 
 import json
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from ablations.reporting.columns import cell, column_of, numbers, shown, titled
+from ablations.reporting.edits import edit_tables
 from ablations.reporting.statistics import by_arm, difference, gap_correlation
 from experiments.options import as_markdown
 from radar.config.load import parse_order, to_config
@@ -32,6 +34,7 @@ HEADERS = [path for pattern in YAML for path in sorted(ROOT.glob(pattern))]
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER}M?(?: ± {NUMBER}| \[{NUMBER}, {NUMBER}\])?)<!--([^:]+): (.+?)-->")
 TABLE = re.compile(r"<!--table ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
+EDITS = re.compile(r"<!--edits ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
 TOKENIZERS = re.compile(r"<!--tokenizers-->\n((?:\|.*\n)+)")
 RESULT = re.compile(r"\d\.\d|\d (?:±|\+-) \d|\d times\b|\d+ (?:s|ms|µs|minutes|hours)\b")
 DEFINITIONS = (
@@ -70,6 +73,9 @@ def found(text: str, where: str, what: str) -> str:
         _, (rho, low, high, _) = gap_correlation(rows, gap, key)
         return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
     arms, (name, _, key) = by_arm(rows), what.rpartition(": ")
+    if key.startswith("edit "):  # `edit box nll_per_cell`
+        _, edit, key = key.split()
+        arms = {arm: [{**row, key: row["edits"][edit].get(key)} for row in group] for arm, group in arms.items()}
     if " less " not in name:
         return shown(numbers(arms[name], key), digits(text)).replace("+", "")
     one, other = name.split(" less ")
@@ -105,6 +111,17 @@ def test_every_table_is_that_of_its_report(page, where, columns, text):
     assert text == table(where, columns.split(", "))
 
 
+def edits() -> list[tuple[str, str, str, str]]:
+    return [(page.name, *match) for page in PAGES for match in EDITS.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "where", "title", "text"), edits(), ids=lambda value: value[:40])
+def test_every_table_of_edits_is_that_of_its_report(page, where, title, text):
+    titles, _, arms = edit_tables(report(where))[title]
+    lines = [titles, ["---"] * len(titles), *([cell.text for cell in line] for line in arms.values())]
+    assert text == "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def tokenizers() -> str:
     """One line per judged tokenizer: PSNR, use of codes, and by both networks what is restored against what is real."""
     judges = [
@@ -129,7 +146,7 @@ def test_the_table_of_tokenizers_is_that_of_their_scores():
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=lambda page: page.name)
 def test_no_figure_stands_without_a_report(page):
-    rest = TOKENIZERS.sub("", TABLE.sub("", FIGURE.sub("", page.read_text())))
+    rest = EDITS.sub("", TOKENIZERS.sub("", TABLE.sub("", FIGURE.sub("", page.read_text()))))
     for part in (r"```.*?```", r"`[^`]*`", r"\]\([^)]*\)", r"\d{4}\.\d{5}", *map(re.escape, DEFINITIONS)):
         rest = re.sub(part, "", rest, flags=re.S)
     assert not RESULT.search(rest), RESULT.search(rest)

@@ -86,7 +86,9 @@ def test_block(norm, own_angles, monkeypatch):
     def run(x, *weights):
         turn = angles.to(x.dtype)
         monkeypatch.setattr("radar.model.blocks.rotate", lambda x, angles: turned(x, angles))
-        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (False, x, x[:, 0], turn, mask))
+        return torch.func.functional_call(
+            block, dict(zip(names, weights, strict=True)), (False, x, x[:, 0], turn, mask)
+        )
 
     close(both(run, [torch.randn(3, 21, 48), *(w + 0.1 * torch.randn(w.shape) for w in weights)], monkeypatch))
 

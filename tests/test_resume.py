@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from radar.training.logs import learning_curve
+from radar.training.logs import validations
 
 # Validation every 5 steps and checkpoints every 3, so that the kills fall in, before and after both, and between.
 OPTIONS = {
@@ -23,6 +24,10 @@ OPTIONS = {
 }  # fmt: skip
 
 
+DIT = {**OPTIONS, "method": "dit"}
+del DIT["attention"]
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     checkpoint = torch.load(path, weights_only=True)
     average = checkpoint["callbacks"]["WeightAverage"]["average"]
@@ -33,7 +38,8 @@ def kill(step: int, number: int, where: str = "training_step", skip: int = 0) ->
     return {"step": int(step), "signal": int(number), "where": where, "skip": skip}
 
 
-def test_killed_anywhere_and_resumed(tmp_path):
+@pytest.mark.parametrize(("options", "judged_by"), [(OPTIONS, "val/nll"), (DIT, "val/loss")], ids=["nested", "dit"])
+def test_killed_anywhere_and_resumed(options, judged_by, tmp_path):
     random = np.random.default_rng()
     chains = [
         [kill(random.integers(4, 19), signal.SIGTERM, skip=1)],
@@ -46,21 +52,22 @@ def test_killed_anywhere_and_resumed(tmp_path):
         [kill(6, signal.SIGKILL), kill(6, signal.SIGKILL, skip=1)],
         [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 19, size=3))],
     ]
+    chains = chains if options is OPTIONS else [chains[1], chains[5]]
     expected_codes, jobs = [], []
     for name, chain in [("whole", []), *enumerate(chains)]:
         overrides = [f"run={tmp_path / str(name)}", f"data.cache={tmp_path}"]
-        jobs += [{"options": OPTIONS, "overrides": overrides, "kill": struck} for struck in [*chain, None]]
+        jobs += [{"options": options, "overrides": overrides, "kill": struck} for struck in [*chain, None]]
         expected_codes += [-k["signal"] if k["signal"] == signal.SIGKILL else 128 + k["signal"] for k in chain] + [0]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     script = Path(__file__).with_name("forked_runs.py")
     result = subprocess.run([sys.executable, script, tmp_path / "jobs.json"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert json.loads(result.stdout.splitlines()[-1]) == expected_codes, (chains, result.stderr[-2000:])
-    expected, curve = weights(tmp_path / "whole" / "last.ckpt"), learning_curve(tmp_path / "whole")
+    expected, curve = weights(tmp_path / "whole" / "last.ckpt"), validations(tmp_path / "whole", judged_by)
     assert [step for step, _ in curve] == [5, 10, 15, 20]
     for i, chain in enumerate(chains):
         found = weights(tmp_path / str(i) / "last.ckpt")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected), chain
         assert not list((tmp_path / str(i)).glob("last-v*")), "one checkpoint, under one name"
-        assert learning_curve(tmp_path / str(i)) == curve, "no point of the learning curve is missing"
+        assert validations(tmp_path / str(i), judged_by) == curve, "no point of the learning curve is missing"

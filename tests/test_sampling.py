@@ -28,7 +28,7 @@ def test_training_equals_sampling(order, variant):
             check_training_equals_sampling(*layout(order, variant), query_layers, conditioning)
 
 
-def check_training_equals_sampling(step, slots, query_layers, conditioning):
+def check_training_equals_sampling(step, slots, query_layers, conditioning="token"):
     model, permutation = small_model(slots, query_layers, conditioning), decode_permutation(step)
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
     known = by_rank(tokens, permutation)

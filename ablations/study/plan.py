@@ -140,14 +140,14 @@ class Plan:
             check_scoring(config.evaluate)
             module = build_generator(config, planned=True)[0]
             sampled = module.order.sampled_digest(config.sample)
-            check_scored(config, module.model.grid)
+            check_scored(config, module.grid)
             on_sampled_grid(config, module)
             check_protocol(config, module)
         trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
         run = self.out / "runs" / config_hash(trained)
         digest = config_hash({**judged_options(config), **trained, "sampled_order_hash": sampled, **tune})
-        cost = len(module.slots) * config.train.max_steps * config.train.batch_size
+        cost = module.slots_per_image * config.train.max_steps * config.train.batch_size
         return Trial(arm, seed, replace(config, run=str(run)), params, digest, cost)
 
     def find(self, key: str, params: Params) -> Trial:
@@ -286,4 +286,4 @@ def check_tuning(plan: Plan, trials: Iterable[Trial]) -> None:
         for key, values in ranges.items():
             with naming(f"arm '{trial.arm}'"), naming(f"range of '{key}'"):
                 for value in values.tried:
-                    module.sampled_slots(trial.sampled({key: value}))
+                    module.check_sampling(trial.sampled({key: value}))

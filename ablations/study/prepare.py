@@ -23,7 +23,7 @@ from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.training.checkpoints import adopt, build_generator, has_ended, load_tokenizer, read_checkpoint
 from radar.training.devices import pick_device
-from radar.training.generator import GeneratorModule
+from radar.training.generators import generator_builder
 from radar.training.runs import tokenizer_folder, train_tokenizer
 
 
@@ -75,7 +75,9 @@ def check_arms(plan: Plan) -> None:
             tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
             config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
-            GeneratorModule(config, tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size))
+            generator_builder(config)(
+                config, tokenizer.embed_all(), len(data.classes), tokenizer.grid(data.size), planned=True
+            )
 
 
 def train_tokenizers(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from radar.errors import InputError
 Options = dict[str, dict[str, Any] | str]
 
 
-def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any]) -> Options:
+def _method(order: dict[str, Any], attention: str, **groups: dict[str, Any] | str) -> Options:
     return {"order": order, "attention": attention, **groups}
 
 
@@ -35,8 +35,8 @@ def rar() -> Options:
     """RAR (arXiv 2411.00776): trained on random permutations, annealed to raster; sampled in raster, 256 passes.
 
     Its target-aware position embedding is the shared embedding of the cell to predict. Differs here: one such embedding
-    per cell, where RAR has one per cell and use; no adaLN. Its guidance rises as a power of a cosine, here with the
-    power of size L (2.5; B 2.75, XL 1.5, XXL 1.2).
+    per cell, where RAR has one per cell and use; `model.conditioning=adaln` is its way to know the class. Its guidance
+    rises as a power of a cosine, here with the power of size L (2.5; B 2.75, XL 1.5, XXL 1.2).
     """
     return _method(
         {"name": "raster"},
@@ -150,6 +150,15 @@ def radar() -> Options:
     return _method({"name": "radial"}, "nested", sample={"correction": 0.1})
 
 
+def dit() -> Options:
+    """DiT (arXiv 2212.09748): a diffusion of all cells at once, known by adaLN-zero what level and class; 250 passes.
+
+    Differs here: codes of the tokens, normalised, in place of the latents of a continuous autoencoder; one cell per
+    slot; learned and rotary positions, RMSNorm, QK-norm and SwiGLU; optimizer and schedule of all arms.
+    """
+    return _method({"name": "together"}, "bidirectional", model={"conditioning": "adaln"}, generator="diffusion")
+
+
 METHODS: dict[str, Callable[[], Options]] = {
     "llamagen": llamagen,
     "rar": rar,
@@ -163,6 +172,7 @@ METHODS: dict[str, Callable[[], Options]] = {
     "maskgit": maskgit,
     "halton_maskgit": halton_maskgit,
     "radar": radar,
+    "dit": dit,
 }
 
 
@@ -186,4 +196,8 @@ def method_options(name: str) -> Options:
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method '{name}'; choose from: {', '.join(METHODS)}")
     own: dict[str, Any] = METHODS[name]()
-    return own | {group: defaults | own.get(group, {}) for group, defaults in _defaults().items()}
+    return (
+        {"generator": "autoregressive"}
+        | own
+        | {group: defaults | own.get(group, {}) for group, defaults in _defaults().items()}
+    )

@@ -204,6 +204,16 @@ class TrainConfig:
 
 
 @dataclass
+class DiffusionConfig:
+    """How codes become noise (radar/diffusion), where `generator` is diffusion."""
+
+    levels: int = option(1000, "levels of noise", at_least=2)
+    beta_start: float = option(1e-4, "variance of the noise that the first adds", above=0, below=1)
+    beta_end: float = option(0.02, "of the noise that the last adds; between them it grows linearly", above=0, below=1)
+    learned_variance: bool = option(True, "learn that of the step back, between its least and its largest")
+
+
+@dataclass
 class SampleConfig:
     """How images are drawn (radar/sampling)."""
 
@@ -214,7 +224,9 @@ class SampleConfig:
         "constant", "how s runs: constant, linear, known_before, known_after, per_token, power_cosine"
     )
     guidance_power: float | None = option(None, "p of the schedule power_cosine, by default 1", above=0)
-    temperature: float = option(1.0, "logits are divided by it", at_least=1e-4)  # finite in float32
+    temperature: float = option(
+        1.0, "logits are divided by it; diffusion: factor on fresh noise", at_least=1e-4
+    )  # finite in float32
     top_k: int = option(0, "tokens that are kept; 0: all", at_least=0)
     top_p: float = option(1.0, "mass of the most likely tokens that are kept", above=0, at_most=1)
     correction: float = option(0.0, "known tokens less likely than this are drawn again; 0: off", at_least=0, below=1)
@@ -245,6 +257,11 @@ class SampleConfig:
     )
     revise_rings: int | None = option(None, "as revise.rings, but in sampling only; by default as trained")
     revise_every: int | None = option(None, "as revise.every, but in sampling only; by default as trained")
+    passes: int = option(250, "diffusion: levels of noise that are used, one pass each", at_least=1)
+    solver: str = option("ancestral", "diffusion: ancestral, with fresh noise in every pass; ddim, without")
+    guidance_channels: int | None = option(
+        None, "diffusion: guide only so many channels of the codes, the first (as DiT's three of four)", at_least=1
+    )
     precision: str = option("32-true", "bf16-mixed: matrix products and cache in bfloat16", choices=PRECISIONS)
     seed: int = option(0, "image i depends on (seed, i) and its label alone", at_least=0, at_most=LARGEST)
 
@@ -281,11 +298,15 @@ class Config:
 
     data: DataConfig = group(DataConfig)
     tokenizer: TokenizerConfig = group(TokenizerConfig)
+    generator: str = option(
+        "autoregressive", "autoregressive: tokens, group after group; diffusion: codes of all cells, out of noise"
+    )
     order: OrderConfig = group(OrderConfig)
     attention: str = option("nested", "variant: causal, plain, relay, nested, full, nested_memory, bidirectional, ...")
     revise: ReviseConfig = group(ReviseConfig)
     model: ModelConfig = group(ModelConfig)
     train: TrainConfig = group(TrainConfig)
+    diffusion: DiffusionConfig = group(DiffusionConfig)
     sample: SampleConfig = group(SampleConfig)
     evaluate: EvaluateConfig = group(EvaluateConfig)
     init: str | None = option(None, "checkpoint of a generator to begin with, whose `model` options then hold")

@@ -26,7 +26,7 @@ from radar.decoding.optimised import optimised
 from radar.decoding.order_file import file_order
 from radar.decoding.rings import crops, inwards, multi_center, radial
 from radar.decoding.scans import Keys, column, diagonal, raster, snake, spiral_in, spiral_out, zcurve
-from radar.decoding.scattered import checkerboard, halton, random, regions
+from radar.decoding.scattered import checkerboard, halton, random, regions, together
 from radar.errors import InputError
 
 BY_SIZES = 20 / 16  # steps per cell of the side
@@ -104,6 +104,7 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "zcurve": zcurve,
     "spiral_in": spiral_in,
     "spiral_out": spiral_out,
+    "together": together,
     "random": random,
     "halton": halton,
     "checkerboard": checkerboard,

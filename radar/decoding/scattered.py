@@ -14,6 +14,11 @@ from radar.decoding.scans import Keys, rows_and_columns
 from radar.errors import InputError
 
 
+def together(h: int, w: int) -> Keys:
+    """All cells in one step: independent of each other, given the class; what a diffusion has for an order."""
+    return np.zeros((1, h * w))
+
+
 def random(h: int, w: int, seed: int = 0) -> Keys:
     """Permute the cells by `seed`; natural grouping is one cell per step, `steps` and `schedule` group it."""
     return np.random.default_rng(seed).permutation(h * w).astype(np.float64)[None]

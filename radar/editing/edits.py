@@ -212,7 +212,7 @@ class Editor:
         A label of the number of classes stands for none. A trace is that of images with holes of equal sizes.
         """
         size = self.settings.batch_size
-        with ready_to_sample(self.generator.module.model, self.settings):
+        with ready_to_sample(self.filler.module.model, self.settings):
             parts = [
                 self._edit(images[n : n + size], own[n : n + size], numbers[n : n + size], trace)
                 for n in range(0, len(images), size)

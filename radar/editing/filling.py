@@ -14,9 +14,12 @@ from torch import Tensor
 from radar.attention import NONE, Slots
 from radar.config.options import SampleConfig
 from radar.decoding.groups import decode_permutation
+from radar.errors import InputError
 from radar.sampling.passes import Pass, plan_passes
 from radar.sampling.sampler import Trace, sample_tokens
-from radar.training.generator import GeneratorModule, by_rank, check_directions
+from radar.training.fitting import check_directions
+from radar.training.generative import GenerativeModule
+from radar.training.generator import GeneratorModule, by_rank
 from radar.training.other_grid import check_rotary
 
 
@@ -47,7 +50,9 @@ class HoleFiller:
         revise: let variants that revise do so with given cells, too.
     """
 
-    def __init__(self, module: GeneratorModule, settings: SampleConfig, revise: bool = False) -> None:
+    def __init__(self, module: GenerativeModule, settings: SampleConfig, revise: bool = False) -> None:
+        if not isinstance(module, GeneratorModule):
+            raise InputError("only an autoregressive generator can be given cells, not a diffusion")
         self.module, self.settings, self.revise = module, settings, revise
         self._known: dict[tuple[tuple[int, ...], int], Slots] = {}
         self._planned: dict[Slots, list[Pass]] = {}

@@ -26,7 +26,7 @@ from radar.scoring.distances import frechet_distance, kernel_distance
 from radar.scoring.reference import Reference
 from radar.scoring.statistics import Moments
 from radar.training.checkpoints import Generator, configured
-from radar.training.generator import GeneratorModule
+from radar.training.generative import GenerativeModule
 from radar.training.other_grid import Grid, on_sampled_grid
 
 PROTOCOL = {
@@ -75,17 +75,15 @@ def for_edit(config: Config, edit: Edit, grid: Grid) -> Config:
     return replace(config, sample=replace(config.sample, grid=cells, place="center"))
 
 
-def check_protocol(config: Config, module: GeneratorModule) -> None:
+def check_protocol(config: Config, module: GenerativeModule) -> None:
     """Raise InputError where a generator, trained or planned, cannot make the edits that it is to be scored by."""
     for name in config.evaluate.edits:
-        edit, grid, numbers = PROTOCOL[name], module.model.grid, range(2)
+        edit, grid, numbers = PROTOCOL[name], module.grid, range(2)
         at = for_edit(config, edit, grid)
         with naming(f"evaluate.edits={name}"):
             own = on_sampled_grid(at, module)
             around = TASKS[edit.task].extends
-            hidden = (
-                beyond(grid, own.model.grid, at.sample.place)[None] if around else edit.hidden((0, 0), grid, numbers)
-            )
+            hidden = beyond(grid, own.grid, at.sample.place)[None] if around else edit.hidden((0, 0), grid, numbers)
             for _ in HoleFiller(own, at.sample, edit.revise).alike(hidden.expand(len(numbers), -1), numbers):
                 pass
 
@@ -120,7 +118,7 @@ def distances(edited: Edited, references: Sequence[Reference]) -> Columns:
 
 def costs(editor: Editor, edited: Edited, numbers: Sequence[int]) -> Columns:
     """Mean over images: forward passes, and operations in 10^9."""
-    passes, flops, model = 0.0, 0.0, editor.generator.module.model
+    passes, flops, model = 0.0, 0.0, editor.filler.module.model
     rows = 1 if editor.settings.guidance == 1 else 2
     for part in editor.filler.alike(edited.hidden, numbers):
         share, planned = len(part.rows) / len(numbers), editor.filler.passes(part.slots)

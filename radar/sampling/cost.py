@@ -44,9 +44,15 @@ class Cost:
 
 def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
     """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
-    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
-    blocks = shape.layers * (4 * d * d + 3 * d * f) - late * 2 * d * d
+    d, late = shape.dim, shape.query_layers
+    blocks = block_weights(shape) - late * 2 * d * d
     return blocks + 2 * d * d * bool(late) + heads * d * vocabulary + conditioning_weights(shape)
+
+
+def block_weights(shape: Shape) -> int:
+    """Weights of all layers that every slot goes through: projections, SwiGLU."""
+    d = shape.dim
+    return shape.layers * (4 * d * d + 3 * d * feed_forward_width(d))
 
 
 def conditioning_weights(shape: Shape) -> int:

@@ -17,7 +17,7 @@ from radar.scoring.samples import drawing
 from radar.scoring.statistics import Moments
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
-from radar.training.generator import GeneratorModule
+from radar.training.generative import GenerativeModule
 from radar.training.shares import fetched
 
 
@@ -52,7 +52,7 @@ class FidCurve(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw from the averaged weights, which are in place during a validation."""
-        assert isinstance(pl_module, GeneratorModule)
+        assert isinstance(pl_module, GenerativeModule)
         self.module, began = pl_module, clock.seconds()
         settings = replace(self.config.sample, images=self.config.train.val_samples)
         network, real = self.judge

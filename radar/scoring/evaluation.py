@@ -24,7 +24,6 @@ from radar.files import replacing
 from radar.model.transformer import parameter_count
 from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware, versions
-from radar.sampling.cost import sampling_cost
 from radar.scoring.labels import LABELS, label_gap
 from radar.scoring.metrics import Scores, check_metrics
 from radar.scoring.reference import Reference, build_references
@@ -34,7 +33,7 @@ from radar.scoring.sample_store import SampleStore, draw_store
 from radar.scoring.samples import class_counts
 from radar.training.checkpoints import Generator
 from radar.training.counts import training_flops
-from radar.training.generator import GeneratorModule
+from radar.training.generative import GenerativeModule
 from radar.training.other_grid import cropped
 
 ORDERS_SHOWN = 32  # orders of single images that a gap is averaged over
@@ -48,7 +47,7 @@ def measure_nll(generator: Generator) -> float | None:
     None where the order is an outcome of sampling, or the grid is not that of the images.
     """
     settings, train = generator.config.sample, generator.config.train
-    if settings.choice_temperature is not None or off_grid(generator):
+    if not generator.module.is_ordered(settings) or off_grid(generator):
         return None
     split = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["held_out"]
     device, total = generator.module.device, 0.0
@@ -84,23 +83,23 @@ def measure_quality(generator: Generator, store: SampleStore, references: Sequen
     return columns
 
 
-def mean_gaps(module: GeneratorModule, settings: SampleConfig, covariance: Tensor) -> Tensor:
+def mean_gaps(module: GenerativeModule, settings: SampleConfig, covariance: Tensor) -> Tensor:
     """Independence gap (K,) in nats of every step; where images have orders of their own, the mean of the first."""
     return independence_gap(module.order.of_images(settings, torch.arange(ORDERS_SHOWN)), covariance)
 
 
-def gap_columns(module: GeneratorModule, settings: SampleConfig) -> dict[str, Any]:
-    """Independence gap in nats: total, mean over the steps, and each step's; none where sampling finds the order."""
-    if settings.choice_temperature is not None:
+def gap_columns(module: GenerativeModule, settings: SampleConfig) -> dict[str, Any]:
+    """Independence gap in nats: total, mean over the steps, and each step's; none without a known order."""
+    if not module.is_ordered(settings):
         return {"gap": None, "gap_per_step": None, "gaps": None}
-    gaps = mean_gaps(module, settings, exponential_covariance(*module.model.grid))
+    gaps = mean_gaps(module, settings, exponential_covariance(*module.grid))
     return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
 
 
 def field_gap(generator: Generator) -> dict[str, float | None]:
     """Independence gap in nats in the field of the training tokens, given the class."""
     settings = generator.config.sample
-    if settings.choice_temperature is not None or off_grid(generator):
+    if not generator.module.is_ordered(settings) or off_grid(generator):
         return {"gap_data": None}
     data, tokenizer = generator.data, generator.tokenizer
     split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
@@ -108,15 +107,18 @@ def field_gap(generator: Generator) -> dict[str, float | None]:
     return {"gap_data": float(mean_gaps(generator.module, settings, field).sum())}
 
 
-def step_map(module: GeneratorModule, settings: SampleConfig) -> list[list[int]] | None:
+def step_map(module: GenerativeModule, settings: SampleConfig) -> list[list[int]] | None:
     """Step of each cell (h, w); None where images have orders of their own, or sampling finds them."""
-    step = module.sampled_step(settings)
-    own = settings.choice_temperature is not None or settings.order_per_image or step.ndim > 1
-    return None if own else step.view(module.model.grid).tolist()
+    step = module.order.sampled(settings)
+    own = not module.is_ordered(settings) or settings.order_per_image or step.ndim > 1
+    return None if own else step.view(module.grid).tolist()
 
 
 def describe(
-    config: Config, module: GeneratorModule, trained_steps: int | None = None, as_trained: GeneratorModule | None = None
+    config: Config,
+    module: GenerativeModule,
+    trained_steps: int | None = None,
+    as_trained: GenerativeModule | None = None,
 ) -> dict[str, Any]:
     """Name what was compared, at what size and cost: columns that need no weights.
 
@@ -124,14 +126,13 @@ def describe(
     `as_trained`, where it is sampled on another grid.
     """
     trained = as_trained or module
-    sizes, t = step_sizes(module.sampled_step(config.sample)), config.train
+    sizes, t, sampling = step_sizes(module.order.sampled(config.sample)), config.train, module.sampling(config.sample)
     images = (t.max_steps if trained_steps is None else trained_steps) * t.batch_size
-    passes, rows = module.passes(config.sample), 1 if config.sample.guidance == 1 else 2
     return {
         "order": config.sample.order or config.order.name,
         "variant": config.attention,
         "seed": config.seed,
-        "steps": len(sizes),
+        "steps": sampling.passes,
         "group_sizes": sizes,
         "largest_group": max(sizes),
         "order_hash": trained.order.digest,
@@ -139,9 +140,9 @@ def describe(
         "order_per_image": config.sample.order_per_image,
         **gap_columns(module, config.sample),
         "params": parameter_count(trained.model),
-        "slots": len(trained.slots),
-        "sampled_slots": sum(len(one.slots) for one in passes),
-        "sample_gflop": sampling_cost(module.model.shape, module.model.vocabulary, passes, rows).flops / 1e9,
+        "slots": trained.slots_per_image,
+        "sampled_slots": sampling.slots,
+        "sample_gflop": sampling.cost.flops / 1e9,
         "train_tflops": training_flops(trained) * images / 1e12,
         "images_seen": images,
         "step_map": step_map(module, config.sample),
@@ -150,7 +151,7 @@ def describe(
         "temperature": config.sample.temperature,
         "top_k": config.sample.top_k,
         "top_p": config.sample.top_p,
-        "correction": config.sample.correction if module.slots.revises.any() else 0.0,
+        "correction": config.sample.correction if module.revises else 0.0,
     }
 
 

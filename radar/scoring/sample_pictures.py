@@ -10,7 +10,6 @@ from torch import Tensor
 
 from radar.config.options import SampleConfig
 from radar.data.images import split_images
-from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
 from radar.scoring.samples import Samples
 from radar.sheets import Pixels, captioned, overlay, pixel_scale, save_gif, save_image, tile
 from radar.training.checkpoints import Generator
@@ -21,11 +20,8 @@ LOOKED_THROUGH = 500  # held-out images, among which those to show are looked fo
 @torch.no_grad()  # sample_tokens knows where inference mode is possible
 def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> list[Tensor]:
     """Follow the first images, of labels (B,): a frame (B, 3, H, W) per pass, cells marked as written or revised."""
-    module, trace, count = generator.module, Trace(), len(labels)
-    labels = labels.to(module.device)
-    permutation = module.sampled_permutation(settings, range(count))
-    with ready_to_sample(module.model, settings):
-        sample_tokens(module.model, module.passes(settings), permutation, labels, settings, range(count), trace)
+    module = generator.module
+    trace = module.drawn(settings, labels.to(module.device))
     known = torch.zeros_like(trace.written[0])
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):

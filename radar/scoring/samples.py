@@ -6,6 +6,7 @@ Legend: B images, N cells, C classes.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from tqdm import tqdm
 from radar.config.lookup import choose
 from radar.config.options import SampleConfig
 from radar.data.tokens import cached_tokens
-from radar.sampling.sampler import ready_to_sample, sample_tokens
 from radar.scoring.labels import LABELS
 from radar.training.checkpoints import Generator
+from radar.training.generative import Drawer
 
 LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> labels (B,)
 
@@ -45,21 +46,21 @@ def class_counts(generator: Generator) -> Tensor:
 @contextmanager
 def drawing(generator: Generator, settings: SampleConfig, labels: str) -> Iterator[Callable[[Sequence[int]], Samples]]:
     """Give a function that draws the images of any numbers, in batches of `batch_size`, which does not change them."""
-    module, rule, passes = generator.module, label_rule(generator, labels), generator.module.passes(settings)
+    module, rule = generator.module, label_rule(generator, labels)
 
     @torch.no_grad()  # sample_tokens knows where inference mode is possible
-    def draw(numbers: Sequence[int]) -> Samples:
+    def draw(draw_tokens: Drawer, numbers: Sequence[int]) -> Samples:
         parts = []
         for start in range(0, len(numbers), settings.batch_size):
             some = numbers[start : start + settings.batch_size]
-            own, permutation = rule(some).to(module.device), module.sampled_permutation(settings, some)
-            tokens = sample_tokens(module.model, passes, permutation, own, settings, some)
+            own = rule(some).to(module.device)
+            tokens = draw_tokens(own, some)
             parts.append((generator.tokenizer.decode(tokens, generator.grid).cpu(), tokens.cpu(), own.cpu()))
         images, tokens, found = (torch.cat(column) for column in zip(*parts, strict=True))
         return Samples(images, tokens, found)
 
-    with ready_to_sample(module.model, settings):
-        yield draw
+    with module.ready_to_draw(settings) as draw_tokens:
+        yield partial(draw, draw_tokens)
 
 
 def draw_samples(generator: Generator, settings: SampleConfig, labels: str = "balanced") -> Samples:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -19,8 +20,9 @@ from radar.kernels.build import kernels
 from radar.kernels.cuda_graphs import warm_up_calls
 from radar.model.transformer import parameter_count
 from radar.provenance import git_commit, hardware, versions
+from radar.sampling.sampler import ready_to_sample
 from radar.timing.rates import Rates, free_bytes, measure_rates, peak_bytes
-from radar.timing.rounds import all_ready_to_sample, synchronised
+from radar.timing.rounds import synchronised
 from radar.timing.utilisation import utilisation
 from radar.timing.works import SAME_FOR_ALL_ARMS, SAMPLED, TRAINED, WORKS, Work, sample
 from radar.training.devices import pick_device
@@ -169,7 +171,9 @@ def run_bench(asked: Bench) -> Row:
         if scale != asked.scales[0] and what not in SAMPLED:
             continue  # guidance is a matter of sampling
         modules = [module for _, module in arms[scale]]
-        with all_ready_to_sample(modules if what in SAMPLED else ()):
+        with ExitStack() as stack:
+            for module in modules if what in SAMPLED else ():
+                stack.enter_context(ready_to_sample(module.model, module.config.sample))
             kept = len(modules) if first.device.type == "cuda" else 1
             batch = min(largest_batch(module, kept) for module in modules) if wanted == MAX_BATCH else int(wanted)
             rows += bench(what, arms[scale], batch, asked.repeats)

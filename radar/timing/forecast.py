@@ -14,13 +14,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from radar.attention import BACKENDS
 from radar.config.options import Config
 from radar.model.transformer import parameter_count
 from radar.parts import cut
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.training_rates import TrainingRates
-from radar.training.generator import GeneratorModule
+from radar.training.counts import CODE
+from radar.training.generative import GenerativeModule, Sketch
+from radar.training.generators import generator_builder
 
 DRAWS = 8  # of layouts that are random; the largest counts for memory, the mean for time
 
@@ -70,18 +71,14 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
     devices = t.devices * t.nodes
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
-    module = GeneratorModule(config, vocabulary, classes, grid, planned=True)
-    if module.backend is BACKENDS["flex"] or (module.backend is BACKENDS["auto"] and device == "cuda"):
-        module.backend = BACKENDS["sdpa"]  # what FlexAttention leaves out is not known to the counter
-    module.model.compiled = False
+    module = generator_builder(config)(config, torch.zeros(vocabulary, CODE), classes, grid, planned=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         module.model.to_empty(device="cpu").train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same forecast every time
-        layouts = [module.layout(module) for _ in range(DRAWS)]
-    layouts = layouts[:1] if layouts[0].share == 1 else layouts
+        sketches = module.sketches(DRAWS, device)
     held, share = _bytes(module.model.parameters()), 1 if t.strategy != "fsdp" else devices
-    passes = [_run(module, layout, largest, fake, share) for layout in layouts]
+    passes = [_run(module, sketch, largest, fake, share) for sketch in sketches]
     step = _optimizer(module, fake)
     flops = {kind: len(parts) * _mean([one.flops[kind] for one in passes]) for kind in (PRODUCT, ATTENTION)}
     flops[PRODUCT] += step.flops[PRODUCT]
@@ -93,31 +90,25 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
     return Forecast(
         parameter_count(module.model), held / share, held / share, state / share, held / share if t.ema else 0.0,
         max(0.0, passing), copies, flops, other, t.batch_size, t.max_steps,
-        max(len(layout.slots) for layout in layouts), largest,
+        max(sketch.slots for sketch in sketches), largest,
     )  # fmt: skip
 
 
-def _run(module: GeneratorModule, layout: Any, images: int, fake: FakeTensorMode, share: int) -> Ledger:
+def _run(module: GenerativeModule, sketch: Sketch, images: int, fake: FakeTensorMode, share: int) -> Ledger:
     """Forward and backward pass of so many images; of a gradient that is complete this device keeps a share."""
-    slots, model, low = layout.slots, module.model, module.config.train.precision == "bf16-mixed"
-    predictions, permutation = slots.predictions, torch.atleast_2d(module.order.permutation)[0]
-    _ = slots.kinds  # found from values, which fake tensors do not have
-    ledger, hooks = Ledger(), []
+    ledger, hooks, low = Ledger(), [], module.config.train.precision == "bf16-mixed"
     with fake, ledger, torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
-        for weight in model.parameters():
+        for weight in module.model.parameters():
             weight.grad = None
             ledger.track(weight)
             hooks.append(weight.register_post_accumulate_grad_hook(lambda w: ledger.shrink(w.grad, share)))
-        tokens = torch.zeros(images, len(slots), dtype=torch.long)
-        labels = torch.zeros(images, dtype=torch.long)
-        truth = torch.zeros(images, len(predictions.target), dtype=torch.long)
-        model(slots, tokens, labels, permutation, layout.mask, truth=truth).mean().backward()
+        sketch.losses(images).mean().backward()
     for hook in hooks:
         hook.remove()
     return ledger
 
 
-def _optimizer(module: GeneratorModule, fake: FakeTensorMode) -> Ledger:
+def _optimizer(module: GenerativeModule, fake: FakeTensorMode) -> Ledger:
     """An optimizer step, when its state is there."""
     with fake:
         optimizer = module.build_optimizer()
@@ -135,7 +126,7 @@ def _optimizer(module: GeneratorModule, fake: FakeTensorMode) -> Ledger:
     return ledger
 
 
-def _fetched(module: GeneratorModule) -> float:
+def _fetched(module: GenerativeModule) -> float:
     """Bytes of the two largest blocks: one that runs, and the next, with their gradients."""
     blocks = sorted((_bytes(block.parameters()) for part in module.blocks() for block in part.children()), reverse=True)
     return 2.0 * sum(blocks[:2])

@@ -8,10 +8,9 @@ import torch
 
 from radar import clock
 from radar.kernels.cuda_graphs import warm_up_calls
-from radar.sampling.sampler import ready_to_sample, sample_tokens
 from radar.scoring.samples import label_rule
 from radar.training.checkpoints import Generator
-from radar.training.generator import GeneratorModule
+from radar.training.generative import Drawer
 
 
 def synchronised(device: torch.device, work: Callable[[], object]) -> float:
@@ -25,27 +24,17 @@ def synchronised(device: torch.device, work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def all_ready_to_sample(modules: Iterable[GeneratorModule]) -> Iterator[None]:
-    """Prepare for sampling, which is no part of its time."""
+def timed_batches(generators: Iterable[Generator]) -> Iterator[list[Callable[[], object]]]:
+    """Prepare one batch of sampling (tokens and decoding) of each, which is no part of its time."""
     with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(ready_to_sample(module.model, module.config.sample))
-        yield
+        yield [timed_batch(one, stack.enter_context(one.module.ready_to_draw(one.config.sample))) for one in generators]
 
 
-def timed_batch(generator: Generator) -> Callable[[], object]:
-    """Prepare one batch of sampling (tokens and decoding) of `evaluate.timing_batch` images."""
-    module, settings = generator.module, generator.config.sample
+def timed_batch(generator: Generator, draw: Drawer) -> Callable[[], object]:
+    """One batch of `evaluate.timing_batch` images."""
     numbers = range(generator.config.evaluate.timing_batch)
-    labels = label_rule(generator, "balanced")(numbers).to(module.device)
-    passes, shared = module.passes(settings), module.sampled_permutation(settings, numbers)
-
-    def work() -> object:
-        permutation = module.sampled_permutation(settings, numbers) if settings.order_per_image else shared
-        tokens = sample_tokens(module.model, passes, permutation, labels, settings, numbers)
-        return generator.tokenizer.decode(tokens, generator.grid)
-
-    return work
+    labels = label_rule(generator, "balanced")(numbers).to(generator.module.device)
+    return lambda: generator.tokenizer.decode(draw(labels, numbers), generator.grid)
 
 
 def measure_rounds(generators: list[Generator]) -> list[list[float]]:
@@ -53,9 +42,8 @@ def measure_rounds(generators: list[Generator]) -> list[list[float]]:
 
     Run with nothing else on the machine.
     """
-    works = [timed_batch(generator) for generator in generators]
     devices = [generator.module.device for generator in generators]
-    with all_ready_to_sample([generator.module for generator in generators]):
+    with timed_batches(generators) as works:
         dropped = max(map(warm_up_calls, devices))
         rounds = [
             [synchronised(device, work) for device, work in zip(devices, works, strict=True)]

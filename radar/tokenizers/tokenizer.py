@@ -44,6 +44,11 @@ class Tokenizer(nn.Module):
         """Tokens (B, N) -> their codes (B, N, C), whose distances mean something."""
         raise NotImplementedError
 
+    def embed_all(self) -> Tensor:
+        """Codes (V, C) of all tokens, on the CPU."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        return self.embed(torch.arange(self.vocabulary, device=device)[None])[0].float().cpu()
+
 
 class Learned(Tokenizer):
     """A tokenizer with weights, whose cells are squares of pixels.

@@ -20,7 +20,8 @@ from radar.sampling.guidance import guidance
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
 from radar.training.devices import pick_device
-from radar.training.generator import GeneratorModule
+from radar.training.generative import GenerativeModule
+from radar.training.generators import generator_builder
 from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import TrainedModule
@@ -113,7 +114,7 @@ class Generator:
     """
 
     config: Config
-    module: GeneratorModule
+    module: GenerativeModule
     data: ImageData
     tokenizer: Tokenizer
     commit: str
@@ -122,17 +123,17 @@ class Generator:
     trained_steps: int = 0
     path: str = ""
     overrides: Sequence[str] = ()
-    as_trained: GeneratorModule | None = None
+    as_trained: GenerativeModule | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
         """Cells (h, w)."""
-        return self.module.model.grid
+        return self.module.grid
 
 
 def build_generator(
     config: Config, step: Tensor | None = None, planned: bool = False
-) -> tuple[GeneratorModule, ImageData, Tokenizer]:
+) -> tuple[GenerativeModule, ImageData, Tokenizer]:
     """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
 
     If only `planned`, its weights take neither time nor memory, and hold nothing. Raises InputError if the parts do not
@@ -143,8 +144,7 @@ def build_generator(
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
-    classes = len(data.classes)
-    module = GeneratorModule(config, tokenizer.vocabulary, classes, grid, origin, step, planned)
+    module = generator_builder(config)(config, tokenizer.embed_all(), len(data.classes), grid, origin, step, planned)
     return module, data, tokenizer
 
 
@@ -162,7 +162,7 @@ def adopt(config: Config) -> Config:
     return replace(config, model=replace(theirs, **{name: getattr(config.model, name) for name in OF_TRAINING}))
 
 
-def begin_with(module: GeneratorModule, path: str | Path) -> None:
+def begin_with(module: GenerativeModule, path: str | Path) -> None:
     """Load the weights to begin a training with; raises InputError if model, tokens or images are others."""
     checkpoint = read_checkpoint(path)
     check_origin(module, checkpoint, path)

@@ -4,8 +4,8 @@ Every training step draws its random numbers from (seed, batch number), so that 
 Legend: B images, N cells, S slots, T targets, K steps, V vocabulary.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -22,17 +22,22 @@ from radar.decoding.groups import decode_permutation, step_sizes
 from radar.errors import InputError
 from radar.model.transformer import Transformer
 from radar.parts import Draws, Part
+from radar.sampling.cost import sampling_cost
 from radar.sampling.draw import draw
 from radar.sampling.passes import Pass, plan_passes
+from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
 from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
 from radar.training.devices import over_devices
-from radar.training.fsdp import Sharded
-from radar.training.layouts import LAYOUTS, Layout
+from radar.training.fitting import check_directions, check_query_blocks, check_rotary
+from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
+from radar.training.layouts import LAYOUTS, Layout, layout_sketches
 from radar.training.optimizers import OPTIMIZERS
-from radar.training.trained import TrainedModule
+
+UNREAD = ("passes", "solver", "guidance_channels")  # options of sampling that are for others
+LAYOUT_DRAWS = 16  # of a sampled layout, whose operations are counted
 
 
-class GeneratorModule(TrainedModule):
+class GeneratorModule(GenerativeModule):
     """A transformer that learns to decode in one order under one attention variant.
 
     Args:
@@ -48,6 +53,7 @@ class GeneratorModule(TrainedModule):
     """
 
     judged_by = "val/nll"
+    model: Transformer
 
     def __init__(
         self,
@@ -67,9 +73,9 @@ class GeneratorModule(TrainedModule):
                 raise InputError(f"attention '{config.attention}' needs train.permutations=fixed")
             check_directions(self.slots, torch.atleast_2d(self.order.permutation), config.attention, grid[1])
         if config.model.query_share:
-            _check_query_blocks(self.slots, config)
+            check_query_blocks(self.slots, config)
         if config.model.positions == "rotary":
-            _check_rotary(self.slots, config, self.order.varies)
+            check_rotary(self.slots, config, self.order.varies)
         # Query blocks take part of the mask, which only a dense one can be cut into.
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
@@ -78,7 +84,7 @@ class GeneratorModule(TrainedModule):
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         with torch.device("meta") if planned else nullcontext():
             self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
-        self.sampled_slots(config.sample)  # fails here, not after training
+        self.check_sampling(config.sample)  # fails here, not after training
         if config.train.optimizer is not None:
             choose("optimizer", config.train.optimizer, OPTIMIZERS)
         self._sums = torch.zeros(2, dtype=torch.float64)
@@ -86,11 +92,6 @@ class GeneratorModule(TrainedModule):
     def blocks(self) -> Sequence[nn.Module]:
         """Those of the transformer."""
         return [self.model.blocks, self.model.query_blocks]
-
-    def configure_model(self) -> None:
-        """Share the weights out where the devices shall hold a part each; called by Lightning."""
-        if isinstance(shared := self.trainer.strategy, Sharded):
-            shared.share_out(self.model, [*self.model.blocks, *self.model.query_blocks])
 
     @cached_property
     def mask(self) -> Tensor:
@@ -116,9 +117,19 @@ class GeneratorModule(TrainedModule):
         return int(self.step.max()) + 1
 
     @property
-    def cells(self) -> int:
-        """N."""
-        return self.step.shape[-1]
+    def slots_per_image(self) -> int:
+        """Those of the whole layout."""
+        return len(self.slots)
+
+    @property
+    def takes_others(self) -> bool:  # type: ignore[override]
+        """Where they replace known tokens."""
+        return self.corruption.takes_others
+
+    @property
+    def revises(self) -> bool:  # type: ignore[override]
+        """Whether its variant does."""
+        return bool(self.slots.revises.any())
 
     def sampled_step(self, settings: SampleConfig) -> Tensor:
         """(N,) or (M, N) step at which the sampler decodes each cell; raises InputError where not possible."""
@@ -144,6 +155,54 @@ class GeneratorModule(TrainedModule):
         """Plan the sampler's forward passes, on this module's device."""
         candidates = settings.choice_temperature is not None
         return plan_passes(self.sampled_slots(settings), settings.correction > 0, self.device, candidates)
+
+    def check_sampling(self, settings: SampleConfig) -> None:
+        """Plan the slots."""
+        check_unread(settings, UNREAD, "an autoregressive generator")
+        self.sampled_slots(settings)
+
+    def is_ordered(self, settings: SampleConfig) -> bool:
+        """Unless confidence chooses the cells."""
+        return settings.choice_temperature is None
+
+    def sampling(self, settings: SampleConfig) -> Sampling:
+        """Read off the planned passes."""
+        passes, rows = self.passes(settings), 1 if settings.guidance == 1 else 2
+        cost = sampling_cost(self.model.shape, self.model.vocabulary, passes, rows)
+        return Sampling(len(passes), sum(len(one.slots) for one in passes), cost)
+
+    @contextmanager
+    def ready_to_draw(self, settings: SampleConfig) -> Iterator[Drawer]:
+        """The parallel sampler; with products and recordings of its own (radar/kernels)."""
+        passes, alike = self.passes(settings), not settings.order_per_image and self.sampled_step(settings).ndim == 1
+        shared = self.sampled_permutation(settings, [0]) if alike else None
+
+        def draw(labels: Tensor, images: Sequence[int]) -> Tensor:
+            permutation = self.sampled_permutation(settings, images) if shared is None else shared
+            return sample_tokens(self.model, passes, permutation, labels, settings, images)
+
+        with ready_to_sample(self.model, settings):
+            yield draw
+
+    def drawn(self, settings: SampleConfig, labels: Tensor) -> Trace:
+        """The state after every pass."""
+        trace, images = Trace(), range(len(labels))
+        permutation = self.sampled_permutation(settings, images)
+        with ready_to_sample(self.model, settings):
+            sample_tokens(self.model, self.passes(settings), permutation, labels, settings, images, trace)
+        return trace
+
+    def sketches(self, draws: int, device: str) -> list[Sketch]:
+        """One, or one of each random layout."""
+        return layout_sketches(self, draws, device)
+
+    @contextmanager
+    def countable(self) -> Iterator[int]:
+        """Under a dense mask and not compiled: the counter knows attention only by its matrix products."""
+        backend, compiled = self.backend, self.model.compiled
+        self.backend, self.model.compiled = BACKENDS["sdpa"], False
+        yield 1 if self.layout(self).share == 1 else LAYOUT_DRAWS
+        self.backend, self.model.compiled = backend, compiled
 
     def slots_of(self, sizes: Sequence[int], settings: SampleConfig) -> Slots:
         """Slots to sample groups of such sizes; raises InputError where the variant cannot."""
@@ -249,14 +308,6 @@ class GeneratorModule(TrainedModule):
         whole = self.device.type != "cpu" or self.config.model.query_share
         return mask.to(self.device) if whole else banded(mask)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the order itself: computed again by other code, it might be another."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["radar"] |= {
-            "order": self.order.stored(),
-            "sampled_order": self.order.sampled_digest(self.config.sample),
-        }
-
     def on_validation_epoch_start(self) -> None:
         """Start the sum over held-out images."""
         self._sums = torch.zeros(2, dtype=torch.float64)
@@ -287,41 +338,3 @@ def _revised(trained: ReviseConfig, settings: SampleConfig) -> ReviseConfig:
     return ReviseConfig(
         rings=trained.rings if rings is None else rings, every=trained.every if every is None else every
     )
-
-
-def check_directions(slots: Slots, permutation: Tensor, attention: str, width: int) -> None:
-    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills.
-
-    Of permutations (B, N); raises InputError.
-    """
-    positions = torch.stack([permutation // width, permutation % width], -1)
-    for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
-        pairs = (targets != NONE) & (slots.rank != NONE)
-        moves = positions[:, targets[pairs]] - positions[:, slots.rank[pairs]]
-        if (moves != torch.tensor(distance)).any():
-            raise InputError(
-                f"attention '{attention}' decodes a cell from those left of it and above: it needs order 'diagonal' "
-                "with its own steps, and a grid that is not higher than wide"
-            )
-
-
-def _check_rotary(slots: Slots, config: Config, varies: bool) -> None:
-    """Refuse slots whose cell to predict is neither their own nor always the same next one: angles do not say it."""
-    if slots.elsewhere.any() and (varies or int(slots.step.max()) + 2 < len(slots)):
-        raise InputError(
-            f"model.positions=rotary does not say which cell a slot of attention '{config.attention}' fills; choose "
-            "both or learned"
-        )
-
-
-def _check_query_blocks(slots: Slots, config: Config) -> None:
-    if slots.predicts[slots.is_token].any() or slots.mask()[slots.is_token][:, ~slots.is_token].any():
-        raise InputError(
-            f"model.query_share needs an attention whose tokens predict nothing and see no query (plain), not "
-            f"'{config.attention}'"
-        )
-    if config.model.backend not in ("auto", "sdpa"):
-        raise InputError(
-            f"model.backend={config.model.backend} does not go with model.query_share, whose layers take parts of the "
-            "mask; it must be auto or sdpa"
-        )

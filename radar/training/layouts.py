@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from radar.attention import Mask, Slots
+from radar.attention import BACKENDS, Mask, Slots
+from radar.training.generative import Sketch
 
 if TYPE_CHECKING:
     from radar.training.generator import GeneratorModule
@@ -46,3 +47,27 @@ def auto(module: "GeneratorModule") -> Layout:
 
 
 LAYOUTS: dict[str, Callable[["GeneratorModule"], Layout]] = {"packed": packed, "sampled": sampled, "auto": auto}
+
+
+def layout_sketches(module: "GeneratorModule", draws: int, device: str) -> list[Sketch]:
+    """Training steps in the layouts of a module, under masks whose operations can be counted."""
+    if module.backend is BACKENDS["flex"] or (module.backend is BACKENDS["auto"] and device == "cuda"):
+        module.backend = BACKENDS["sdpa"]  # what FlexAttention leaves out is not known to the counter
+    module.model.compiled = False
+    permutation = torch.atleast_2d(module.order.permutation)[0]
+    layouts = [module.layout(module) for _ in range(draws)]
+
+    def sketch(layout: Layout) -> Sketch:
+        slots = layout.slots
+        _ = slots.kinds, slots.predictions  # found from values, which fake tensors do not have
+
+        def losses(images: int) -> Tensor:
+            tokens, truth = (
+                torch.zeros(images, count, dtype=torch.long) for count in (len(slots), len(slots.predictions.target))
+            )
+            labels = torch.zeros(images, dtype=torch.long)
+            return module.model(slots, tokens, labels, permutation, layout.mask, truth=truth)  # type: ignore[no-any-return]
+
+        return Sketch(len(slots), losses)
+
+    return [sketch(layout) for layout in (layouts[:1] if layouts[0].share == 1 else layouts)]

@@ -18,22 +18,26 @@ from radar.config.options import Config, OrderConfig
 from radar.decoding.orders import ORDERS
 from radar.decoding.rings import quarter_centers
 from radar.errors import InputError
+from radar.training.generative import GenerativeModule
 from radar.training.generator import GeneratorModule
 
 Grid = tuple[int, int]
 MOST_CELLS = 64 * 64
 
 
-def on_sampled_grid(config: Config, trained: GeneratorModule, planned: bool = False) -> GeneratorModule:
+def on_sampled_grid(config: Config, trained: GenerativeModule, planned: bool = False) -> GenerativeModule:
     """Give the generator for `sample.grid`, or as it is trained without; raises InputError where that is not possible.
 
     If only `planned`, or of a planned one, its weights hold nothing.
     """
-    settings, old, model = config.sample, trained.model.grid, trained.model
+    settings, old = config.sample, trained.grid
     if settings.grid is None and settings.place != "center":
         raise InputError(f"sample.place={settings.place} has no effect without sample.grid")
     if settings.grid is None or (grid := check_grid(settings.grid)) == old:
         return trained
+    if not isinstance(trained, GeneratorModule):
+        raise InputError(f"sample.grid={settings.grid} is not possible: only an autoregressive generator takes another")
+    model = trained.model
     origin, planned = origin_of(old, grid, settings.place), planned or model.query.is_meta
     move = partial(moved, old=old, origin=origin)
     config = replace(config, order=move(config.order))

@@ -108,9 +108,10 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
         return on_devices(config.train.devices, train_generator, config, title, more)
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
+    module.learn_from(splits)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)
-    batches = token_batches(config, splits, module.corruption.takes_others)
+    batches = token_batches(config, splits, module.takes_others)
     return fit(config, module, batches, title, more=more(config))
 
 

@@ -1,0 +1,1 @@
+"""Generating by diffusion: the process, the network that undoes it, and how images are drawn."""

@@ -1,0 +1,47 @@
+"""Whether slots, order and model fit together."""
+
+import torch
+from torch import Tensor
+
+from radar.attention import NONE, Slots
+from radar.config.options import Config
+from radar.errors import InputError
+
+
+def check_directions(slots: Slots, permutation: Tensor, attention: str, width: int) -> None:
+    """Refuse cells that are not to the right and below: a slot with two targets does not say which cells it fills.
+
+    Of permutations (B, N); raises InputError.
+    """
+    positions = torch.stack([permutation // width, permutation % width], -1)
+    for targets, distance in ((slots.target, (0, 1)), (slots.second, (1, 0))):
+        pairs = (targets != NONE) & (slots.rank != NONE)
+        moves = positions[:, targets[pairs]] - positions[:, slots.rank[pairs]]
+        if (moves != torch.tensor(distance)).any():
+            raise InputError(
+                f"attention '{attention}' decodes a cell from those left of it and above: it needs order 'diagonal' "
+                "with its own steps, and a grid that is not higher than wide"
+            )
+
+
+def check_rotary(slots: Slots, config: Config, varies: bool) -> None:
+    """Refuse slots whose cell to predict is neither their own nor always the same next one: angles do not say it."""
+    if slots.elsewhere.any() and (varies or int(slots.step.max()) + 2 < len(slots)):
+        raise InputError(
+            f"model.positions=rotary does not say which cell a slot of attention '{config.attention}' fills; choose "
+            "both or learned"
+        )
+
+
+def check_query_blocks(slots: Slots, config: Config) -> None:
+    """Refuse query blocks where tokens predict, or see queries, or take another backend; raises InputError."""
+    if slots.predicts[slots.is_token].any() or slots.mask()[slots.is_token][:, ~slots.is_token].any():
+        raise InputError(
+            f"model.query_share needs an attention whose tokens predict nothing and see no query (plain), not "
+            f"'{config.attention}'"
+        )
+    if config.model.backend not in ("auto", "sdpa"):
+        raise InputError(
+            f"model.backend={config.model.backend} does not go with model.query_share, whose layers take parts of the "
+            "mask; it must be auto or sdpa"
+        )
