@@ -17,6 +17,7 @@ class Stream(IntEnum):
     CHOICE = 6  # which cells of one image come first
     IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
     AUGMENT = 8  # which views of the training images a batch has
+    VALIDATION = 10  # noise that a held-out image is validated with
     HOLE = 9  # where the hole of one image is
 
 

@@ -3,15 +3,16 @@
 import atexit
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from radar.attention import VARIANTS, Slots, nested
-from radar.config.lookup import takes
+from radar.attention import NONE, VARIANTS, Slots, nested
 from radar.config.options import ModelConfig, OrderConfig
+from radar.decoding.compared import is_possible
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.permutations import image_steps
@@ -20,7 +21,7 @@ from radar.model.transformer import Transformer
 
 GRID = (4, 5)
 CELLS = GRID[0] * GRID[1]
-VOCABULARY, CLASSES = 7, 3
+VOCABULARY, CLASSES, HINTS = 7, 3, 4  # codes, labels, channels of what a reader tells
 
 
 # Variants that take options, with some; only for some orders, or the tests would take long.
@@ -39,7 +40,7 @@ _groups = np.repeat(np.arange(5), [1, 3, 6, 8, 2])
 np.save(FILES / "one.npy", np.random.default_rng(0).permutation(_groups))
 np.save(FILES / "four.npy", np.stack([np.random.default_rng(i).permutation(_groups) for i in range(4)]))
 PER_IMAGE = "random, one per image"
-COMPUTED = [name for name in ORDERS if not takes(name, ORDERS, "path")]
+COMPUTED = [name for name in ORDERS if is_possible(name, *GRID)]
 
 
 def orders() -> dict[str, OrderConfig]:
@@ -80,11 +81,27 @@ def typical() -> list[tuple[str, str]]:
     return [({"causal": "raster", "neighbours": "diagonal"}.get(variant, "radial"), variant) for variant in VARIANTS]
 
 
+def earlier_tokens(slots: Slots) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A reader: of each rank, features (B, N, C) of the tokens (B, N) of earlier steps, in their sequence."""
+    group = slots.group[(slots.rank != NONE) & ~slots.is_token]
+    table = torch.randn(CELLS, VOCABULARY, HINTS, generator=torch.Generator().manual_seed(3))
+    before = (group[:, None] > group).float()
+
+    def read(tokens: torch.Tensor) -> torch.Tensor:
+        values = table[torch.arange(tokens.shape[1]), tokens]
+        return (before[:, :, None] * values[:, None]).sum(2)  # no product of matrices, which tests count
+
+    return read
+
+
 def small_model(slots: Slots | None = None, query_layers: int = 0, conditioning: str = "token") -> Transformer:
     """A model whose logits depend on everything it sees, with a second head if the slots need one."""
     torch.manual_seed(0)
     config = ModelConfig(dim=32, layers=3, heads=2, query_share=query_layers / 3, conditioning=conditioning)
-    model = Transformer(config, VOCABULARY, CLASSES, GRID, slots is not None and slots.mixes)
+    reader = earlier_tokens(slots) if slots is not None and slots.blind else None
+    model = Transformer(
+        config, VOCABULARY, CLASSES, GRID, slots is not None and slots.mixes, reader, HINTS * bool(reader)
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 1.0)
     return model.eval()

@@ -26,7 +26,10 @@ def leaks(slots: Slots, step: torch.Tensor) -> bool:
     for i in torch.nonzero(slots.predicts_new | slots.is_candidate).flatten():
         seen = torch.nonzero(reached[i] & slots.is_token & (slots.rank != NONE)).flatten()
         goals = torch.stack([slots.target[i], slots.second[i]])
-        if (step_of_rank[slots.rank[seen]] >= min(slots.in_pass[i], step_of_rank[goals[goals != NONE]].min())).any():
+        first = min(slots.in_pass[i], step_of_rank[goals[goals != NONE]].min())
+        if (step_of_rank[slots.rank[seen]] >= first).any():
+            return True
+        if slots.blind and (slots.step[reached[i]] > first).any():  # a slot is told what the steps before its own hold
             return True
     return False
 

@@ -66,9 +66,9 @@ def test_every_slot_is_encoded_once_and_the_cache_never_grows(order, variant, mo
     model, encoded, buffers = small_model(), [], set()
     forward, extend = model.forward, cache.extend
 
-    def counted(part, *args):
+    def counted(part, *args, **more):
         encoded.append(len(part))
-        return forward(part, *args)
+        return forward(part, *args, **more)
 
     def watched(buffer, start, layer, k, v):
         buffers.add(buffer.data_ptr())

@@ -42,6 +42,7 @@ OPTIONS = {
 KINDS = {
     "causal": ["order.name=raster", "attention=causal", "train.permutations=annealed"],
     "plain": ["order.name=random", "attention=plain", "train.permutations=reseeded", "train.layout=sampled"],
+    "dit": ["method=dit"],
     "nested": ["order.name=radial", "attention=nested", "train.corruption=shuffled", "train.permutations=random"],
 }
 DEVICES = {
@@ -74,7 +75,8 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def assert_same_run(one: Path, other: Path, first: float = 1e-6, all_others: float = 1e-4) -> None:
     ours, theirs = logged(one, "train/loss"), logged(other, "train/loss")
     assert theirs[0] == pytest.approx(ours[0], rel=first) and theirs == pytest.approx(ours, rel=all_others)
-    assert logged(other, "val/nll") == pytest.approx(logged(one, "val/nll"), rel=all_others)
+    for figure in ("val/nll", "val/loss"):  # of the one kind of generator, and of the other
+        assert logged(other, figure) == pytest.approx(logged(one, figure), rel=all_others)
     assert logged(other, "train/grad_norm") == pytest.approx(logged(one, "train/grad_norm"), rel=1e-3)
     mine, found = weights(one), weights(other)
     assert all(torch.allclose(found[name], mine[name], atol=1e-3) for name in mine), "the average, too"
@@ -83,7 +85,7 @@ def assert_same_run(one: Path, other: Path, first: float = 1e-6, all_others: flo
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_same_run(kind, tmp_path):
     one = train(tmp_path / "one", *KINDS[kind])
-    assert len(logged(one, "train/loss")) == 6 and len(logged(one, "val/nll")) == 2
+    assert len(logged(one, "train/loss")) == 6 and len(logged(one, "val/nll") + logged(one, "val/loss")) == 2
     for name, options in DEVICES.items():
         assert_same_run(one, train(tmp_path / name, *KINDS[kind], *options))
 
@@ -148,10 +150,12 @@ def test_each_device_holds_a_share(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_curves_and_patience(strategy, tmp_path, monkeypatch):
-    """Samples for a curve of fid, and the best weights kept, are those of one device."""
+@pytest.mark.parametrize("kind", [[], ["method=dit", "sample.passes=5"]], ids=["nested", "dit"])
+def test_curves_and_patience(strategy, kind, tmp_path, monkeypatch):
+    """Samples for a curve of fid, and the best weights kept, are those of one device; one draws a batch more."""
     monkeypatch.setattr(classifier, "train_classifier", partial(classifier.train_classifier, steps=5))
-    options = ["train.val_samples=8", "train.patience=1", "train.val_every=2", "evaluate.images=8"]
+    options = ["train.val_samples=7", "train.patience=1", "train.val_every=2", "evaluate.images=8", *kind]
+    options += ["sample.batch_size=3"]
     found = []
     for name, more in (("one", []), ("two", ["train.devices=2", f"train.strategy={strategy}"])):
         made = to_config(OPTIONS, [f"run={tmp_path / name}", f"data.cache={tmp_path / 'cache'}", *options, *more])

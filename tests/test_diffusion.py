@@ -80,6 +80,16 @@ def test_the_step_back_is_bayes():
         assert float(chain.log_variances[0][7]) == pytest.approx(math.log(variance), abs=1e-4)
 
 
+@pytest.mark.parametrize("levels", [100, 1000, 4000])
+def test_the_last_level_is_noise_for_any_number_of_levels(levels):
+    chain = Chain.whole(DiffusionConfig(levels=levels))
+    assert 0 < float(chain.signal[-1]) < 1e-4
+    assert chain.respaced(1).times.tolist() == [levels - 1] and chain.respaced(10).times[[0, -1]].tolist() == [
+        0,
+        levels - 1,
+    ]
+
+
 def test_noise_in_and_out():
     x, noise, k = torch.randn(5, 4, 2), torch.randn(5, 4, 2), torch.tensor([0, 10, 300, 700, 999])
     assert torch.allclose(CHAIN.clean(CHAIN.noisy(x, noise, k), noise, k), x, atol=1e-3)
@@ -111,7 +121,7 @@ def test_a_new_network_predicts_zero_and_its_loss_is_one():
     noise = torch.randn(512, 20, 3)
     tokens, level = torch.randint(7, (512, 20)), torch.randint(1000, (512,))
     squared, _ = made.losses(tokens, torch.zeros(512, dtype=torch.long), level, noise)
-    assert float(squared.mean()) == pytest.approx(float(noise.square().mean()), rel=1e-6)
+    assert float(squared.detach().mean()) == pytest.approx(float(noise.square().mean()), rel=1e-6)
 
 
 def test_codes_are_normalised_over_the_training_images():
@@ -179,6 +189,14 @@ def test_operations_on_paper_are_those_that_are_done(monkeypatch):
         (["model.conditioning=token"], "choose adaln"),
         (["model.query_share=0.5"], "no effect on a diffusion"),
         (["sample.passes=1001"], "sample.passes=1001 is not possible: 1 to diffusion.levels=1000"),
+        (["diffusion.beta_end=0.99"], "signal of at most 0.01 but not none"),
+        (["diffusion.beta_end=0.001"], "signal of at most 0.01"),
+        (["diffusion.beta_start=0.03"], "growing"),
+        (["sample.rotary=ntk"], "sample.rotary=ntk has no effect"),
+        (["revise.rings=1"], "revise.rings=1 has no effect on a diffusion"),
+        (["model.class_position=false"], "model.class_position=False has no effect"),
+        (["train.optimizer=sgd"], "unknown optimizer 'sgd'"),
+        (["method=radar", "diffusion.levels=7"], "have no effect on an autoregressive generator"),
         (["sample.solver=euler"], "unknown solver 'euler'; choose from: ancestral, ddim"),
         (["sample.top_k=5"], "sample.top_k=5 has no effect on a diffusion"),
         (["sample.guidance_channels=2"], "codes have 1 channels"),
@@ -203,6 +221,28 @@ def test_the_network_needs_two_outputs_only_for_a_learned_variance():
     made = module(diffusion={"learned_variance": False})
     with made.ready_to_draw(SampleConfig(passes=2)) as draw:
         assert draw(torch.tensor([0]), [0]).shape == (1, 20)
+
+
+def test_in_a_study_beside_tokens(tmp_path):
+    study = tmp_path / "two.yaml"
+    study.write_text("""
+name: two
+base: digits
+seeds: [0]
+baseline: raster
+config:
+  model: {dim: 16, heads: 1, layers: 1}
+  train: {max_steps: 4, batch_size: 8, val_every: 2}
+  evaluate: {images: 60, timing_repeats: 1}
+tune: {trials: 2, images: 50, ranges: {sample.temperature: {low: 0.9, high: 1.1}}}
+arms:
+  raster: {order: {name: raster}, attention: causal}
+  dit: {method: dit, sample: {passes: 3}}
+""")
+    main(["ablate", str(study), "--out", str(tmp_path / "out"), f"data.cache={tmp_path}"])
+    raster, dit = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert (raster["steps"], dit["steps"]) == (64, 3) and dit["group_sizes"] is None and dit["nll"] is None
+    assert raster["curve"] and not dit["curve"] and dit["fid"] > 0
 
 
 def test_from_images_to_a_row(tmp_path, capsys):

@@ -33,7 +33,8 @@ def check_training_equals_sampling(step, slots, query_layers, conditioning="toke
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
     known = by_rank(tokens, permutation)
     with torch.inference_mode():
-        packed = model(slots, known[:, slots.rank.clamp(min=0)], LABELS, permutation, slots.mask())
+        content, hints = known[:, slots.rank.clamp(min=0)], model.hints_of(slots, known)
+        packed = model(slots, content, LABELS, permutation, slots.mask(), hints=hints)
     target, _, _, source = slots.predictions
     keys = zip(slots.in_pass[source].tolist(), target.tolist(), slots.is_token[source].tolist(), strict=True)
     expected = dict(zip(keys, packed.unbind(1), strict=True))
@@ -61,7 +62,7 @@ def test_passes_and_cells(order, variant, monkeypatch):
     step, slots = layout(order, variant)
     model, run, trace = small_model(slots), [], Trace()
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda *args: run.append(1) or forward(*args))
+    monkeypatch.setattr(model, "forward", lambda *args, **more: run.append(1) or forward(*args, **more))
     settings = SampleConfig(correction=0.5)
     sample_tokens(model, plan_passes(slots, True), decode_permutation(step), LABELS, settings, range(4), trace)
     assert len(run) == int(step.max()) + 1

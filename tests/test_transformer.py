@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 from radar.attention.bands import cut
 from radar.config.options import ModelConfig, SampleConfig
 from radar.decoding.groups import decode_permutation
+from radar.diffusion.denoiser import Denoiser
 from radar.errors import InputError
 from radar.model import transformer
-from radar.model.blocks import PRESETS, Block, Shape, rotary_table
+from radar.model.blocks import PRESETS, rotary_table
 from radar.model.conditioning import CONDITIONING, AdaLN
 from radar.model.transformer import Transformer, parameter_count
 from radar.sampling.passes import plan_passes
@@ -42,11 +43,14 @@ def test_a_new_model_is_uniform(order, variant, conditioning):
 
 def test_closed_gates_let_features_through():
     """A new block with adaLN changes nothing; once its gates are open, the label reaches slots that see no other."""
-    shape = Shape(16, 2, 1)
-    block = Block(shape, ModelConfig(conditioning="adaln"))
-    for module in block.modules():
-        if isinstance(module, AdaLN):
-            module.initialise()
+    config = ModelConfig(dim=16, layers=2, heads=1, conditioning="adaln")
+    models = (
+        Transformer(config, VOCABULARY, CLASSES, GRID),
+        Denoiser(config, torch.zeros(VOCABULARY, 3), CLASSES, GRID, 2),
+    )
+    gates = [part.linear for model in models for part in model.modules() if isinstance(part, AdaLN)]
+    assert len(gates) == 6 and not any(weight.any() for part in gates for weight in part.parameters())
+    block = models[0].blocks[0]
     x, condition, angles = torch.randn(2, 5, 16), torch.randn(2, 16), rotary_table(2, 2, 16)[None, None]
     assert torch.equal(block(False, x, condition, angles, None), x)
     torch.nn.init.normal_(block.conditioning.linear.weight)

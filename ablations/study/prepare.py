@@ -75,9 +75,7 @@ def check_arms(plan: Plan) -> None:
             tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
             config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
-            generator_builder(config)(
-                config, tokenizer.embed_all(), len(data.classes), tokenizer.grid(data.size), planned=True
-            )
+            generator_builder(config)(config, tokenizer, len(data.classes), tokenizer.grid(data.size), planned=True)
 
 
 def train_tokenizers(plan: Plan) -> None:

@@ -19,7 +19,8 @@ from ablations.study.study_file import Range, parse_ranges
 from radar.config.options import SampleConfig
 from radar.errors import RunError
 from radar.seeding import Stream, derive
-from radar.training.logs import learning_curve
+from radar.training.logs import validations
+from radar.training.trained import TrainedModule
 
 Score = Callable[[SampleConfig], float]
 Tuner = Callable[[Trial, Score], SampleConfig]
@@ -64,17 +65,25 @@ class Reporter(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was validated before a stop."""
-        for step, nll in learning_curve(self.run) if self.prune else ():
-            self.trial.report(nll, step)
+        for step, value in validations(self.run, judged_by(pl_module)) if self.prune else ():
+            self.trial.report(value, step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the validation NLL at this optimizer step."""
-        nll = float(trainer.callback_metrics["val/nll"])
-        self.trial.set_user_attr("progress", {"step": trainer.global_step, "of": trainer.max_steps, "nll": nll})
+        """Report the figure that its kind is judged by, at this optimizer step."""
+        name = judged_by(pl_module)
+        value = float(trainer.callback_metrics[name])
+        progress = {"step": trainer.global_step, "of": trainer.max_steps, name.removeprefix("val/"): value}
+        self.trial.set_user_attr("progress", progress)
         if self.prune:
-            self.trial.report(nll, trainer.global_step)
+            self.trial.report(value, trainer.global_step)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
+
+
+def judged_by(module: LightningModule) -> str:
+    """Name of the figure by which a training is better than another of its kind."""
+    assert isinstance(module, TrainedModule)
+    return module.judged_by
 
 
 def tune(plan: Plan, storage: optuna.storages.RDBStorage, trial: Trial, score: Score) -> SampleConfig:

@@ -37,7 +37,7 @@ def instructed(sizes: Sequence[int]) -> Slots:
     return join(sizes, parts, sees)
 
 
-def _sees_neighbours(asking: Side, seen: Side) -> Tensor:
+def _sees_until(asking: Side, seen: Side) -> Tensor:
     return seen.step <= asking.step
 
 
@@ -61,4 +61,16 @@ def neighbours(sizes: Sequence[int]) -> Slots:
             torch.where((cell >= starts[k + 1]) & (cell < starts[k + 2]), cell, NONE) for cell in (right, right + 1)
         ]
         parts.append(tokens(rank, step=k, predicts=targets[0], second=targets[1]))
-    return join(sizes, parts, _sees_neighbours)
+    return join(sizes, parts, _sees_until)
+
+
+def blockwise(sizes: Sequence[int]) -> Slots:
+    """VAR (arXiv 2404.02905): one slot per cell asks for it, with features of what is known before its step.
+
+    The features are made by the tokenizer, in training and in sampling by the same function, so that no slot carries a
+    token. Slots see those of their own and earlier steps; N slots and the class token.
+    """
+    starts, parts = starts_of(sizes), [class_token()]
+    for k in range(len(sizes)):
+        parts.append(queries(torch.arange(starts[k], starts[k + 1]), step=k))
+    return join(sizes, parts, _sees_until)

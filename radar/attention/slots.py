@@ -118,6 +118,11 @@ class Slots:
         return ~self.is_token & (self.target != NONE) & (self.group > self.step)
 
     @property
+    def blind(self) -> bool:
+        """Whether no slot carries a token: they know what the tokenizer makes of the cells before."""
+        return not bool((self.is_token & (self.rank != NONE)).any()) and bool((self.step > 0).any())
+
+    @property
     def elsewhere(self) -> Tensor:
         """(S,) True where a slot of a cell is made to predict another one."""
         return (self.position != self.rank) & (self.rank != NONE)

@@ -109,7 +109,8 @@ def lpd() -> Options:
 def ear() -> Options:
     """EAR (arXiv 2511.15499): a spiral from the middle in groups of 1, 3, 5, ... cells, queries apart; 16 passes.
 
-    Differs here: `spiral_out`'s turn of the spiral. `model.conditioning=adaln` is its way to know the class.
+    On other grids than 16x16 `order.steps` is to be the side. Differs here: `spiral_out`'s turn of the spiral;
+    `model.conditioning=adaln` is its way to know the class.
     """
     return _method({"name": "spiral_out", "steps": 16, "schedule": "linear"}, "plain")
 
@@ -150,6 +151,20 @@ def radar() -> Options:
     return _method({"name": "radial"}, "nested", sample={"correction": 0.1})
 
 
+def var() -> Options:
+    """VAR (arXiv 2404.02905): scale after scale, all cells of one at once, from what the lower ones give; 10 passes.
+
+    Needs a tokenizer `multiscale`; on 8x8 cells 7 passes. Differs here: QK-norm in place of normalised queries and keys
+    with a learned scale, RMSNorm, SwiGLU; the class token is a slot before the first scale.
+    """
+    return _method(
+        {"name": "scales"},
+        "blockwise",
+        model={"conditioning": "adaln", "positions": "learned"},
+        sample={"guidance_schedule": "from_one"},
+    )
+
+
 def dit() -> Options:
     """DiT (arXiv 2212.09748): a diffusion of all cells at once, known by adaLN-zero what level and class; 250 passes.
 
@@ -172,6 +187,7 @@ METHODS: dict[str, Callable[[], Options]] = {
     "maskgit": maskgit,
     "halton_maskgit": halton_maskgit,
     "radar": radar,
+    "var": var,
     "dit": dit,
 }
 

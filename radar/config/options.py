@@ -32,7 +32,9 @@ class OrderConfig:
     rounding: str | None = option(None, "radial, multi_center: ceil, round, floor")
     center: list[int] | None = option(None, "radial: [row, column] of the start cell")
     centers: list[list[int]] | None = option(None, "multi_center: start cells")
-    sides: list[int] | None = option(None, "crops: sides of the squares, growing to the grid's longer side")
+    sides: list[int] | None = option(
+        None, "crops: sides of the squares, growing to the grid's longer side; scales: of the scales"
+    )
     regions: int | None = option(None, "regions: how many, side by side, are decoded in parallel; a square number")
     length: float | None = option(None, "optimised: of the field that the order is made for, in cells")
     covariance: str | None = option(None, "optimised: file of the field instead, written by `radar gap --save`")
@@ -75,13 +77,14 @@ class DataConfig:
 class TokenizerConfig:
     """Image <-> tokens (radar/tokenizers)."""
 
-    name: str = option("levels", "levels, vq, fsq or llamagen_vq")
+    name: str = option("levels", "levels, vq, fsq, multiscale or llamagen_vq")
     levels: int | None = option(None, "levels: grey levels")
-    codebook: int | None = option(None, "vq: number of codes")
+    codebook: int | None = option(None, "vq, multiscale: number of codes")
     fsq_levels: list[int] | None = option(None, "fsq: levels of each dimension; their product is the number of codes")
-    width: int | None = option(None, "vq, fsq: channels of the convolutions")
-    downsample: int | None = option(None, "vq, fsq: pixels per cell and side, a power of two")
-    checkpoint: str | None = option(None, "vq, fsq: trained by `radar tokenizer`")
+    sides: list[int] | None = option(None, "multiscale: cells per side of each scale, growing to that of the image")
+    width: int | None = option(None, "vq, fsq, multiscale: channels of the convolutions")
+    downsample: int | None = option(None, "vq, fsq, multiscale: pixels per cell and side, a power of two")
+    checkpoint: str | None = option(None, "vq, fsq, multiscale: trained by `radar tokenizer`")
 
 
 @dataclass
@@ -208,8 +211,10 @@ class DiffusionConfig:
     """How codes become noise (radar/diffusion), where `generator` is diffusion."""
 
     levels: int = option(1000, "levels of noise", at_least=2)
-    beta_start: float = option(1e-4, "variance of the noise that the first adds", above=0, below=1)
-    beta_end: float = option(0.02, "of the noise that the last adds; between them it grows linearly", above=0, below=1)
+    beta_start: float = option(1e-4, "variance of the noise that the first of 1,000 adds", above=0, below=1)
+    beta_end: float = option(
+        0.02, "of the noise that the last of 1,000 adds; of other numbers of levels in proportion", above=0, below=1
+    )
     learned_variance: bool = option(True, "learn that of the step back, between its least and its largest")
 
 
@@ -221,7 +226,7 @@ class SampleConfig:
     batch_size: int = option(256, "images of a batch; does not change them", at_least=1)
     guidance: float = option(1.0, "s in u + s (c - u); 1: off", at_least=-1000, at_most=1000)
     guidance_schedule: str = option(
-        "constant", "how s runs: constant, linear, known_before, known_after, per_token, power_cosine"
+        "constant", "how s runs: constant, linear, from_one, known_before, known_after, per_token, power_cosine"
     )
     guidance_power: float | None = option(None, "p of the schedule power_cosine, by default 1", above=0)
     temperature: float = option(
@@ -257,8 +262,12 @@ class SampleConfig:
     )
     revise_rings: int | None = option(None, "as revise.rings, but in sampling only; by default as trained")
     revise_every: int | None = option(None, "as revise.every, but in sampling only; by default as trained")
-    passes: int = option(250, "diffusion: levels of noise that are used, one pass each", at_least=1)
-    solver: str = option("ancestral", "diffusion: ancestral, with fresh noise in every pass; ddim, without")
+    passes: int | None = option(
+        None, "diffusion: levels of noise that are used, one pass each; by default 250", at_least=1
+    )
+    solver: str | None = option(
+        None, "diffusion: ancestral (default), with fresh noise in every pass; or ddim, without, and so no temperature"
+    )
     guidance_channels: int | None = option(
         None, "diffusion: guide only so many channels of the codes, the first (as DiT's three of four)", at_least=1
     )

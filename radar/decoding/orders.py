@@ -24,7 +24,7 @@ from radar.decoding.groups import group_sizes, step_sizes
 from radar.decoding.lpd import lpd
 from radar.decoding.optimised import optimised
 from radar.decoding.order_file import file_order
-from radar.decoding.rings import crops, inwards, multi_center, radial
+from radar.decoding.rings import crops, inwards, multi_center, radial, scales
 from radar.decoding.scans import Keys, column, diagonal, raster, snake, spiral_in, spiral_out, zcurve
 from radar.decoding.scattered import checkerboard, halton, random, regions, together
 from radar.errors import InputError
@@ -111,6 +111,7 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "radial": radial,
     "multi_center": multi_center,
     "crops": crops,
+    "scales": scales,
     "inwards": inwards,
     "regions": regions,
     "lpd": lpd,

@@ -100,8 +100,7 @@ def crops(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:
     [[1, 1, 1, 2], [1, 0, 0, 2], [1, 0, 0, 2], [2, 2, 2, 2]]
     """
     side = max(h, w)
-    if sides is None:
-        sides = sorted({-(-each * side // VAR_SIDES[-1]) for each in VAR_SIDES})
+    sides = var_sides(side) if sides is None else sides
     if not sides or sides[0] < 1 or sides[-1] != side or list(sides) != sorted(set(sides)):
         raise InputError(
             f"order.sides={list(sides)} is not possible: they must grow, from at least 1 to {side}, the longer side of "
@@ -115,3 +114,26 @@ def crops(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:
         outside += ~inside
     step = np.unique(outside, return_inverse=True)[1].astype(np.float64)
     return np.stack([step, np.hypot(rows - (h - 1) / 2, columns - (w - 1) / 2)])
+
+
+def var_sides(side: int) -> list[int]:
+    """Sides of VAR's scales in proportion to the last.
+
+    >>> var_sides(8)
+    [1, 2, 3, 4, 5, 7, 8]
+    """
+    return sorted({-(-each * side // VAR_SIDES[-1]) for each in VAR_SIDES})
+
+
+def scales(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:
+    """Scale after scale of a tokenizer `multiscale` (VAR, arXiv 2404.02905), whose cells are one row.
+
+    By default the sides are those of VAR's scales, in proportion to whichever last one gives so many cells. Raises
+    InputError where the cells are not those of such scales.
+    """
+    known = [var_sides(side) for side in range(1, 65)] if sides is None else [list(sides)]
+    found = next((each for each in known if sum(side**2 for side in each) == w), None)
+    if h != 1 or found is None:
+        asked = "order 'scales'" if sides is None else f"order.sides={list(sides)}"
+        raise InputError(f"{asked} is not possible on {h}x{w} cells: those of a tokenizer 'multiscale' expected")
+    return np.repeat(np.arange(len(found)), [side**2 for side in found])[None].astype(np.float64)

@@ -15,7 +15,7 @@ from radar.errors import InputError
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, model_shape, rotary_table
-from radar.model.conditioning import AdaLN, build_conditioning, enter
+from radar.model.conditioning import build_conditioning, enter, initialise
 from radar.sampling.cost import Cost, block_weights, conditioning_weights
 
 WAVES = 256  # sinusoids of a noise level
@@ -72,11 +72,7 @@ class Denoiser(nn.Module):
 
     def _initialise(self) -> None:
         """Normal with deviation 0.02, but for gates and head: a new network predicts zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, AdaLN):
-                module.initialise()
+        initialise(self)
         nn.init.normal_(self.entry.weight, std=1 / math.sqrt(self.channels))
         nn.init.zeros_(self.head.weight)
 

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from radar.config.options import DiffusionConfig
+from radar.errors import InputError
+
+PUBLISHED = 1000  # levels that the published bounds are for
+MOST_SIGNAL = 1e-2  # share of it in what sampling begins with as noise
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,24 @@ class Chain:
 
     @classmethod
     def whole(cls, config: DiffusionConfig) -> "Chain":
-        """All T levels; beta_t grows linearly."""
-        beta = torch.linspace(config.beta_start, config.beta_end, config.levels, dtype=torch.float64)
-        return cls(torch.arange(config.levels), (1 - beta).cumprod(0))
+        """All T levels; beta_t grows linearly, between bounds given for 1,000 levels, which scale with their number.
+
+        Raises InputError where the last level is not as good as noise, or nothing else.
+        """
+        share = PUBLISHED / config.levels
+        beta = share * torch.linspace(config.beta_start, config.beta_end, config.levels, dtype=torch.float64)
+        signal = (1 - beta).cumprod(0)
+        if config.beta_start > config.beta_end or not 0 < float(signal[-1]) <= MOST_SIGNAL or float(beta.max()) >= 1:
+            raise InputError(
+                f"diffusion.beta_start={config.beta_start}, beta_end={config.beta_end}, levels={config.levels} is not "
+                f"possible: growing, and signal of at most {MOST_SIGNAL} but not none in the last level expected, not "
+                f"{float(signal[-1]):.3g}"
+            )
+        return cls(torch.arange(config.levels), signal)
 
     def respaced(self, count: int) -> "Chain":
-        """`count` levels of them, evenly spread, with the first and the last."""
-        kept = torch.linspace(0, len(self.times) - 1, count, dtype=torch.float64).round().long()
+        """`count` levels of them, evenly spread, from the last to the first; one is the last."""
+        kept = torch.linspace(len(self.times) - 1, 0, count, dtype=torch.float64).round().long().flip(0)
         return Chain(self.times[kept], self.signal[kept])
 
     def to(self, device: torch.device) -> "Chain":

@@ -14,24 +14,40 @@ from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain
 from radar.seeding import Stream, generator
 
-# (chain, x (B, N, C), predicted noise, where its variance lies or None, level (B,), fresh noise) -> x one level lower
-Solver = Callable[[Chain, Tensor, Tensor, Tensor | None, Tensor, Tensor], Tensor]
+PASSES = 250  # by default, as published
+
+Fresh = Callable[[], Tensor]
+# (chain, x (B, N, C), predicted noise, where its variance lies or None, level (B,), fresh noise; None at the lowest
+# level) -> x one level lower
+Solver = Callable[[Chain, Tensor, Tensor, Tensor | None, Tensor, Fresh | None], Tensor]
 
 
-def ancestral(chain: Chain, x: Tensor, noise: Tensor, share: Tensor | None, k: Tensor, fresh: Tensor) -> Tensor:
+def ancestral(chain: Chain, x: Tensor, noise: Tensor, share: Tensor | None, k: Tensor, fresh: Fresh | None) -> Tensor:
     """Draw from the predicted distribution of the step back (DDPM, arXiv 2006.11239, algorithm 2)."""
     mean = chain.mean_before(chain.clean(x, noise, k), x, k)
+    if fresh is None:
+        return mean
     share = torch.full_like(x, 1.0) if share is None else share
-    return mean + (k > 0)[:, None, None] * (0.5 * chain.log_variance(share, k)).exp() * fresh
+    return mean + (0.5 * chain.log_variance(share, k)).exp() * fresh()
 
 
-def ddim(chain: Chain, x: Tensor, noise: Tensor, share: Tensor | None, k: Tensor, fresh: Tensor) -> Tensor:
+def ddim(chain: Chain, x: Tensor, noise: Tensor, share: Tensor | None, k: Tensor, fresh: Fresh | None) -> Tensor:
     """Go back without fresh noise (DDIM, arXiv 2010.02502, equation 12 with sigma = 0)."""
     signal = chain.before[k].float()[:, None, None]
     return signal.sqrt() * chain.clean(x, noise, k) + (1 - signal).sqrt() * noise
 
 
 SOLVERS: dict[str, Solver] = {"ancestral": ancestral, "ddim": ddim}
+
+
+def solver_of(settings: SampleConfig) -> Solver:
+    """Find the solver; raises InputError for an unknown one."""
+    return choose("solver", settings.solver or "ancestral", SOLVERS)
+
+
+def passes_of(settings: SampleConfig) -> int:
+    """How many levels are used, K."""
+    return PASSES if settings.passes is None else settings.passes
 
 
 class ImageNoise:
@@ -57,15 +73,18 @@ def denoise(
         settings: solver, guidance, temperature of the fresh noise, seed.
         images: B numbers; image i depends on (settings.seed, i) and its label alone.
     """
-    solver = choose("solver", settings.solver, SOLVERS)
+    solver = solver_of(settings)
     shape, device, noise = (model.angles.shape[2], model.channels), labels.device, ImageNoise(settings.seed, images)
     x = noise(*shape).to(device)
+
+    def fresh() -> Tensor:
+        return noise(*shape).to(device) * settings.temperature
+
     for number in reversed(range(len(chain.times))):
         k = torch.full_like(labels, number)
         predicted, share = guided(model, x, chain.times[k], labels, settings)
         clean = chain.clean(x, predicted, k)
-        fresh = noise(*shape).to(device) * settings.temperature
-        x = solver(chain, x, predicted, share, k, fresh)
+        x = solver(chain, x, predicted, share, k, fresh if number else None)
         yield x, clean
 
 

@@ -53,6 +53,8 @@ class HoleFiller:
     def __init__(self, module: GenerativeModule, settings: SampleConfig, revise: bool = False) -> None:
         if not isinstance(module, GeneratorModule):
             raise InputError("only an autoregressive generator can be given cells, not a diffusion")
+        if module.model.reader is not None:
+            raise InputError("only tokens that are one place of the image can be given, not those of scales")
         self.module, self.settings, self.revise = module, settings, revise
         self._known: dict[tuple[tuple[int, ...], int], Slots] = {}
         self._planned: dict[Slots, list[Pass]] = {}

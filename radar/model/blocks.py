@@ -50,6 +50,7 @@ class Shape:
 
     Attributes:
         effects: vectors that the condition gives each part.
+        hints: channels of what a slot that asks is told of its cell.
     """
 
     dim: int
@@ -57,6 +58,7 @@ class Shape:
     heads: int
     query_layers: int = 0
     effects: int = 0
+    hints: int = 0
 
 
 # B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.

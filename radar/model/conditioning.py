@@ -56,8 +56,8 @@ class AdaLN(nn.Module):
         self.parts = parts
         self.linear = nn.Linear(dim, (self.vectors if gated else self.vectors - 1) * parts * dim)
 
-    def initialise(self) -> None:
-        """Close all gates."""
+    def close(self) -> None:
+        """Close all gates: no effect of any condition."""
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -73,3 +73,13 @@ CONDITIONING: dict[str, type[Unconditioned] | type[AdaLN]] = {"token": Unconditi
 def build_conditioning(name: str, dim: int, parts: int, gated: bool = True) -> nn.Module:
     """Build it for a module of so many parts; raises InputError for an unknown name."""
     return choose("conditioning", name, CONDITIONING)(dim, parts, gated)
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw all weights of layers and embeddings from a normal distribution of deviation 0.02; then close all gates."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for module in model.modules():
+        if isinstance(module, AdaLN):
+            module.close()

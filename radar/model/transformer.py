@@ -6,6 +6,7 @@ Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
@@ -19,10 +20,11 @@ from radar.config.options import ModelConfig
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
-from radar.model.conditioning import AdaLN, Effect, build_conditioning, enter
+from radar.model.conditioning import Effect, build_conditioning, enter, initialise
 from radar.model.kv_cache import Cache, cached_attention
 
 R = TypeVar("R")
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]  # of `Transformer.embed`
 MOST_LOGITS = 2**26  # that a loss holds at once in float32: 256 MiB; the others are made again in the backward pass
 
 
@@ -35,15 +37,27 @@ class Transformer(nn.Module):
         classes: number of labels; label `classes` means "no label".
         grid: (h, w), N = h * w.
         mixes: whether slots have second targets, for which there is a second head.
+        reader: what tells slots that ask of their cells: tokens (B, N) by rank -> features (B, N, C), those of a cell
+            by the tokens of earlier steps alone.
+        hints: C.
     """
 
     angles: Tensor
 
     def __init__(
-        self, config: ModelConfig, vocabulary: int, classes: int, grid: tuple[int, int], mixes: bool = False
+        self,
+        config: ModelConfig,
+        vocabulary: int,
+        classes: int,
+        grid: tuple[int, int],
+        mixes: bool = False,
+        reader: Callable[[Tensor], Tensor] | None = None,
+        hints: int = 0,
     ) -> None:
         super().__init__()
-        self.shape = shape = model_shape(config)
+        self.shape = shape = replace(model_shape(config), hints=hints)
+        self.reader = reader
+        self.hint = Linear(hints, shape.dim) if reader else None
         self.vocabulary, self.classes, self.grid = vocabulary, classes, grid
         self.recompute, self.compiled = config.checkpoint_activations, config.compile
         self.tokens = nn.Embedding(vocabulary, shape.dim)
@@ -79,11 +93,7 @@ class Transformer(nn.Module):
 
     def _initialise(self) -> None:
         """Normal with deviation 0.02, but for the heads: a new model is exactly uniform, NLL = N log V."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, AdaLN):
-                module.initialise()
+        initialise(self)
         nn.init.normal_(self.query, std=0.02)
         nn.init.zeros_(self.head.weight)
         if self.second_head is not None:
@@ -98,6 +108,7 @@ class Transformer(nn.Module):
         mask: Mask | None,
         cache: Cache | None = None,
         truth: Tensor | None = None,
+        hints: Tensor | None = None,
     ) -> Tensor:
         """Predict every target (see Slots.predictions): logits (B, T, V); where the `truth` is given, losses (B, T).
 
@@ -109,8 +120,9 @@ class Transformer(nn.Module):
             mask: (S, cached + S) dense, or a block mask or bands; None where every slot sees all.
             cache: keys and values of the slots of earlier passes.
             truth: (B, T) right token of every target, for its cross-entropy in nats.
+            hints: (B, S, C) of `hints_of`, where there is a reader.
         """
-        inputs = slots.is_token, slots.rank, slots.position, tokens, labels, torch.atleast_2d(permutation)
+        inputs = slots.is_token, slots.rank, slots.position, tokens, labels, torch.atleast_2d(permutation), hints
         if cache is not None:
             assert mask is None or isinstance(mask, Tensor)
             whole = self.compiled and tokens.device.type == "cpu"
@@ -169,7 +181,7 @@ class Transformer(nn.Module):
 
     def decode(
         self,
-        inputs: tuple[Tensor, ...],
+        inputs: "Inputs",
         mask: Tensor | None,
         predictions: Predictions,
         carriers: int,
@@ -216,15 +228,27 @@ class Transformer(nn.Module):
         share = has / has.sum(-1, keepdim=True)
         return logits * share[:, :1] + others * share[:, 1:]  # type: ignore[no-any-return]
 
+    def hints_of(self, slots: Slots, known: Tensor) -> Tensor | None:
+        """What slots are told of their cells (B, S, C), by the tokens (B, N) by rank that are known; None without."""
+        return self.reader(known)[:, slots.rank.clamp(min=0)] if self.reader else None
+
     def embed(
-        self, is_token: Tensor, rank: Tensor, position: Tensor, tokens: Tensor, labels: Tensor, cells: Tensor
+        self,
+        is_token: Tensor,
+        rank: Tensor,
+        position: Tensor,
+        tokens: Tensor,
+        labels: Tensor,
+        cells: Tensor,
+        hints: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Embed slots (B, S, D): token, query or class embedding, plus that of the cell to predict, or else its own.
 
         A slot must know which cell it fills: without, parallel decoding fails (NAR, arXiv 2503.10696). Also returned
         are the rotary angles of its own cell. The first three are `content`, `rank` and `place` of the slots.
         """
-        x = torch.where(is_token[:, None], self.tokens(tokens), self.query)
+        asks = self.query if self.hint is None else self.query + self.hint(hints)
+        x = torch.where(is_token[:, None], self.tokens(tokens), asks)
         x = torch.where((rank == NONE)[:, None], self.labels(labels)[:, None], x)
         if self.positions is not None:
             x = self.positions(cells[:, position.clamp(min=0)]) * (position != NONE)[:, None] + x

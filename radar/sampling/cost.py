@@ -2,8 +2,8 @@
 
 Per slot and layer: 2 (4 D^2 + 3 D F) operations for the projections and SwiGLU of width F, and 4 D for every slot that
 the dense attention covers; 2 D V for every predicted target. Bytes: all weights once per pass, keys and values of all
-covered slots once per pass and image. adaLN adds 12 D^2 operations per layer and 4 D^2 at the end for every image, and
-their weights. Activations are left out: they fit the cache of the processor.
+covered slots once per pass and image. adaLN adds 12 D^2 operations per layer and 4 D^2 at the end per image and pass,
+and their weights. Activations are left out: they fit the cache of the processor.
 Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V vocabulary.
 """
 
@@ -46,7 +46,7 @@ def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
     """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
     d, late = shape.dim, shape.query_layers
     blocks = block_weights(shape) - late * 2 * d * d
-    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary + conditioning_weights(shape)
+    return blocks + 2 * d * d * bool(late) + heads * d * vocabulary + conditioning_weights(shape) + shape.hints * d
 
 
 def block_weights(shape: Shape) -> int:
@@ -71,7 +71,9 @@ def pass_cost(shape: Shape, vocabulary: int, step: Pass, batch: int, element: in
     queries = len(step.slots) - step.slots.num_tokens if late else 0
     tokens, covered = len(step.slots) - queries, step.covered - queries
     heads = 2 if step.slots.mixes else 1
-    layered = tokens * (early * block + memory) + queries * late * (block - 2 * d * d)
+    layered = (
+        tokens * (early * block + memory) + queries * late * (block - 2 * d * d) + len(step.slots) * shape.hints * d
+    )
     products = batch * 2 * (layered + len(step.targets) * heads * d * vocabulary + conditioning_weights(shape))
     attention = batch * 4 * d * covered * (early * tokens + late * queries)
     moved = weight_count(shape, vocabulary, heads) + batch * (early + bool(late)) * 2 * covered * d

@@ -20,12 +20,14 @@ class Progress(NamedTuple):
 
     Attributes:
         passes: passes up to and with this one.
+        begun: passes before it, of all but the last.
         before: cells known before it.
         after: cells known after it.
         tokens: (T,) cells known before each of its targets, if those of a group came one after the other.
     """
 
     passes: float
+    begun: float
     before: float
     after: float
     tokens: Tensor
@@ -42,6 +44,11 @@ def constant(scale: float, at: Progress) -> float:
 def linear(scale: float, at: Progress) -> float:
     """From 1 + (s - 1) / K at the first of K passes to s at the last [ours]."""
     return 1 + (scale - 1) * at.passes
+
+
+def from_one(scale: float, at: Progress) -> float:
+    """From 1 at the first pass to s at the last (VAR, arXiv 2404.02905, whose cfg is s - 1)."""
+    return 1 + (scale - 1) * at.begun
 
 
 def known_before(scale: float, at: Progress) -> float:
@@ -67,6 +74,7 @@ def power_cosine(scale: float, at: Progress, power: float = 1.0) -> float:
 GUIDANCE_SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "linear": linear,
+    "from_one": from_one,
     "known_before": known_before,
     "known_after": known_after,
     "per_token": per_token,

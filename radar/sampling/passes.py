@@ -94,7 +94,9 @@ def plan_passes(slots: Slots, revise: bool, device: torch.device | str = "cpu", 
                 corrects=bool(revises.any()),
                 noise=torch.where(extra, drawn - 1 + extra.cumsum(0), targets).to(device),
                 num_commit=len(targets) - int(waits.sum()),
-                progress=Progress((number + 1) / count, known / cells, after / cells, tokens.to(device)),
+                progress=Progress(
+                    (number + 1) / count, number / max(1, count - 1), known / cells, after / cells, tokens.to(device)
+                ),
             )
         )
         known, drawn = after, drawn + int(extra.sum())

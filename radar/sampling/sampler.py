@@ -191,12 +191,12 @@ class _Guide:
 
     def predict(self, step: Pass, x: Tensor, permutation: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass, given the tokens x (B, N) by rank."""
-        tokens = x[:, step.slots.rank.clamp(min=0)]
+        tokens, hints = x[:, step.slots.rank.clamp(min=0)], self.model.hints_of(step.slots, x)
         if self.doubled:
-            tokens = tokens.repeat(2, 1)
+            tokens, hints = tokens.repeat(2, 1), None if hints is None else hints.repeat(2, 1, 1)
             permutation = permutation.repeat(2, 1) if permutation.ndim == 2 else permutation
         self.cache.start.fill_(step.start)
-        logits = self.model(step.slots, tokens, self.labels, permutation, step.mask, self.cache).float()
+        logits = self.model(step.slots, tokens, self.labels, permutation, step.mask, self.cache, hints=hints).float()
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
         conditional, unconditional = logits.chunk(2)

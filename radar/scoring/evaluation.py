@@ -90,7 +90,7 @@ def mean_gaps(module: GenerativeModule, settings: SampleConfig, covariance: Tens
 
 def gap_columns(module: GenerativeModule, settings: SampleConfig) -> dict[str, Any]:
     """Independence gap in nats: total, mean over the steps, and each step's; none without a known order."""
-    if not module.is_ordered(settings):
+    if not module.has_gap(settings):
         return {"gap": None, "gap_per_step": None, "gaps": None}
     gaps = mean_gaps(module, settings, exponential_covariance(*module.grid))
     return {"gap": float(gaps.sum()), "gap_per_step": float(gaps.mean()), "gaps": gaps.tolist()}
@@ -99,7 +99,7 @@ def gap_columns(module: GenerativeModule, settings: SampleConfig) -> dict[str, A
 def field_gap(generator: Generator) -> dict[str, float | None]:
     """Independence gap in nats in the field of the training tokens, given the class."""
     settings = generator.config.sample
-    if not generator.module.is_ordered(settings) or off_grid(generator):
+    if not generator.module.has_gap(settings) or off_grid(generator):
         return {"gap_data": None}
     data, tokenizer = generator.data, generator.tokenizer
     split = cached_tokens(data, tokenizer, generator.config.data.cache)["train"]
@@ -110,7 +110,7 @@ def field_gap(generator: Generator) -> dict[str, float | None]:
 def step_map(module: GenerativeModule, settings: SampleConfig) -> list[list[int]] | None:
     """Step of each cell (h, w); None where images have orders of their own, or sampling finds them."""
     step = module.order.sampled(settings)
-    own = not module.is_ordered(settings) or settings.order_per_image or step.ndim > 1
+    own = not module.has_gap(settings) or settings.order_per_image or step.ndim > 1
     return None if own else step.view(module.grid).tolist()
 
 
@@ -133,7 +133,7 @@ def describe(
         "variant": config.attention,
         "seed": config.seed,
         "steps": sampling.passes,
-        "group_sizes": sizes,
+        "group_sizes": sizes if len(sizes) == sampling.passes else None,
         "largest_group": max(sizes),
         "order_hash": trained.order.digest,
         "sampled_order_hash": module.order.sampled_digest(config.sample),

@@ -24,7 +24,7 @@ class ResultRow(TypedDict, total=False):
     variant: Annotated[str, "attention variant"]
     seed: Annotated[int, "seed of weights, batches and corruption"]
     steps: Annotated[int, "forward passes per image, K"]
-    group_sizes: Annotated[list[int], "cells decoded in each step; 3x8 stands for three steps of 8 cells"]
+    group_sizes: Annotated[list[int] | None, "cells decoded in each step; 3x8 stands for three steps of 8 cells"]
     largest_group: Annotated[int, "cells of the largest step"]
     order_hash: Annotated[str, "hash of the step vector that was trained"]
     sampled_order_hash: Annotated[str, "hash of the step vector that is sampled"]

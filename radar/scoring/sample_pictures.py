@@ -26,8 +26,11 @@ def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> l
     frames = []
     for tokens, written, revised in zip(trace.tokens, trace.written, trace.revised, strict=True):
         known = known | written
-        images = generator.tokenizer.decode(tokens.to(module.device), generator.grid).cpu()
-        frames.append(overlay(images, written, revised, known, generator.grid))
+        shown = generator.tokenizer.decode_known(
+            tokens.to(module.device), known.to(module.device), generator.grid
+        ).cpu()
+        flat = generator.tokenizer.flat
+        frames.append(overlay(shown, written, revised, known, generator.grid) if flat else shown)
     return frames
 
 

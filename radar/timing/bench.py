@@ -51,6 +51,10 @@ def build_arm(
     chosen = [f"order.name={title}", *(f"order.{d}" for d in details)]
     chosen += [f"attention={attention}", *(f"revise.{d}" for d in revise)]
     config = load_config(None, [*options, *chosen])  # an arm's own options win
+    if config.generator != "autoregressive":
+        raise InputError(
+            f"generator={config.generator} is not possible here: radar bench times autoregressive generators"
+        )
     torch.manual_seed(0)
     module = GeneratorModule(config, vocabulary, classes, grid)
     torch.nn.init.normal_(module.model.head.weight, std=0.02)

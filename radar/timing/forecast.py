@@ -19,7 +19,7 @@ from radar.model.transformer import parameter_count
 from radar.parts import cut
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.training_rates import TrainingRates
-from radar.training.counts import CODE
+from radar.tokenizers.tokenizer import OnlyCodes
 from radar.training.generative import GenerativeModule, Sketch
 from radar.training.generators import generator_builder
 
@@ -71,7 +71,7 @@ def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int
     devices = t.devices * t.nodes
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
-    module = generator_builder(config)(config, torch.zeros(vocabulary, CODE), classes, grid, planned=True)
+    module = generator_builder(config)(config, OnlyCodes(vocabulary), classes, grid, planned=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         module.model.to_empty(device="cpu").train()
     with torch.random.fork_rng(devices=[]):

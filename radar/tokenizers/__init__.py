@@ -1,4 +1,4 @@
-"""Tokenizers: image <-> grid of tokens. `levels` is lossless and has no weights, `vq` and `fsq` are learned here,
+"""Tokenizers: image <-> tokens. `levels` is lossless and has no weights, `vq`, `fsq` and `multiscale` are learned here,
 `llamagen_vq` is read from published weights.
 
 Legend: B images, V codes. To add one: a class with the methods of Tokenizer, one line in TOKENIZERS.
@@ -16,11 +16,18 @@ from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.levels import Levels
 from radar.tokenizers.llamagen import LlamaGenVQ
+from radar.tokenizers.multiscale import Multiscale, multiscale
 from radar.tokenizers.tokenizer import Learned, Tokenizer, normalise, to_pixels
 
-__all__ = ["TOKENIZERS", "Convolutional", "Learned", "Tokenizer", "fsq", "normalise", "to_pixels", "vq"]
+__all__ = ["TOKENIZERS", "Convolutional", "Learned", "Multiscale", "Tokenizer", "fsq", "normalise", "to_pixels", "vq"]
 
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"levels": Levels, "vq": vq, "fsq": fsq, "llamagen_vq": LlamaGenVQ}
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    "levels": Levels,
+    "vq": vq,
+    "fsq": fsq,
+    "multiscale": multiscale,
+    "llamagen_vq": LlamaGenVQ,
+}
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:

@@ -5,6 +5,7 @@ Legend: B images, H x W pixels, h x w cells, N = h * w, V codes, C code width.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -59,7 +60,9 @@ class Convolutional(Learned):
             )
         self.vocabulary, self.downsample, self.quantiser = vocabulary, downsample, quantiser
         # Both are of the library, but name the look-up of codes differently.
-        self.look_up = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
+        self.look_up: Any = getattr(quantiser, "indices_to_codes", None) or getattr(
+            quantiser, "get_output_from_indices", None
+        )
         self.encoder, self.decoder = _encoder(width, halvings, code), _decoder(width, halvings, code)
 
     @property
@@ -92,7 +95,7 @@ class Convolutional(Learned):
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
         """Look the codes up."""
-        return self.look_up(tokens)  # type: ignore[operator,no-any-return]
+        return self.look_up(tokens)  # type: ignore[no-any-return]
 
 
 def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:

@@ -22,9 +22,11 @@ class Tokenizer(nn.Module):
         vocabulary: V.
         kind: name with all options that the weights do not show.
         learned: True if it must be trained, and its reconstruction loses something.
+        flat: whether every token is one place of the image.
     """
 
     vocabulary: int
+    flat = True
     learned: bool
     kind: str
 
@@ -40,9 +42,18 @@ class Tokenizer(nn.Module):
         """Tokens (B, N) -> images (B, 3, H, W) uint8."""
         raise NotImplementedError
 
+    def decode_known(self, tokens: Tensor, known: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The same while only `known` (B, N) cells are; where every token is one place, the others may be anything."""
+        return self.decode(tokens, grid)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N) -> their codes (B, N, C), whose distances mean something."""
         raise NotImplementedError
+
+    @property
+    def reader(self) -> nn.Module | None:
+        """What tells of a cell before it is decoded, by the tokens of others; none by default."""
+        return None
 
     def embed_all(self) -> Tensor:
         """Codes (V, C) of all tokens, on the CPU."""
@@ -83,6 +94,25 @@ def in_company(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function(self, torch.cat([batch, batch]), *args)[:1]
 
     return wrapped
+
+
+class OnlyCodes(Tokenizer):
+    """Stands for any tokenizer with so many codes: for what depends on nothing else."""
+
+    learned = False
+
+    def __init__(self, vocabulary: int, width: int = 8, scales: nn.Module | None = None) -> None:
+        super().__init__()
+        self.vocabulary, self.width, self.kind, self.scales = vocabulary, width, f"codes-{vocabulary}", scales
+
+    @property
+    def reader(self) -> nn.Module | None:
+        """As given."""
+        return self.scales
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros(*tokens.shape, self.width)
 
 
 def check_codes(count: int, given: str) -> None:

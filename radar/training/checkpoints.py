@@ -144,7 +144,7 @@ def build_generator(
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
-    module = generator_builder(config)(config, tokenizer.embed_all(), len(data.classes), grid, origin, step, planned)
+    module = generator_builder(config)(config, tokenizer, len(data.classes), grid, origin, step, planned)
     return module, data, tokenizer
 
 

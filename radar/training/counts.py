@@ -1,15 +1,20 @@
 """What methods take, counted: passes, slots, parameters, operations of training."""
 
-from functools import cache
+from functools import cache, partial
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from radar.config.load import to_config
 from radar.config.methods import METHODS
 from radar.data.batches import Batch
+from radar.decoding.rings import var_sides
+from radar.errors import InputError
 from radar.model.transformer import parameter_count
+from radar.tokenizers.multiscale import Pyramid
+from radar.tokenizers.tokenizer import OnlyCodes
 from radar.training.generative import GenerativeModule
 from radar.training.generators import generator_builder
 
@@ -19,15 +24,28 @@ VOCABULARY, CODE, CLASSES = 16384, 8, 1000  # LlamaGen's codes and their width, 
 
 @cache
 def build(method: str, grid: tuple[int, int], options: tuple[str, ...] = ()) -> GenerativeModule:
-    """Build a method on a grid, for what does not depend on its weights."""
+    """Build a method for tokens that are cells of a grid, or else for those of its scales: without weights."""
     config = to_config({"method": method}, list(options))
-    return generator_builder(config)(config, torch.zeros(VOCABULARY, CODE), CLASSES, grid, planned=True)
+    make = partial(generator_builder(config), config, classes=CLASSES, planned=True)
+    try:
+        return make(OnlyCodes(VOCABULARY), grid=grid)
+    except InputError:
+        scales = Pyramid(nn.Identity(), var_sides(max(grid)), CODE)
+        return make(OnlyCodes(VOCABULARY, CODE, scales), grid=(1, scales.cells))
 
 
 def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:
     """Forward passes of the sampler, and slots that they encode for one image."""
     module = build(method, grid)
     return module.sampling(module.config.sample)[:2]
+
+
+def added_parameters(method: str, options: list[str], base: int) -> str:
+    """Parameters more than `base`; a dash where the method cannot have the options."""
+    try:
+        return f"{parameter_count(build(method, GRIDS[0], tuple(options)).model) - base:+,}"
+    except InputError:
+        return "-"
 
 
 def methods_table(options: list[str]) -> str:
@@ -44,10 +62,10 @@ def methods_table(options: list[str]) -> str:
         config = to_config({"method": name})
         counts = [passes_and_slots(name, grid) for grid in GRIDS]
         passes, slots = (" / ".join(map(str, column)) for column in zip(*counts, strict=True))
-        added = parameter_count(build(name, GRIDS[0], tuple(options)).model) - base
+        added = added_parameters(name, options, base)
         paper = (method.__doc__ or "").partition("(")[2].partition(")")[0]
         lines.append(
-            f"{name:16} {config.order.name:10} {config.attention:13} {passes:>11} {slots:>15} {added:>+12,}  {paper}"
+            f"{name:16} {config.order.name:10} {config.attention:13} {passes:>11} {slots:>15} {added:>12}  {paper}"
         )
     return "\n".join(lines) + "\n"
 

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radar.config.lookup import choose
 from radar.config.options import Config, SampleConfig
 from radar.data.batches import Batch
 from radar.data.token_arrays import TokenSplit
 from radar.decoding.decoding_order import DecodingOrder
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain
-from radar.diffusion.solvers import SOLVERS, denoise, nearest_tokens
+from radar.diffusion.solvers import denoise, nearest_tokens, passes_of, solver_of
 from radar.errors import InputError
+from radar.kernels.linear import fast_products
 from radar.parts import Draws
 from radar.sampling.cost import Cost
-from radar.sampling.sampler import Trace
+from radar.sampling.sampler import Trace, product_dtype
 from radar.seeding import Stream, derive
 from radar.training.devices import over_devices
 from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
@@ -29,7 +29,7 @@ from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch
 # Options of sampling that a diffusion does not read, and what leaves them out.
 UNREAD = (
     "guidance_schedule", "guidance_power", "top_k", "top_p", "correction", "order", "order_per_image", "steps",
-    "schedule", "grid", "choice_temperature", "revise_rings", "revise_every",
+    "schedule", "grid", "place", "rotary", "learned", "choice_temperature", "revise_rings", "revise_every",
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ class DiffusionModule(GenerativeModule):
         outputs = 2 if config.diffusion.learned_variance else 1
         with torch.device("meta") if planned else nullcontext():
             self.model = Denoiser(config.model, codes.to("meta") if planned else codes.clone(), classes, grid, outputs)
+        check_unread(config.revise, "revise", ("rings", "every"), "a diffusion")
+        check_unread(config.model, "model", ("class_position", "backend"), "a diffusion")
         self.check_sampling(config.sample)
         self._sums = torch.zeros(2, dtype=torch.float64)
 
@@ -97,17 +99,15 @@ class DiffusionModule(GenerativeModule):
 
     def check_sampling(self, settings: SampleConfig) -> None:
         """Raise InputError for a solver that is unknown, or passes, channels and options that are not possible."""
-        choose("solver", settings.solver, SOLVERS)
-        if not 1 <= settings.passes <= self.config.diffusion.levels:
-            raise InputError(
-                f"sample.passes={settings.passes} is not possible: 1 to diffusion.levels={self.config.diffusion.levels}"
-            )
+        solver_of(settings)
+        if passes_of(settings) > (levels := self.config.diffusion.levels):
+            raise InputError(f"sample.passes={passes_of(settings)} is not possible: 1 to diffusion.levels={levels}")
         if settings.guidance_channels is not None and settings.guidance_channels > self.model.channels:
             raise InputError(
                 f"sample.guidance_channels={settings.guidance_channels} is not possible: codes have "
                 f"{self.model.channels} channels"
             )
-        check_unread(settings, UNREAD, "a diffusion")
+        check_unread(settings, "sample", UNREAD, "a diffusion")
 
     def is_ordered(self, settings: SampleConfig) -> bool:
         """No cell comes before another."""
@@ -117,33 +117,42 @@ class DiffusionModule(GenerativeModule):
         """So many passes over all cells."""
         rows = 1 if settings.guidance == 1 else 2
         one = self.model.cost(rows)
-        return Sampling(settings.passes, settings.passes * self.cells, sum([one] * settings.passes, Cost(0, 0, 0, 0)))
+        count = passes_of(settings)
+        return Sampling(count, count * self.cells, sum([one] * count, Cost(0, 0, 0, 0)))
 
     @contextmanager
     def ready_to_draw(self, settings: SampleConfig) -> Iterator[Drawer]:
-        """Draw codes, then the nearest tokens."""
+        """Draw codes, then the nearest tokens; nothing is recorded (radar/kernels)."""
 
         def draw(labels: Tensor, images: Sequence[int]) -> Tensor:
-            *_, (codes, _) = self._passes(settings, labels, images)
-            return nearest_tokens(codes, self.model.codes)
+            with self._without_gradients(settings):
+                *_, (codes, _) = self._passes(settings, labels, images)
+                return nearest_tokens(codes, self.model.codes)
 
-        yield draw
+        with fast_products(self.model, product_dtype(settings)):
+            yield draw
 
     def drawn(self, settings: SampleConfig, labels: Tensor) -> Trace:
         """What every pass takes for the image without noise; cells that it sees otherwise than the pass before."""
         trace, none = Trace(), torch.zeros(len(labels), self.cells, dtype=torch.bool)
-        for _, clean in self._passes(settings, labels, range(len(labels))):
-            tokens = nearest_tokens(clean, self.model.codes).cpu()
-            first = not trace.tokens
-            trace.revised.append(none if first else tokens != trace.tokens[-1])
-            trace.written.append(~none if first else none)
-            trace.tokens.append(tokens)
+        with self._without_gradients(settings):
+            for _, clean in self._passes(settings, labels, range(len(labels))):
+                tokens = nearest_tokens(clean, self.model.codes).cpu()
+                first = not trace.tokens
+                trace.revised.append(none if first else tokens != trace.tokens[-1])
+                trace.written.append(~none if first else none)
+                trace.tokens.append(tokens)
         return trace
 
+    @contextmanager
+    def _without_gradients(self, settings: SampleConfig) -> Iterator[None]:
+        low = settings.precision == "bf16-mixed"
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, low):
+            yield
+
     def _passes(self, settings: SampleConfig, labels: Tensor, images: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        chain, low = self.chain.respaced(settings.passes).to(labels.device), settings.precision == "bf16-mixed"
-        with torch.no_grad(), torch.autocast(labels.device.type, torch.bfloat16, low):
-            yield from denoise(self.model, chain, labels, settings, images)
+        chain = self.chain.respaced(passes_of(settings)).to(labels.device)
+        return denoise(self.model, chain, labels, settings, images)
 
     def sketches(self, draws: int, device: str) -> list[Sketch]:
         """All steps are alike."""
@@ -160,8 +169,10 @@ class DiffusionModule(GenerativeModule):
     def countable(self) -> Iterator[int]:
         """Not compiled."""
         compiled, self.model.compiled = self.model.compiled, False
-        yield 1
-        self.model.compiled = compiled
+        try:
+            yield 1
+        finally:
+            self.model.compiled = compiled
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss at a random level of noise for each image."""
@@ -195,7 +206,7 @@ class DiffusionModule(GenerativeModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up the squared error of held-out images, at levels and with noise that are always the same for each."""
-        own = [torch.Generator().manual_seed(derive(Stream.STEP, 0, 0, image)) for image in batch.images.tolist()]
+        own = [torch.Generator().manual_seed(derive(Stream.VALIDATION, image)) for image in batch.images.tolist()]
         level = torch.cat([torch.randint(len(self.chain.times), (1,), generator=one) for one in own])
         noise = torch.stack([torch.randn(self.cells, self.model.channels, generator=one) for one in own])
         squared, _ = self.losses(batch.inputs, batch.labels, level.to(self.device), noise.to(self.device))

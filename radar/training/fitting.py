@@ -5,7 +5,9 @@ from torch import Tensor
 
 from radar.attention import NONE, Slots
 from radar.config.options import Config
+from radar.decoding.groups import sizes_text
 from radar.errors import InputError
+from radar.tokenizers.multiscale import Pyramid
 
 
 def check_directions(slots: Slots, permutation: Tensor, attention: str, width: int) -> None:
@@ -44,4 +46,26 @@ def check_query_blocks(slots: Slots, config: Config) -> None:
         raise InputError(
             f"model.backend={config.model.backend} does not go with model.query_share, whose layers take parts of the "
             "mask; it must be auto or sdpa"
+        )
+
+
+def check_reader(slots: Slots, reader: Pyramid | None, config: Config) -> None:
+    """Refuse slots that carry no token without scales that tell them something, and scales without; or in other groups.
+
+    Raises InputError.
+    """
+    if slots.blind and reader is None:
+        raise InputError(
+            f"attention '{config.attention}' needs tokenizer.name=multiscale: no slot carries a token, and "
+            "nothing tells them what is known"
+        )
+    if reader is None:
+        return
+    if not slots.blind:
+        raise InputError(f"attention '{config.attention}' is not possible with scales of tokens; choose blockwise")
+    groups = slots.group[slots.rank != NONE].bincount().tolist()
+    if groups != [side**2 for side in reader.sides] or config.order.name != "scales":
+        raise InputError(
+            f"order '{config.order.name}' in groups of {sizes_text(groups)} is not that of "
+            f"tokenizer.sides={reader.sides}; choose scales, with the same order.sides"
         )

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from radar.config.options import SampleConfig
+from radar.config.lookup import choose
+from radar.config.options import Config, SampleConfig
 from radar.data.batches import Batch
 from radar.data.token_arrays import TokenSplit
 from radar.decoding.decoding_order import DecodingOrder
@@ -17,6 +18,7 @@ from radar.errors import InputError
 from radar.sampling.cost import Cost
 from radar.sampling.sampler import Trace
 from radar.training.fsdp import Sharded
+from radar.training.optimizers import OPTIMIZERS
 from radar.training.trained import TrainedModule
 
 Drawer = Callable[[Tensor, Sequence[int]], Tensor]  # labels (B,), numbers of the images -> tokens (B, N) by cell
@@ -53,6 +55,11 @@ class GenerativeModule(TrainedModule):
     takes_others = False
     revises = False
 
+    def __init__(self, config: Config, origin: dict[str, str] | None = None) -> None:
+        super().__init__(config, origin)
+        if config.train.optimizer is not None:
+            choose("optimizer", config.train.optimizer, OPTIMIZERS)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Cells (h, w)."""
@@ -81,8 +88,12 @@ class GenerativeModule(TrainedModule):
         raise NotImplementedError
 
     def is_ordered(self, settings: SampleConfig) -> bool:
-        """Whether cells are decoded in an order that is known before: so that there is an NLL and a gap."""
+        """Whether cells are decoded in an order that is known before: so that there is an NLL."""
         raise NotImplementedError
+
+    def has_gap(self, settings: SampleConfig) -> bool:
+        """Whether that order is one of places in the image: so that there is an independence gap."""
+        return self.is_ordered(settings)
 
     def sampling(self, settings: SampleConfig) -> Sampling:
         """What drawing one image takes."""
@@ -125,8 +136,8 @@ class GenerativeModule(TrainedModule):
         }
 
 
-def check_unread(settings: SampleConfig, names: Sequence[str], what: str) -> None:
-    """Raise InputError for options of sampling that are set and not read."""
+def check_unread(options: Any, group: str, names: Sequence[str], what: str) -> None:
+    """Raise InputError for options of a group (a dataclass) that are set and not read."""
     for name in names:
-        if (value := getattr(settings, name)) != getattr(SampleConfig(), name):
-            raise InputError(f"sample.{name}={value} has no effect on {what}")
+        if (value := getattr(options, name)) != getattr(type(options)(), name):
+            raise InputError(f"{group}.{name}={value} has no effect on {what}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Mask, Slots, banded
 from radar.config.lookup import call, choose
-from radar.config.options import Config, ReviseConfig, SampleConfig
+from radar.config.options import Config, DiffusionConfig, ReviseConfig, SampleConfig
 from radar.data.batches import Batch
 from radar.decoding.decoding_order import DecodingOrder, rows_of
 from radar.decoding.groups import decode_permutation, step_sizes
@@ -26,12 +26,12 @@ from radar.sampling.cost import sampling_cost
 from radar.sampling.draw import draw
 from radar.sampling.passes import Pass, plan_passes
 from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
+from radar.tokenizers.multiscale import Pyramid
 from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
 from radar.training.devices import over_devices
-from radar.training.fitting import check_directions, check_query_blocks, check_rotary
+from radar.training.fitting import check_directions, check_query_blocks, check_reader, check_rotary
 from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
 from radar.training.layouts import LAYOUTS, Layout, layout_sketches
-from radar.training.optimizers import OPTIMIZERS
 
 UNREAD = ("passes", "solver", "guidance_channels")  # options of sampling that are for others
 LAYOUT_DRAWS = 16  # of a sampled layout, whose operations are counted
@@ -48,6 +48,7 @@ class GeneratorModule(GenerativeModule):
         origin: names of what options say by path (tokenizer, images); in checkpoints, compared when loading.
         step: the order of a checkpoint, in place of what the options give now.
         planned: build the weights on the meta device: for what does not depend on them.
+        reader: scales of the tokenizer, where it has them.
 
     Raises InputError if order, variant and grid do not fit together.
     """
@@ -64,6 +65,7 @@ class GeneratorModule(GenerativeModule):
         origin: dict[str, str] | None = None,
         step: Tensor | None = None,
         planned: bool = False,
+        reader: Pyramid | None = None,
     ) -> None:
         super().__init__(config, origin)
         self.order = DecodingOrder(config, grid, step)
@@ -76,17 +78,21 @@ class GeneratorModule(GenerativeModule):
             check_query_blocks(self.slots, config)
         if config.model.positions == "rotary":
             check_rotary(self.slots, config, self.order.varies)
+        check_reader(self.slots, reader, config)
         # Query blocks take part of the mask, which only a dense one can be cut into.
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
         self._packed: tuple[Any, Layout] | None = None
+        if config.diffusion != DiffusionConfig():
+            raise InputError("options diffusion.* have no effect on an autoregressive generator")
         self.corruption = choose("corruption", config.train.corruption, CORRUPTIONS)
         self.layout = choose("layout", config.train.layout, LAYOUTS)
         with torch.device("meta") if planned else nullcontext():
-            self.model = Transformer(config.model, vocabulary, classes, grid, self.slots.mixes)
+            self.model = Transformer(
+                config.model, vocabulary, classes, grid, self.slots.mixes,
+                reader.features if reader else None, reader.code if reader else 0,
+            )  # fmt: skip
         self.check_sampling(config.sample)  # fails here, not after training
-        if config.train.optimizer is not None:
-            choose("optimizer", config.train.optimizer, OPTIMIZERS)
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -158,12 +164,16 @@ class GeneratorModule(GenerativeModule):
 
     def check_sampling(self, settings: SampleConfig) -> None:
         """Plan the slots."""
-        check_unread(settings, UNREAD, "an autoregressive generator")
+        check_unread(settings, "sample", UNREAD, "an autoregressive generator")
         self.sampled_slots(settings)
 
     def is_ordered(self, settings: SampleConfig) -> bool:
         """Unless confidence chooses the cells."""
         return settings.choice_temperature is None
+
+    def has_gap(self, settings: SampleConfig) -> bool:
+        """Where every token is one place of the image."""
+        return self.is_ordered(settings) and self.model.reader is None
 
     def sampling(self, settings: SampleConfig) -> Sampling:
         """Read off the planned passes."""
@@ -201,8 +211,10 @@ class GeneratorModule(GenerativeModule):
         """Under a dense mask and not compiled: the counter knows attention only by its matrix products."""
         backend, compiled = self.backend, self.model.compiled
         self.backend, self.model.compiled = BACKENDS["sdpa"], False
-        yield 1 if self.layout(self).share == 1 else LAYOUT_DRAWS
-        self.backend, self.model.compiled = backend, compiled
+        try:
+            yield 1 if self.layout(self).share == 1 else LAYOUT_DRAWS
+        finally:
+            self.backend, self.model.compiled = backend, compiled
 
     def slots_of(self, sizes: Sequence[int], settings: SampleConfig) -> Slots:
         """Slots to sample groups of such sizes; raises InputError where the variant cannot."""
@@ -214,7 +226,8 @@ class GeneratorModule(GenerativeModule):
     ) -> Tensor:
         """Loss (B, T) in nats of every target, given the slots' tokens (B, S) and the true ones (B, N) by rank."""
         truth = known[:, slots.predictions.target]
-        return self.model(slots, tokens, labels, permutation, mask, truth=truth)  # type: ignore[no-any-return]
+        hints = self.model.hints_of(slots, known)
+        return self.model(slots, tokens, labels, permutation, mask, truth=truth, hints=hints)  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""

@@ -1,23 +1,24 @@
 """Kinds of generators. To add one: a GenerativeModule, a function that builds it, a line in GENERATORS."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from radar.config.lookup import choose
 from radar.config.options import Config
+from radar.tokenizers import Tokenizer
 from radar.training.diffusion import DiffusionModule
 from radar.training.generative import GenerativeModule
 from radar.training.generator import GeneratorModule
 
 
 class Build(Protocol):
-    """Builds a generator of tokens with these codes, (V, C); raises InputError where the parts do not fit together."""
+    """Builds a generator of the tokens of a tokenizer; raises InputError where the parts do not fit together."""
 
     def __call__(
         self,
         config: Config,
-        codes: Tensor,
+        tokenizer: Tokenizer,
         classes: int,
         grid: tuple[int, int],
         origin: dict[str, str] | None = None,
@@ -28,12 +29,18 @@ class Build(Protocol):
         ...
 
 
-def autoregressive(config: Config, codes: Tensor, *args: object, **options: object) -> GenerativeModule:
-    """Tokens, one group after the other: of the codes only their number counts."""
-    return GeneratorModule(config, len(codes), *args, **options)  # type: ignore[arg-type]
+def autoregressive(config: Config, tokenizer: Tokenizer, *args: Any, **options: Any) -> GenerativeModule:
+    """Tokens, one group after the other."""
+    options |= {"reader": tokenizer.reader}
+    return GeneratorModule(config, tokenizer.vocabulary, *args, **options)
 
 
-GENERATORS: dict[str, Build] = {"autoregressive": autoregressive, "diffusion": DiffusionModule}
+def diffusion(config: Config, tokenizer: Tokenizer, *args: Any, **options: Any) -> GenerativeModule:
+    """The codes of all tokens, out of noise."""
+    return DiffusionModule(config, tokenizer.embed_all(), *args, **options)
+
+
+GENERATORS: dict[str, Build] = {"autoregressive": autoregressive, "diffusion": diffusion}
 
 
 def generator_builder(config: Config) -> Build:

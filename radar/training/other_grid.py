@@ -35,8 +35,11 @@ def on_sampled_grid(config: Config, trained: GenerativeModule, planned: bool = F
         raise InputError(f"sample.place={settings.place} has no effect without sample.grid")
     if settings.grid is None or (grid := check_grid(settings.grid)) == old:
         return trained
-    if not isinstance(trained, GeneratorModule):
-        raise InputError(f"sample.grid={settings.grid} is not possible: only an autoregressive generator takes another")
+    if not isinstance(trained, GeneratorModule) or trained.model.reader is not None:
+        raise InputError(
+            f"sample.grid={settings.grid} is not possible: only an autoregressive generator of tokens that are one "
+            "place of the image takes another"
+        )
     model = trained.model
     origin, planned = origin_of(old, grid, settings.place), planned or model.query.is_meta
     move = partial(moved, old=old, origin=origin)

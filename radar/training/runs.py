@@ -40,7 +40,7 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
-        raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq or fsq")
+        raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq or multiscale")
     if tokenizer.averages and config.train.devices * config.train.nodes > 1:
         raise InputError(
             f"train.devices={config.train.devices} is not possible with tokenizer.name={config.tokenizer.name}, whose "

@@ -43,10 +43,13 @@ def put_back(module: nn.Module) -> None:
 
 @contextmanager
 def fetched(module: nn.Module) -> Iterator[None]:
-    """Hold all weights, for what does not run the blocks as modules: the sampler."""
+    """Hold all weights, for samplers: devices run them on different images, so that none may wait for the others."""
     for part in parts_of(module):
+        part.set_reshard_after_forward(False)  # else a block that runs as a module would give its weights back
         part.unshard()
     try:
         yield
     finally:
+        for part in parts_of(module):
+            part.set_reshard_after_forward(True)
         put_back(module)
