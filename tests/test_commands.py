@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory, cache) -> Path:
 def test_orders(tmp_path, capsys):
     main(["orders", "--grid", "16x16", "--out", str(tmp_path / "orders.png")])
     lines = capsys.readouterr().out.splitlines()
-    steps = {line[:22].strip(): int(line[22:28]) for line in lines[2:-2]}
+    steps = {line[:22].strip(): int(line[22:28]) for line in lines[2:-3]}
     assert steps["raster"] == 256 and steps["radial"] == 13 and steps["diagonal"] == 31
     assert steps["radial chebyshev"] == 9 and steps["radial manhattan"] == 17
     assert Image.open(tmp_path / "orders.png").width > 500
