@@ -3,7 +3,8 @@
 `1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
 correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps, `<!--params: PRESET-->` millions of parameters.
 `<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--edits REPORT: TITLE-->` above one of
-edits, `<!--tokenizers-->` above their table. `ARM: edit EDIT SCORE` is the score of an edit.
+edits, `<!--tokenizers-->` above their table. `ARM: edit EDIT SCORE` is the score of an edit,
+`<!--edits: NAME SCORE-->` one of a run of `radar edit`.
 """
 
 import json
@@ -67,6 +68,10 @@ def found(text: str, where: str, what: str) -> str:
         model = to_config({"model": {"preset": what}}).model
         with torch.device("meta"):
             return f"{parameter_count(Transformer(model, 16384, 1000, (16, 16))) / 1e6:,.1f}M"
+    if where == "edits":  # one run of `radar edit`
+        name, key = what.split()
+        score = json.loads((REPORTS / "edits" / f"{name}.json").read_text())["scores"][key]
+        return f"{score['mean']:.{digits(text)}f} ± {score['half']:.{digits(text)}f}"
     rows = report(where)
     if what.startswith("rank "):
         _, key, gap = what.split()
