@@ -103,6 +103,7 @@ ABBREVIATED = [
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
 ABBREVIATED += ["radar ablate fashion_long", "radar ablate claims_cpu", "radar ablate fashion_steps"]  # hours, days
+ABBREVIATED += ["radar ablate editing", "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole"]
 VERBS = [
     "ablate",
     "report",

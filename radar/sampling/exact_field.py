@@ -57,7 +57,10 @@ class ExactModel:
         self.classes, self.cache_layers, self.query = 1, 1, torch.zeros(1)
         self.shape = SimpleNamespace(dim=1, heads=1, layers=1)
 
-    def __call__(self, slots: Slots, content: Tensor, *others: Any) -> Tensor:
+    def hints_of(self, slots: Slots, known: Tensor) -> None:
+        """No slot is told anything."""
+
+    def __call__(self, slots: Slots, content: Tensor, *others: Any, **named: Any) -> Tensor:
         """Logits (M, T, 2)."""
         known = slots.is_token & (slots.rank >= 0)
         past = [self.permutation[rank] for rank in slots.rank[known].tolist()]
