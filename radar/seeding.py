@@ -18,6 +18,7 @@ class Stream(IntEnum):
     IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
     AUGMENT = 8  # which views of the training images a batch has
     VALIDATION = 10  # noise that a held-out image is validated with
+    ALIGN = 11  # directions of an encoder's features
     HOLE = 9  # where the hole of one image is
 
 

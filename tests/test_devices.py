@@ -90,6 +90,13 @@ def test_the_same_run(kind, tmp_path):
         assert_same_run(one, train(tmp_path / name, *KINDS[kind], *options))
 
 
+def test_an_aligned_run_is_the_same(tmp_path):
+    aligned = [*KINDS["nested"], "train.align=cnn"]
+    one = train(tmp_path / "one", *aligned)
+    for name in ("parts", "ddp"):
+        assert_same_run(one, train(tmp_path / name, *aligned, *DEVICES[name]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "optimizer", "count"), itertools.product(KINDS, ("adamw", "muon"), (2, 4)))
 def test_the_same_run_for_50_iterations(kind, optimizer, count, tmp_path):

@@ -181,6 +181,11 @@ class TrainConfig:
     perceptual_weight: float = option(
         1.0, "weight of what each of them sees, beside squared and absolute error", above=0
     )
+    align: str | None = option(
+        None, "generators: network (see evaluate.features) whose features a layer's slots are to tell, too (REPA)"
+    )
+    align_layer: int | None = option(None, "which layer, from 1; by default the middle one", at_least=1)
+    align_weight: float = option(0.5, "weight of that loss", above=0)
     profile: bool = option(False, "write a trace of a few optimizer steps, and a table of where the time goes")
     log_every: int = option(20, "optimizer steps between two lines of the logs", at_least=1)
     val_every: int | None = option(None, "optimizer steps between validations; by default a tenth of all", at_least=1)

@@ -23,6 +23,7 @@ from radar.parts import Draws
 from radar.sampling.cost import Cost
 from radar.sampling.sampler import Trace, product_dtype
 from radar.seeding import Stream, derive
+from radar.training.alignment import build_alignment
 from radar.training.devices import over_devices
 from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
 
@@ -72,6 +73,7 @@ class DiffusionModule(GenerativeModule):
         outputs = 2 if config.diffusion.learned_variance else 1
         with torch.device("meta") if planned else nullcontext():
             self.model = Denoiser(config.model, codes.to("meta") if planned else codes.clone(), classes, grid, outputs)
+        self.alignment = build_alignment(config.train, self.model.shape.dim, len(self.model.blocks))
         check_unread(config.revise, "revise", ("rings", "every"), "a diffusion")
         check_unread(config.model, "model", ("class_position", "backend"), "a diffusion")
         self.check_sampling(config.sample)
@@ -183,12 +185,15 @@ class DiffusionModule(GenerativeModule):
         labels = torch.where(dropped, self.model.classes, batch.labels)
         level, noise = draws.integers(len(self.chain.times)), draws.normal(self.cells, self.model.channels)
         self.seed_batch(batch.number, part.first)  # dropout draws for the images of this part alone
-        squared, bound = self.losses(batch.inputs, labels, level, noise)
+        with self.watching() as seen:
+            squared, bound = self.losses(batch.inputs, labels, level, noise)
+        cells = torch.arange(self.cells, device=self.device)
+        aligned = self.aligned(seen, batch.inputs, cells[None], cells >= 0)
         if self.is_logged():
             values = {"train/loss": squared.mean(), "train/bound": bound.mean()}
             if (means := self.over_parts(part, values)) is not None:
                 self.log_values({**means, "train/images_seen": self.images_seen()})
-        return self.checked((squared + bound).mean() * part.weight)
+        return self.checked(((squared + bound).mean() + aligned) * part.weight)
 
     def losses(self, tokens: Tensor, labels: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Squared error (B,) of the predicted noise, and the variational bound (B,) that its variance learns from."""

@@ -17,6 +17,7 @@ from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.sampling.cost import Cost
 from radar.sampling.sampler import Trace
+from radar.training.alignment import Alignment
 from radar.training.fsdp import Sharded
 from radar.training.optimizers import OPTIMIZERS
 from radar.training.trained import TrainedModule
@@ -48,10 +49,12 @@ class GenerativeModule(TrainedModule):
         slots_per_image: that training encodes for an image, S.
         takes_others: whether its training batches need tokens of other images, too.
         revises: whether known cells may be drawn again.
+        alignment: with an encoder, where `train.align` asks for it.
     """
 
     model: nn.Module
     order: DecodingOrder
+    alignment: Alignment | None
     takes_others = False
     revises = False
 
@@ -79,6 +82,21 @@ class GenerativeModule(TrainedModule):
         """Share the weights out where the devices shall hold a part each; called by Lightning."""
         if isinstance(shared := self.trainer.strategy, Sharded):
             shared.share_out(self.model, [block for blocks in self.blocks() for block in blocks.children()])
+
+    @contextmanager
+    def watching(self) -> Iterator[list[Tensor]]:
+        """Collect what an aligned layer gives."""
+        blocks = self.blocks()[0]
+        assert isinstance(blocks, nn.ModuleList)
+        if self.alignment is None:
+            yield []
+        else:
+            with self.alignment.watching(blocks) as seen:
+                yield seen
+
+    def aligned(self, seen: Sequence[Tensor], tokens: Tensor, cells: Tensor, there: Tensor) -> Tensor | float:
+        """Loss of the alignment (see Alignment); 0 without."""
+        return self.alignment(seen, tokens, cells, there) if self.alignment else 0.0
 
     def learn_from(self, splits: Mapping[str, TokenSplit]) -> None:
         """Measure what must be known of the tokens before a training begins; nothing by default."""

@@ -27,6 +27,7 @@ from radar.sampling.draw import draw
 from radar.sampling.passes import Pass, plan_passes
 from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
 from radar.tokenizers.multiscale import Pyramid
+from radar.training.alignment import build_alignment
 from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
 from radar.training.devices import over_devices
 from radar.training.fitting import check_directions, check_query_blocks, check_reader, check_rotary
@@ -92,6 +93,7 @@ class GeneratorModule(GenerativeModule):
                 config.model, vocabulary, classes, grid, self.slots.mixes,
                 reader.features if reader else None, reader.code if reader else 0,
             )  # fmt: skip
+        self.alignment = build_alignment(config.train, self.model.shape.dim, len(self.model.blocks), reader is None)
         self.check_sampling(config.sample)  # fails here, not after training
         self._sums = torch.zeros(2, dtype=torch.float64)
 
@@ -230,7 +232,7 @@ class GeneratorModule(GenerativeModule):
         return self.model(slots, tokens, labels, permutation, mask, truth=truth, hints=hints)  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss = mean over the unknown cells + correction_weight * mean over the revised ones."""
+        """Loss = mean over the unknown cells + correction_weight * mean over the revised ones + the alignment's."""
         number, part = batch.number, batch.place
         self.seed_batch(number)
         layout, draws = self.layout(self), Draws(part, self.device)
@@ -241,7 +243,10 @@ class GeneratorModule(GenerativeModule):
         labels = torch.where(dropped, self.model.classes, batch.labels)
         tokens = self._corrupted(batch, slots, known, labels, permutation, draws)
         self.seed_batch(number, part.first)  # dropout draws for the images of this part alone
-        losses = self.cross_entropy(slots, layout.mask, tokens, labels, permutation, known)
+        with self.watching() as seen:
+            losses = self.cross_entropy(slots, layout.mask, tokens, labels, permutation, known)
+        cells = torch.atleast_2d(permutation)[:, slots.rank.clamp(min=0)]
+        aligned = self.aligned(seen, batch.inputs, cells, slots.rank != NONE)
         source = slots.predictions.source
         scored, revises = layout.scored.to(self.device)[source], slots.revises[source]
         # Divided by what the whole layout holds, so that a sampled part estimates the loss of the packed one.
@@ -251,7 +256,7 @@ class GeneratorModule(GenerativeModule):
         if self.is_logged():
             asks = scored & slots.predicts_new[source]
             self._log_training(part, losses[:, asks], slots.predictions.target[asks], asked, revised)
-        return self.checked((asked + self.config.train.correction_weight * revised) * part.weight)
+        return self.checked((asked + self.config.train.correction_weight * revised + aligned) * part.weight)
 
     def _corrupted(
         self, batch: Batch, slots: Slots, known: Tensor, labels: Tensor, permutation: Tensor, draws: Draws

@@ -8,13 +8,14 @@ from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
 from radar.config.options import Config, check_training
-from radar.data import load_data
+from radar.data import ImageData, load_data
 from radar.data.batches import image_batches
 from radar.data.tokens import cache_path, cached_tokens, token_batches
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.networks.features import load_features
-from radar.tokenizers import Convolutional, build_tokenizer
+from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer
+from radar.training.alignment import Teacher
 from radar.training.checkpoints import (
     adopt,
     begin_with,
@@ -25,6 +26,7 @@ from radar.training.checkpoints import (
 )
 from radar.training.devices import must_launch, must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
+from radar.training.generative import GenerativeModule
 from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 
@@ -109,10 +111,19 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     module.learn_from(splits)
+    teach(module, config, data, tokenizer)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)
     batches = token_batches(config, splits, module.takes_others)
     return fit(config, module, batches, title, more=more(config))
+
+
+def teach(module: GenerativeModule, config: Config, data: ImageData, tokenizer: Tokenizer) -> None:
+    """Give a module the encoder that it is aligned with, if any; raises InputError for one that shows no maps."""
+    if module.alignment is not None and config.train.align is not None:
+        network = load_features(config.train.align, data, config.data.cache).eval().requires_grad_(False)
+        network.maps(torch.zeros(2, 3, *data.size))
+        module.alignment.learn_from(Teacher(network, tokenizer, module.grid, module.model.shape.dim))  # type: ignore[arg-type]
 
 
 def order_to_go_on(config: Config) -> Tensor | None:
