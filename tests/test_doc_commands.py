@@ -49,6 +49,10 @@ COMMANDS = {
     "radar train digits order.name=optimised order.steps=7 attention=plain order.covariance=runs/field.npz": (
         f"{SMALL} run=runs/optimised"
     ),
+    "radar tokenizer shapes_fsq tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null "
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 run=runs/scales",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar edit runs/digits/last.ckpt --box 0.25,0.25,0.75,0.75": "--count 2 data.cache=cache",
@@ -103,6 +107,7 @@ ABBREVIATED = [
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
 ABBREVIATED += ["radar ablate fashion_long", "radar ablate claims_cpu", "radar ablate fashion_steps"]  # hours, days
+ABBREVIATED += ["radar sample CHECKPOINT sample.passes=10 sample.solver=ddim"]
 ABBREVIATED += ["radar ablate editing", "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole"]
 VERBS = [
     "ablate",

@@ -150,7 +150,7 @@ def test_the_sampler_is_the_trained_model():
 
 
 def test_sides_must_fit(tmp_path, capsys):
-    with pytest.raises(InputError, match=r"tokenizer.sides=\[1, 2, 3, 4\] is not possible: an image of 16x16 pixels"):
+    with pytest.raises(InputError, match="16x16 pixels are 8x8 cells, and the sides are"):
         tokenizer().grid((16, 16))
     wrong = ["tokenizer.name=multiscale", "tokenizer.levels=null", "tokenizer.sides=[2,1]"]
     line = fails(capsys, "tokenizer", "digits", *wrong, f"tokenizer.checkpoint={tmp_path}/last.ckpt")
@@ -169,9 +169,7 @@ def test_from_images_to_a_row(tmp_path, capsys):
     pyramid += [f"data.cache={tmp_path}"]
     main(["tokenizer", "digits", *pyramid, "train.max_steps=4", "train.batch_size=16"])
     small = ["model.dim=16", "model.heads=1", "model.layers=1", "train.max_steps=4", "train.batch_size=8"]
-    main(
-        ["train", "digits", "method=var", "order.sides=[1,2,4]", f"run={run}", *pyramid, *small, "sample.guidance=1.5"]
-    )
+    main(["train", "digits", "method=var", f"run={run}", *pyramid, *small, "sample.guidance=1.5"])
     main(["evaluate", str(run / "last.ckpt"), "evaluate.images=60", "evaluate.timing_repeats=1"])
     row = json.loads((run / "evaluation.json").read_text())
     assert row["steps"] == 3 and row["group_sizes"] == [1, 4, 16] and row["nll"] > 0 and row["gap"] is None
@@ -179,4 +177,5 @@ def test_from_images_to_a_row(tmp_path, capsys):
     assert (run / "samples" / "film.gif").exists()
     capsys.readouterr()
     assert "not those of scales" in fails(capsys, "edit", run / "last.ckpt")
+    assert "in groups of 10 11 is not that of" in fails(capsys, "sample", run / "last.ckpt", "sample.steps=2")
     assert "sample.grid=[8, 8] is not possible" in fails(capsys, "sample", run / "last.ckpt", "sample.grid=[8,8]")

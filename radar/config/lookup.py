@@ -26,7 +26,9 @@ def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any
     taken = list(inspect.signature(function).parameters)[len(args) :]
     for key in given:
         if key not in taken:
-            raise InputError(f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}")
+            raise InputError(
+                f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}; null leaves it out"
+            )
     return function(*args, **given)
 
 

@@ -216,10 +216,13 @@ class DiffusionConfig:
     """How codes become noise (radar/diffusion), where `generator` is diffusion."""
 
     levels: int = option(1000, "levels of noise", at_least=2)
-    beta_start: float = option(1e-4, "variance of the noise that the first of 1,000 adds", above=0, below=1)
-    beta_end: float = option(
-        0.02, "of the noise that the last of 1,000 adds; of other numbers of levels in proportion", above=0, below=1
+    beta_start: float = option(
+        1e-4,
+        "variance of the noise that the first of 1,000 adds; of other numbers of levels in proportion",
+        above=0,
+        below=1,
     )
+    beta_end: float = option(0.02, "that of the last; between them it grows linearly", above=0, below=1)
     learned_variance: bool = option(True, "learn that of the step back, between its least and its largest")
 
 
@@ -271,7 +274,8 @@ class SampleConfig:
         None, "diffusion: levels of noise that are used, one pass each; by default 250", at_least=1
     )
     solver: str | None = option(
-        None, "diffusion: ancestral (default), with fresh noise in every pass; or ddim, without, and so no temperature"
+        None,
+        "diffusion: ancestral (default), with fresh noise in every pass; or ddim, without: a temperature does nothing",
     )
     guidance_channels: int | None = option(
         None, "diffusion: guide only so many channels of the codes, the first (as DiT's three of four)", at_least=1

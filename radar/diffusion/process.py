@@ -40,11 +40,13 @@ class Chain:
         share = PUBLISHED / config.levels
         beta = share * torch.linspace(config.beta_start, config.beta_end, config.levels, dtype=torch.float64)
         signal = (1 - beta).cumprod(0)
-        if config.beta_start > config.beta_end or not 0 < float(signal[-1]) <= MOST_SIGNAL or float(beta.max()) >= 1:
+        given = f"diffusion.beta_start={config.beta_start}, beta_end={config.beta_end}"
+        if config.beta_start > config.beta_end:
+            raise InputError(f"{given} is not possible: they must grow")
+        if not 0 < float(signal[-1]) <= MOST_SIGNAL or float(beta.max()) >= 1:
             raise InputError(
-                f"diffusion.beta_start={config.beta_start}, beta_end={config.beta_end}, levels={config.levels} is not "
-                f"possible: growing, and signal of at most {MOST_SIGNAL} but not none in the last level expected, not "
-                f"{float(signal[-1]):.3g}"
+                f"{given}, levels={config.levels} is not possible: the last level must hold a share of signal up to "
+                f"{MOST_SIGNAL}, and more than none, not {float(signal[-1]):.3g}"
             )
         return cls(torch.arange(config.levels), signal)
 

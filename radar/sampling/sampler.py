@@ -33,11 +33,12 @@ def product_dtype(settings: SampleConfig) -> torch.dtype:
 
 @dataclass
 class Trace:
-    """What every pass left behind, (B, N) in cell order: tokens, and where it wrote or revised (bool)."""
+    """What passes left behind, (B, N) in cell order: tokens, and where they wrote or revised (bool); numbers from 1."""
 
     tokens: list[Tensor] = field(default_factory=list)
     written: list[Tensor] = field(default_factory=list)
     revised: list[Tensor] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
 
 TokenRule = Callable[[Pass, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -212,3 +213,4 @@ def _record(trace: Trace, step: Pass, x: Tensor, cells: Tensor, changed: Tensor)
     marks[1][:, step.targets[: step.num_commit]] = revised
     for state, history in ((x, trace.tokens), (marks[0], trace.written), (marks[1], trace.revised)):
         history.append(torch.empty_like(state).scatter_(1, cells, state).cpu())
+    trace.numbers.append(len(trace.numbers) + 1)

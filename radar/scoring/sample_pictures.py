@@ -18,8 +18,8 @@ LOOKED_THROUGH = 500  # held-out images, among which those to show are looked fo
 
 
 @torch.no_grad()  # sample_tokens knows where inference mode is possible
-def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> list[Tensor]:
-    """Follow the first images, of labels (B,): a frame (B, 3, H, W) per pass, cells marked as written or revised."""
+def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Follow the first images, of labels (B,): frames (B, 3, H, W), cells marked as written or revised; whose pass."""
     module = generator.module
     trace = module.drawn(settings, labels.to(module.device))
     known = torch.zeros_like(trace.written[0])
@@ -31,7 +31,7 @@ def draw_film(generator: Generator, settings: SampleConfig, labels: Tensor) -> l
         ).cpu()
         flat = generator.tokenizer.flat
         frames.append(overlay(shown, written, revised, known, generator.grid) if flat else shown)
-    return frames
+    return frames, trace.numbers
 
 
 def by_class(labels: Tensor, classes: int) -> Tensor:
@@ -68,13 +68,13 @@ def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig
     """Write samples.png (a column per class), film.png (a row per pass, the last the result) and film.gif."""
     scale, classes = pixel_scale(samples.images.shape[3]), generator.data.classes
     save_image(samples_sheet(generator, samples), folder / "samples.png")
-    frames = draw_film(generator, settings, samples.labels[:10])
+    frames, numbers = draw_film(generator, settings, samples.labels[:10])
     count, result = len(frames[0]), samples.images[: len(frames[0])]
-    names = [*(f"pass {k + 1}" for k in range(len(frames))), "result"]
+    names = [*(f"pass {number}" for number in numbers), "result"]
     labels = [classes[label] for label in samples.labels[:count].tolist()]
     strip = tile(torch.cat([*frames, result]), count, scale)
     save_image(captioned(strip, labels, names, legend=True), folder / "film.png")
-    titles = [f"{name} of {len(frames)}" for name in names[:-1]] + ["result"]
+    titles = [f"{name} of {numbers[-1]}" for name in names[:-1]] + ["result"]
     film = [film_frame(frame, labels, scale, title) for frame, title in zip([*frames, result], titles, strict=True)]
     save_gif(film, folder / "film.gif")
 

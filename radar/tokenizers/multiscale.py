@@ -112,8 +112,8 @@ class Multiscale(Convolutional):
         cells = super().grid(size)
         if cells != (self.quantiser.sides[-1],) * 2:
             raise InputError(
-                f"tokenizer.sides={self.quantiser.sides} is not possible: an image of {size[0]}x{size[1]} pixels has "
-                f"{cells[0]}x{cells[1]} cells, and the last side must be that"
+                f"tokenizer.sides must end with the cells of an image: {size[0]}x{size[1]} pixels are "
+                f"{cells[0]}x{cells[1]} cells, and the sides are {self.quantiser.sides}"
             )
         return 1, self.quantiser.cells
 

@@ -69,8 +69,8 @@ def restore_weights(module: TrainedModule, checkpoint: dict[str, Any], path: str
         for weight, value in zip(WeightAverage.parameters(module), average, strict=bool(average)):
             weight.copy_(value)
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"checkpoint {path} does not fit this model: {reason}") from error
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+        raise InputError(f"checkpoint {path} does not fit this model: {reason[:200]}") from error
     module.eval()
 
 

@@ -34,6 +34,9 @@ UNREAD = (
 )  # fmt: skip
 
 
+SHOWN = 16  # passes of a film, evenly spread
+
+
 class DiffusionModule(GenerativeModule):
     """A network that learns to take noise out of the codes of an image.
 
@@ -135,10 +138,15 @@ class DiffusionModule(GenerativeModule):
             yield draw
 
     def drawn(self, settings: SampleConfig, labels: Tensor) -> Trace:
-        """What every pass takes for the image without noise; cells that it sees otherwise than the pass before."""
+        """What passes take for the image without noise; cells that they see otherwise than the one shown before."""
         trace, none = Trace(), torch.zeros(len(labels), self.cells, dtype=torch.bool)
         with self._without_gradients(settings):
-            for _, clean in self._passes(settings, labels, range(len(labels))):
+            passes, count = self._passes(settings, labels, range(len(labels))), passes_of(settings)
+            shown = {round((i + 1) * count / min(count, SHOWN)) for i in range(min(count, SHOWN))}
+            for number, (_, clean) in enumerate(passes, start=1):
+                if number not in shown:
+                    continue
+                trace.numbers.append(number)
                 tokens = nearest_tokens(clean, self.model.codes).cpu()
                 first = not trace.tokens
                 trace.revised.append(none if first else tokens != trace.tokens[-1])

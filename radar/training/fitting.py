@@ -1,11 +1,15 @@
 """Whether slots, order and model fit together."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from radar.attention import NONE, Slots
+from radar.config.lookup import takes
 from radar.config.options import Config
 from radar.decoding.groups import sizes_text
+from radar.decoding.orders import ORDERS
 from radar.errors import InputError
 from radar.tokenizers.multiscale import Pyramid
 
@@ -67,5 +71,12 @@ def check_reader(slots: Slots, reader: Pyramid | None, config: Config) -> None:
     if groups != [side**2 for side in reader.sides] or config.order.name != "scales":
         raise InputError(
             f"order '{config.order.name}' in groups of {sizes_text(groups)} is not that of "
-            f"tokenizer.sides={reader.sides}; choose scales, with the same order.sides"
+            f"tokenizer.sides={reader.sides}; choose scales, without other sides or steps"
         )
+
+
+def with_sides(config: Config, reader: Pyramid | None) -> Config:
+    """Let an order of scales have those of the tokenizer, where it is given no others."""
+    if reader is None or config.order.sides is not None or not takes(config.order.name, ORDERS, "sides"):
+        return config
+    return replace(config, order=replace(config.order, sides=list(reader.sides)))

@@ -30,7 +30,7 @@ from radar.tokenizers.multiscale import Pyramid
 from radar.training.alignment import build_alignment
 from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
 from radar.training.devices import over_devices
-from radar.training.fitting import check_directions, check_query_blocks, check_reader, check_rotary
+from radar.training.fitting import check_directions, check_query_blocks, check_reader, check_rotary, with_sides
 from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
 from radar.training.layouts import LAYOUTS, Layout, layout_sketches
 
@@ -69,7 +69,8 @@ class GeneratorModule(GenerativeModule):
         reader: Pyramid | None = None,
     ) -> None:
         super().__init__(config, origin)
-        self.order = DecodingOrder(config, grid, step)
+        self.reader = reader
+        self.order = DecodingOrder(with_sides(config, reader), grid, step)
         self.slots = call("attention", config.attention, VARIANTS, step_sizes(self.step), **vars(config.revise))
         if self.slots.mixes:
             if self.order.varies:
@@ -167,7 +168,7 @@ class GeneratorModule(GenerativeModule):
     def check_sampling(self, settings: SampleConfig) -> None:
         """Plan the slots."""
         check_unread(settings, "sample", UNREAD, "an autoregressive generator")
-        self.sampled_slots(settings)
+        check_reader(self.sampled_slots(settings), self.reader, self.config)
 
     def is_ordered(self, settings: SampleConfig) -> bool:
         """Unless confidence chooses the cells."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from radar.config.lookup import choose
 from radar.config.options import Config
+from radar.errors import InputError
 from radar.tokenizers import Tokenizer
 from radar.training.diffusion import DiffusionModule
 from radar.training.generative import GenerativeModule
@@ -36,7 +37,9 @@ def autoregressive(config: Config, tokenizer: Tokenizer, *args: Any, **options: 
 
 
 def diffusion(config: Config, tokenizer: Tokenizer, *args: Any, **options: Any) -> GenerativeModule:
-    """The codes of all tokens, out of noise."""
+    """The codes of all tokens, out of noise; raises InputError for tokens of scales."""
+    if not tokenizer.flat:
+        raise InputError("generator=diffusion needs tokens that are one place of the image, not those of scales")
     return DiffusionModule(config, tokenizer.embed_all(), *args, **options)
 
 
