@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ablations.study.plan import read_plan
 from ablations.study.prepare import arm_values
@@ -48,12 +49,12 @@ def main(args: argparse.Namespace) -> None:
     rates, lines, planned = parse_rates(args.rates) if args.rates else None, [], []
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
-            vocabulary, classes, cells = (
-                (args.vocabulary, args.classes, parse_grid(args.grid)) if given else sizes(config)
+            vocabulary, classes, cells, reader = (
+                (args.vocabulary, args.classes, parse_grid(args.grid), None) if given else sizes(config)
             )
             check_training(config.train)
             device = "cuda" if rates and config.train.device != "cpu" else pick_device(config.train.device).type
-            found = forecast(config, vocabulary, classes, cells, device)
+            found = forecast(config, vocabulary, classes, cells, device, reader)
             own = rates or measured(config, found)
         planned.append(config)
         lines.append(line(arm, found, found.seconds(own)))
@@ -73,13 +74,13 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
         yield f"{config.order.name}/{config.attention}", config
 
 
-def sizes(config: Config) -> tuple[int, int, tuple[int, int]]:
-    """Codes, labels and cells of the data and the tokenizer, which may be untrained; raises InputError."""
+def sizes(config: Config) -> tuple[int, int, tuple[int, int], nn.Module | None]:
+    """Codes, labels, cells and scales of the data and the tokenizer, which may be untrained; raises InputError."""
     data = load_data(config.data)
     path = config.tokenizer.checkpoint
     trained = path is not None and Path(path).exists()
     tokenizer = load_tokenizer(config.tokenizer) if trained else build_tokenizer(config.tokenizer)
-    return tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size)
+    return tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size), tokenizer.reader
 
 
 def measured(config: Config, found: Forecast) -> TrainingRates:

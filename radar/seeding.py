@@ -17,9 +17,9 @@ class Stream(IntEnum):
     CHOICE = 6  # which cells of one image come first
     IMAGE_ORDER = 7  # the order that one image of the sampler is decoded in
     AUGMENT = 8  # which views of the training images a batch has
+    HOLE = 9  # where the hole of one image is
     VALIDATION = 10  # noise that a held-out image is validated with
     ALIGN = 11  # directions of an encoder's features
-    HOLE = 9  # where the hole of one image is
 
 
 def derive(*parts: int) -> int:

@@ -1,5 +1,6 @@
 """Tokens of several scales, and VAR over them: sums, features of lower scales alone, one run from images to a row."""
 
+import itertools
 import json
 
 import pytest
@@ -44,16 +45,25 @@ def test_decoding_all_scales_is_the_sum_that_encoding_found():
 
 
 def test_every_scale_brings_the_sum_nearer():
-    made = tokenizer()
-    latents = made.encoder(normalise(IMAGES))
-    errors = [float((latents - total).detach().square().mean()) for total in made.quantiser.sums(made.encode(IMAGES))]
-    assert len(errors) == 5 and errors[-1] < errors[0]
+    """Of a pyramid that has learned a little."""
+    torch.manual_seed(0)
+    made = tokenizer().train()
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(40):
+        restored, _, loss = made(IMAGES)
+        (torch.nn.functional.mse_loss(restored, normalise(IMAGES)) + loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.eval()
+    latents, sums = made.encoder(normalise(IMAGES)), made.quantiser.sums(made.encode(IMAGES))
+    errors = [float((latents - total).detach().square().mean()) for total in sums]
+    assert len(errors) == 5 and all(after < before for before, after in itertools.pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_one_scale_is_vq(training):
     torch.manual_seed(0)
-    options = {"dim": 8, "codebook_size": 16, "kmeans_init": False, "decay": 0.9}
+    options = {"dim": 8, "codebook_size": 16, "kmeans_init": False, "decay": 0.9, "commitment_weight": 0.25}
     quantiser, x = VectorQuantize(**options), torch.randn(3, 16, 8)
     same = VectorQuantize(**options)
     same.load_state_dict(quantiser.state_dict())
@@ -76,6 +86,8 @@ def test_features_are_those_of_lower_scales():
         again = made.quantiser.features(other)
         assert torch.equal(again[:, : ends[k + 1]], features[:, : ends[k + 1]]), "of its own and higher scales, nothing"
         assert k == 3 or not torch.equal(again[:, ends[k + 1] :], features[:, ends[k + 1] :])
+        assert torch.equal(made.quantiser.features(tokens, ends[k] + 1), features[:, : ends[k + 1]])
+    assert torch.equal(made.quantiser.features(tokens[:1]), features[:1]), "to the bit, alone or in company"
     sums = list(made.quantiser.sums(tokens))
     mean = sums[1].flatten(2).mT.view(2, 2, 2, 2, 2, 8).mean((2, 4))  # 4x4 in squares of 2x2
     assert torch.allclose(features[:, 1:5], mean.flatten(1, 2), atol=1e-5)
@@ -114,6 +126,9 @@ def test_bad_scales(order, cells, message):
     ("options", "message"),
     [
         ({"attention": "plain"}, "choose blockwise"),
+        ({"train": {"permutations": "random"}}, "train.permutations=random is not possible with scales"),
+        ({"model": {"query_share": 0.5}}, "model.query_share needs an attention whose tokens"),
+        ({"sample": {"steps": 2}}, "in groups of 15 15 is not that of"),
         ({"order": {"name": "raster", "steps": 4}}, "order 'raster' in groups of 8 7 7 8"),
     ],
 )
@@ -154,7 +169,9 @@ def test_sides_must_fit(tmp_path, capsys):
         tokenizer().grid((16, 16))
     wrong = ["tokenizer.name=multiscale", "tokenizer.levels=null", "tokenizer.sides=[2,1]"]
     line = fails(capsys, "tokenizer", "digits", *wrong, f"tokenizer.checkpoint={tmp_path}/last.ckpt")
-    assert "must grow" in line
+    assert "two at least, growing" in line
+    averages = ["tokenizer.name=multiscale", "tokenizer.levels=null", f"tokenizer.checkpoint={tmp_path}/last.ckpt"]
+    assert "averages of whole batches" in fails(capsys, "tokenizer", "digits", *averages, "train.micro_batch=4")
 
 
 def test_from_images_to_a_row(tmp_path, capsys):
@@ -173,6 +190,7 @@ def test_from_images_to_a_row(tmp_path, capsys):
     main(["evaluate", str(run / "last.ckpt"), "evaluate.images=60", "evaluate.timing_repeats=1"])
     row = json.loads((run / "evaluation.json").read_text())
     assert row["steps"] == 3 and row["group_sizes"] == [1, 4, 16] and row["nll"] > 0 and row["gap"] is None
+    main(["plan", "digits", "method=var", *pyramid, *small])
     main(["sample", str(run / "last.ckpt"), "sample.images=10"])
     assert (run / "samples" / "film.gif").exists()
     capsys.readouterr()

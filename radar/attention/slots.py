@@ -117,6 +117,11 @@ class Slots:
         """(S,) True where a query predicts a cell that a later step decodes: a candidate for data-dependent orders."""
         return ~self.is_token & (self.target != NONE) & (self.group > self.step)
 
+    @cached_property
+    def last_rank(self) -> int:
+        """The largest rank."""
+        return int(self.rank.max())
+
     @property
     def blind(self) -> bool:
         """Whether no slot carries a token: they know what the tokenizer makes of the cells before."""

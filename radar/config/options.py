@@ -215,7 +215,7 @@ class TrainConfig:
 class DiffusionConfig:
     """How codes become noise (radar/diffusion), where `generator` is diffusion."""
 
-    levels: int = option(1000, "levels of noise", at_least=2)
+    levels: int = option(1000, "levels of noise", at_least=50)
     beta_start: float = option(
         1e-4,
         "variance of the noise that the first of 1,000 adds; of other numbers of levels in proportion",

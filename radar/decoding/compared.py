@@ -6,10 +6,9 @@ from torch import Tensor
 
 from radar.config.options import OrderConfig
 from radar.decoding.groups import adjacent_share, known_neighbours, sizes_text, step_sizes
-from radar.decoding.orders import ORDERS, decode_steps
+from radar.decoding.orders import ORDERS, PARTICULAR, decode_steps
 from radar.decoding.rings import DISTANCES
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
-from radar.errors import InputError
 
 
 class ComparedOrder(NamedTuple):
@@ -26,22 +25,13 @@ class ComparedOrder(NamedTuple):
 
 def listed_orders(h: int, w: int, steps: int | None) -> list[tuple[str, OrderConfig]]:
     """List every order with its defaults, radial in every metric, and the scattered ones in as many steps as radial."""
-    rows = [(name, OrderConfig(name=name)) for name in ORDERS if is_possible(name, h, w)]
+    rows = [(name, OrderConfig(name=name)) for name in ORDERS if name not in PARTICULAR]
     rows += [(f"radial {metric}", OrderConfig(name="radial", metric=metric)) for metric in list(DISTANCES)[1:]]
     radial = int(decode_steps(OrderConfig(name="radial"), h, w).max()) + 1
     grouped = radial if steps is None else steps
     for name in ("random", "halton", "checkerboard", "lpd", "optimised"):
         rows.append((f"{name} cosine {grouped}", OrderConfig(name=name, steps=grouped, schedule="cosine")))
     return rows
-
-
-def is_possible(name: str, h: int, w: int) -> bool:
-    """Whether a grid has an order without further options."""
-    try:
-        decode_steps(OrderConfig(name=name), h, w)
-    except InputError:
-        return False
-    return True
 
 
 def compare_orders(h: int, w: int, length: float = 4.0, steps: int | None = None) -> list[ComparedOrder]:

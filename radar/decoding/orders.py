@@ -118,3 +118,4 @@ ORDERS: dict[str, Callable[..., Keys]] = {
     "optimised": optimised,
     "file": file_order,
 }
+PARTICULAR = ("scales", "file")  # that not every grid has: of the tokens of a pyramid, of a file

@@ -37,8 +37,8 @@ class Transformer(nn.Module):
         classes: number of labels; label `classes` means "no label".
         grid: (h, w), N = h * w.
         mixes: whether slots have second targets, for which there is a second head.
-        reader: what tells slots that ask of their cells: tokens (B, N) by rank -> features (B, N, C), those of a cell
-            by the tokens of earlier steps alone.
+        reader: what tells slots that ask of their cells: tokens (B, N) by rank, number of ranks -> features of at least
+            the first so many (B, ..., C), those of a cell by the tokens of earlier steps alone.
         hints: C.
     """
 
@@ -51,7 +51,7 @@ class Transformer(nn.Module):
         classes: int,
         grid: tuple[int, int],
         mixes: bool = False,
-        reader: Callable[[Tensor], Tensor] | None = None,
+        reader: Callable[[Tensor, int], Tensor] | None = None,
         hints: int = 0,
     ) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class Transformer(nn.Module):
 
     def hints_of(self, slots: Slots, known: Tensor) -> Tensor | None:
         """What slots are told of their cells (B, S, C), by the tokens (B, N) by rank that are known; None without."""
-        return self.reader(known)[:, slots.rank.clamp(min=0)] if self.reader else None
+        return self.reader(known, slots.last_rank + 1)[:, slots.rank.clamp(min=0)] if self.reader else None
 
     def embed(
         self,

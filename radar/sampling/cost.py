@@ -3,7 +3,8 @@
 Per slot and layer: 2 (4 D^2 + 3 D F) operations for the projections and SwiGLU of width F, and 4 D for every slot that
 the dense attention covers; 2 D V for every predicted target. Bytes: all weights once per pass, keys and values of all
 covered slots once per pass and image. adaLN adds 12 D^2 operations per layer and 4 D^2 at the end per image and pass,
-and their weights. Activations are left out: they fit the cache of the processor.
+and their weights. Left out are activations, which fit the cache of the processor, and what a tokenizer of scales makes
+of them for the next.
 Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V vocabulary.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
@@ -65,13 +65,23 @@ class Forecast:
         return products + self.flops[ATTENTION] / rates.attention + self.bytes / rates.bytes
 
 
-def forecast(config: Config, vocabulary: int, classes: int, grid: tuple[int, int], device: str = "cpu") -> Forecast:
-    """Plan the training of a generator on a kind of device; raises InputError where its parts do not fit together."""
+def forecast(
+    config: Config,
+    vocabulary: int,
+    classes: int,
+    grid: tuple[int, int],
+    device: str = "cpu",
+    reader: nn.Module | None = None,
+) -> Forecast:
+    """Plan the training of a generator on a kind of device; raises InputError where its parts do not fit together.
+
+    `reader` is that of the tokenizer, whose features are not counted.
+    """
     t = config.train
     devices = t.devices * t.nodes
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
-    module = generator_builder(config)(config, OnlyCodes(vocabulary), classes, grid, planned=True)
+    module = generator_builder(config)(config, OnlyCodes(vocabulary, scales=reader), classes, grid, planned=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         module.model.to_empty(device="cpu").train()
     with torch.random.fork_rng(devices=[]):

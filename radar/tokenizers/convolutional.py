@@ -60,9 +60,7 @@ class Convolutional(Learned):
             )
         self.vocabulary, self.downsample, self.quantiser = vocabulary, downsample, quantiser
         # Both are of the library, but name the look-up of codes differently.
-        self.look_up: Any = getattr(quantiser, "indices_to_codes", None) or getattr(
-            quantiser, "get_output_from_indices", None
-        )
+        self.look_up: Any = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
         self.encoder, self.decoder = _encoder(width, halvings, code), _decoder(width, halvings, code)
 
     @property

@@ -4,8 +4,10 @@ Legend: B images, K scales of sides s, N = sum of s^2 cells, L = s_K^2 cells of 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -16,6 +18,7 @@ from radar.tokenizers.convolutional import Convolutional
 from radar.tokenizers.tokenizer import Tokenizer, check_codes, in_company, to_pixels
 
 MOST_SMOOTHERS = 4  # scales share them
+COMMITMENT = 0.25  # weight of the loss by which latents come near to their codes
 
 
 class Pyramid(nn.Module):
@@ -52,10 +55,11 @@ class Pyramid(nn.Module):
         total, wanted, tokens, losses = torch.zeros_like(x), [], [], []
         for k, side in enumerate(self.sides):
             rest = x.detach() - total.detach()
-            wanted.append(_flat(rest if side == self.sides[-1] else F.interpolate(rest, (side, side), mode="area")))
+            wanted.append(_flat(F.interpolate(rest, (side, side), mode="area")))
             tokens.append(self.quantiser(wanted[-1], freeze_codebook=True)[1])
             total = total + self.enlarged(tokens[-1], k)
-            losses.append(F.mse_loss(x, total.detach()) + (F.mse_loss(total, x.detach()) if self.smoothers else 0))
+            near = COMMITMENT * F.mse_loss(x, total.detach())
+            losses.append(near + F.mse_loss(total, x.detach()) if self.smoothers else near)
         if self.training:
             self.quantiser(torch.cat(wanted, 1))
         return _flat(x + (total - x).detach()), torch.cat(tokens, 1), torch.stack(losses).mean()
@@ -65,16 +69,18 @@ class Pyramid(nn.Module):
         codes = rearrange(self.quantiser.get_output_from_indices(tokens), "b (h w) c -> b c h w", h=self.sides[k])
         if not self.smoothers:
             return codes  # type: ignore[no-any-return]
-        codes = (
-            F.interpolate(codes, (self.sides[-1], self.sides[-1]), mode="bicubic") if k + 1 < len(self.sides) else codes
-        )
+        codes = F.interpolate(codes, (self.sides[-1], self.sides[-1]), mode="bicubic")
         return 0.5 * codes + 0.5 * self._smoother(k)(codes)  # type: ignore[no-any-return]
 
     def _smoother(self, k: int) -> nn.Module:
         """That whose place is nearest to k / (K - 1), of as many places evenly spread."""
-        count = len(self.smoothers)
-        places = torch.linspace(1 / (3 * count), 1 - 1 / (3 * count), count)
-        return self.smoothers[int((places - k / (len(self.sides) - 1)).abs().argmin())]
+        count, at = len(self.smoothers), k / (len(self.sides) - 1)
+        places = np.linspace(1 / (3 * count), 1 - 1 / (3 * count), count)
+        return self.smoothers[int(np.abs(places - at).argmin())]
+
+    def get_output_from_indices(self, tokens: Tensor) -> Tensor:
+        """Codes (B, N, C) of tokens (B, N), as a quantiser of the library."""
+        return self.quantiser.get_output_from_indices(tokens)  # type: ignore[no-any-return]
 
     def sums(self, tokens: Tensor) -> Iterator[Tensor]:
         """Latents (B, C, s_K, s_K) by the tokens (B, N) of no scale, of the first, of the first two, and so on."""
@@ -84,16 +90,19 @@ class Pyramid(nn.Module):
         for k, part in enumerate(parts):
             yield (total := total + self.enlarged(part, k))
 
+    @in_company
     @torch.no_grad()
-    def features(self, tokens: Tensor) -> Tensor:
-        """What is known of each cell before its own scale is decoded (B, N, C), by the tokens (B, N) of lower ones."""
-        return torch.cat(
-            [
-                _flat(F.interpolate(known, (side, side), mode="area"))
-                for side, known in zip(self.sides, self.sums(tokens), strict=False)
-            ],
-            1,
-        )
+    def features(self, tokens: Tensor, cells: int | None = None) -> Tensor:
+        """What is known of each cell before its own scale is decoded (B, N, C), by the tokens (B, N) of lower ones.
+
+        Of the first `cells`, or of all.
+        """
+        found: list[Tensor] = []
+        for side, known in zip(self.sides, self.sums(tokens), strict=False):
+            found.append(_flat(F.interpolate(known, (side, side), mode="area")))
+            if cells is not None and sum(part.shape[1] for part in found) >= cells:
+                break
+        return torch.cat(found, 1)
 
 
 class Multiscale(Convolutional):
@@ -117,25 +126,20 @@ class Multiscale(Convolutional):
             )
         return 1, self.quantiser.cells
 
-    @torch.no_grad()
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Look the codes up."""
-        return self.quantiser.quantiser.get_output_from_indices(tokens)  # type: ignore[no-any-return]
+    def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add all scales up and decode them."""
+        return self._decoded(tokens, len(self.quantiser.sides))
 
     @in_company
     @torch.no_grad()
-    def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Add all scales up and decode them."""
-        *_, total = self.quantiser.sums(tokens)
-        return to_pixels(self.decoder(total))
+    def _decoded(self, tokens: Tensor, scales: int) -> Tensor:
+        """Images (B, 3, H, W) of so many scales, the lowest."""
+        return to_pixels(self.decoder(next(islice(self.quantiser.sums(tokens), scales, None))))
 
-    @torch.no_grad()
     def decode_known(self, tokens: Tensor, known: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add up the scales that are known in all images."""
         scales = known.all(0).split([side**2 for side in self.quantiser.sides])
-        count = sum(bool(scale.all()) for scale in scales)
-        totals = self.quantiser.sums(tokens)
-        return to_pixels(self.decoder([next(totals) for _ in range(count + 1)][-1]))
+        return self._decoded(tokens, sum(bool(scale.all()) for scale in scales))
 
 
 def multiscale(
@@ -148,8 +152,8 @@ def multiscale(
     from vector_quantize_pytorch import VectorQuantize  # takes a second, which most commands need not wait for
 
     check_codes(codebook, f"tokenizer.codebook={codebook}")
-    if not sides or sides[0] < 1 or list(sides) != sorted(set(sides)):
-        raise InputError(f"tokenizer.sides={list(sides)} is not possible: they must grow, from at least 1")
+    if len(sides) < 2 or sides[0] < 1 or list(sides) != sorted(set(sides)):
+        raise InputError(f"tokenizer.sides={list(sides)} is not possible: two at least, growing, from at least 1")
     quantiser = VectorQuantize(dim=8, codebook_size=codebook, decay=0.99, kmeans_init=True, threshold_ema_dead_code=1)
     kind = f"multiscale-{codebook}-{'-'.join(map(str, sides))}"
     return Multiscale(kind, Pyramid(quantiser, sides, 8), codebook, 8, width, downsample)

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from radar.attention import VARIANTS
 from radar.config.load import to_config
+from radar.config.lookup import call
 from radar.config.methods import METHODS
 from radar.data.batches import Batch
 from radar.decoding.rings import var_sides
@@ -27,11 +29,10 @@ def build(method: str, grid: tuple[int, int], options: tuple[str, ...] = ()) -> 
     """Build a method for tokens that are cells of a grid, or else for those of its scales: without weights."""
     config = to_config({"method": method}, list(options))
     make = partial(generator_builder(config), config, classes=CLASSES, planned=True)
-    try:
+    if not call("attention", config.attention, VARIANTS, [1, 1], **vars(config.revise)).blind:
         return make(OnlyCodes(VOCABULARY), grid=grid)
-    except InputError:
-        scales = Pyramid(nn.Identity(), var_sides(max(grid)), CODE)
-        return make(OnlyCodes(VOCABULARY, CODE, scales), grid=(1, scales.cells))
+    scales = Pyramid(nn.Identity(), var_sides(max(grid)), CODE)
+    return make(OnlyCodes(VOCABULARY, CODE, scales), grid=(1, scales.cells))
 
 
 def passes_and_slots(method: str, grid: tuple[int, int]) -> tuple[int, int]:

@@ -113,6 +113,8 @@ class DiffusionModule(GenerativeModule):
                 f"{self.model.channels} channels"
             )
         check_unread(settings, "sample", UNREAD, "a diffusion")
+        if settings.solver == "ddim":
+            check_unread(settings, "sample", ("temperature",), "sample.solver=ddim, which draws no fresh noise")
 
     def is_ordered(self, settings: SampleConfig) -> bool:
         """No cell comes before another."""

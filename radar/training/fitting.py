@@ -8,6 +8,7 @@ from torch import Tensor
 from radar.attention import NONE, Slots
 from radar.config.lookup import takes
 from radar.config.options import Config
+from radar.decoding.decoding_order import DecodingOrder
 from radar.decoding.groups import sizes_text
 from radar.decoding.orders import ORDERS
 from radar.errors import InputError
@@ -41,7 +42,7 @@ def check_rotary(slots: Slots, config: Config, varies: bool) -> None:
 
 def check_query_blocks(slots: Slots, config: Config) -> None:
     """Refuse query blocks where tokens predict, or see queries, or take another backend; raises InputError."""
-    if slots.predicts[slots.is_token].any() or slots.mask()[slots.is_token][:, ~slots.is_token].any():
+    if slots.blind or slots.predicts[slots.is_token].any() or slots.mask()[slots.is_token][:, ~slots.is_token].any():
         raise InputError(
             f"model.query_share needs an attention whose tokens predict nothing and see no query (plain), not "
             f"'{config.attention}'"
@@ -72,6 +73,14 @@ def check_reader(slots: Slots, reader: Pyramid | None, config: Config) -> None:
         raise InputError(
             f"order '{config.order.name}' in groups of {sizes_text(groups)} is not that of "
             f"tokenizer.sides={reader.sides}; choose scales, without other sides or steps"
+        )
+
+
+def check_row(order: DecodingOrder, reader: Pyramid | None) -> None:
+    """Refuse to decode scales in any other sequence than their own: the reader takes ranks for cells; InputError."""
+    if reader is not None and (order.varies or not torch.equal(order.permutation, torch.arange(reader.cells))):
+        raise InputError(
+            f"train.permutations={order.config.train.permutations} is not possible with scales: choose fixed"
         )
 
 

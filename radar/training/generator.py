@@ -30,7 +30,14 @@ from radar.tokenizers.multiscale import Pyramid
 from radar.training.alignment import build_alignment
 from radar.training.corruption import CORRUPTIONS, Sources, corruption_mask
 from radar.training.devices import over_devices
-from radar.training.fitting import check_directions, check_query_blocks, check_reader, check_rotary, with_sides
+from radar.training.fitting import (
+    check_directions,
+    check_query_blocks,
+    check_reader,
+    check_rotary,
+    check_row,
+    with_sides,
+)
 from radar.training.generative import Drawer, GenerativeModule, Sampling, Sketch, check_unread
 from radar.training.layouts import LAYOUTS, Layout, layout_sketches
 
@@ -81,6 +88,7 @@ class GeneratorModule(GenerativeModule):
         if config.model.positions == "rotary":
             check_rotary(self.slots, config, self.order.varies)
         check_reader(self.slots, reader, config)
+        check_row(self.order, reader)
         # Query blocks take part of the mask, which only a dense one can be cut into.
         backend = "sdpa" if config.model.query_share else config.model.backend
         self.backend = choose("attention backend", backend, BACKENDS)
@@ -152,6 +160,7 @@ class GeneratorModule(GenerativeModule):
         """Slots of the sampler; raises InputError where they are not possible."""
         self.order.check_per_image(settings)
         slots = self.slots_of(step_sizes(self.sampled_step(settings)), settings)
+        check_reader(slots, self.reader, self.config)
         if settings.choice_temperature is not None and not slots.is_candidate.any():
             raise InputError(
                 f"sample.choice_temperature={settings.choice_temperature} needs an attention that predicts all unknown "
@@ -168,7 +177,7 @@ class GeneratorModule(GenerativeModule):
     def check_sampling(self, settings: SampleConfig) -> None:
         """Plan the slots."""
         check_unread(settings, "sample", UNREAD, "an autoregressive generator")
-        check_reader(self.sampled_slots(settings), self.reader, self.config)
+        self.sampled_slots(settings)
 
     def is_ordered(self, settings: SampleConfig) -> bool:
         """Unless confidence chooses the cells."""

@@ -66,7 +66,8 @@ def layout_sketches(module: "GeneratorModule", draws: int, device: str) -> list[
                 torch.zeros(images, count, dtype=torch.long) for count in (len(slots), len(slots.predictions.target))
             )
             labels = torch.zeros(images, dtype=torch.long)
-            return module.model(slots, tokens, labels, permutation, layout.mask, truth=truth)  # type: ignore[no-any-return]
+            hints = torch.zeros(images, len(slots), module.model.shape.hints) if module.model.reader else None
+            return module.model(slots, tokens, labels, permutation, layout.mask, truth=truth, hints=hints)  # type: ignore[no-any-return]
 
         return Sketch(len(slots), losses)
 

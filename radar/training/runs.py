@@ -29,6 +29,7 @@ from radar.training.fit import LAST, check_same, fit
 from radar.training.generative import GenerativeModule
 from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
+from radar.training.trained import parts_of_a_step
 
 Callbacks = Callable[[Config], Sequence[Callback]]  # can be pickled where there are several devices
 
@@ -43,10 +44,11 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
         raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq or multiscale")
-    if tokenizer.averages and config.train.devices * config.train.nodes > 1:
+    if tokenizer.averages and config.train.devices * config.train.nodes * parts_of_a_step(config.train) > 1:
         raise InputError(
-            f"train.devices={config.train.devices} is not possible with tokenizer.name={config.tokenizer.name}, whose "
-            "codes are averages that one device keeps; choose fsq, or one device"
+            f"train.devices={config.train.devices}, train.micro_batch={config.train.micro_batch} is not possible with "
+            f"tokenizer.name={config.tokenizer.name}, whose codes are averages of whole batches that one device keeps; "
+            "choose fsq, or one device that takes a batch at once"
         )
     tokenizer.grid(data.size)
     if not len(data.train):

@@ -44,12 +44,14 @@ def put_back(module: nn.Module) -> None:
 @contextmanager
 def fetched(module: nn.Module) -> Iterator[None]:
     """Hold all weights, for samplers: devices run them on different images, so that none may wait for the others."""
-    for part in parts_of(module):
+    inner = parts_of(module)[1:]  # the first is the whole, which never gives back what it has fetched
+    for part in inner:
         part.set_reshard_after_forward(False)  # else a block that runs as a module would give its weights back
+    for part in parts_of(module):
         part.unshard()
     try:
         yield
     finally:
-        for part in parts_of(module):
+        for part in inner:
             part.set_reshard_after_forward(True)
         put_back(module)
