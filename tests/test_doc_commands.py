@@ -108,7 +108,11 @@ ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar e
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
 ABBREVIATED += ["radar ablate fashion_long", "radar ablate claims_cpu", "radar ablate fashion_steps"]  # hours, days
 ABBREVIATED += ["radar sample CHECKPOINT sample.passes=10 sample.solver=ddim"]
-ABBREVIATED += ["radar ablate editing", "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole"]
+ABBREVIATED += [
+    "radar ablate editing",
+    "radar ablate grids",
+    "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole",
+]
 VERBS = [
     "ablate",
     "report",

@@ -100,7 +100,9 @@ def test_revising_less_in_sampling_than_in_training():
     assert sum(len(each.slots) for each in made.passes(SampleConfig(revise_every=1))) == most
 
 
-@pytest.mark.parametrize(("order", "variant"), typical())
+@pytest.mark.parametrize(
+    ("order", "variant"), [arm for arm in typical() if arm[1] != "blockwise"]
+)  # test_multiscale.py
 def test_the_sampled_layout_estimates_the_packed_loss(order, variant, monkeypatch):
     """Averaged over all choices of two steps, its loss and gradient are those of the packed layout."""
     made = module(order, variant, corruption_rate=0.0, layout="sampled", layout_steps=2)

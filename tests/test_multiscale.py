@@ -10,6 +10,7 @@ from vector_quantize_pytorch import VectorQuantize
 from ablations.cli import main
 from radar.config.load import to_config
 from radar.config.options import OrderConfig, SampleConfig, TokenizerConfig
+from radar.data.batches import Batch
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError
@@ -17,6 +18,7 @@ from radar.sampling.sampler import sample_tokens
 from radar.tokenizers import build_tokenizer, normalise
 from radar.tokenizers.multiscale import Multiscale, Pyramid
 from radar.training.generators import generator_builder
+from radar.training.layouts import LAYOUTS
 from tests.command_line import fails
 
 SIDES = [1, 2, 3, 4]
@@ -162,6 +164,20 @@ def test_the_sampler_is_the_trained_model():
     with module.ready_to_draw(settings) as draw:
         whole = draw(labels, range(5))
         assert torch.equal(whole, torch.cat([draw(labels[i : i + 1], [i]) for i in range(5)]))
+
+
+def test_the_sampled_layout_estimates_the_packed_loss(monkeypatch):
+    """Averaged over all single scales, its loss is that of all in one sequence."""
+    config = to_config({"method": "var", "model": {"dim": 16, "layers": 1, "heads": 1, "label_dropout": 0.0}})
+    module = generator_builder(config)(config, tokenizer(), 3, (1, 30))
+    torch.nn.init.normal_(module.model.head.weight)
+    batch = Batch(0, torch.randint(16, (4, 30)), torch.arange(4) % 3, torch.arange(4))
+    packed, config.train.layout_steps = float(module.training_step(batch, 0).detach()), 1
+    module.layout, losses = LAYOUTS["sampled"], []
+    for scale in range(4):
+        monkeypatch.setattr(torch, "randperm", lambda count, scale=scale: torch.tensor([scale]))
+        losses.append(float(module.training_step(batch, 0).detach()))
+    assert sum(losses) / 4 == pytest.approx(packed, rel=1e-5) and len(set(losses)) == 4
 
 
 def test_sides_must_fit(tmp_path, capsys):
