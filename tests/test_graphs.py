@@ -15,7 +15,8 @@ from radar.model.blocks import Block, Shape
 from radar.sampling import sampler
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import Trace, ready_to_sample, sample_tokens
-from tests.arms import CLASSES, arms, layout, small_model, typical
+from tests.arms import CLASSES, VOCABULARY, arms, layout, small_model, typical
+from tests.test_editing import restricted
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
 PLAIN = SampleConfig(correction=0.3)
@@ -140,6 +141,39 @@ def test_names_and_sizes_are_told_apart(recordings):
         for name, factor, given in (("a", 2, one), ("b", 3, one), ("a", 2, two), ("a", 2, one), ("b", 3, one)):
             assert torch.equal(replay(model, name, lambda x, factor=factor: factor * x, given), factor * given)
         assert len(recordings) == 2
+
+
+def filler(order, variant, device="cpu"):
+    """Return the model, and a function that fills a hole around given tokens."""
+    made, slots = restricted(order, variant, "random")
+    model, passes = small_model(slots).to(device), plan_passes(slots, False, device)
+    permutation = decode_permutation(made.step).to(device)
+
+    def fill(seed=0):
+        given = torch.randint(VOCABULARY, (4, made.given), generator=torch.Generator().manual_seed(seed))
+        settings = replace(PLAIN, correction=0.0)
+        return sample_tokens(
+            model, passes, permutation, LABELS.to(device), settings, range(4), given=given.to(device)
+        ).cpu()
+
+    return model, fill
+
+
+@pytest.mark.parametrize(("order", "variant"), [("radial", "plain"), ("radial", "nested"), ("raster", "causal")])
+def test_given_tokens_are_inputs_of_a_recording(order, variant, recordings):
+    model, fill = filler(order, variant)
+    expected = [fill(seed) for seed in range(3)]
+    with recorded(model):
+        assert all(torch.equal(fill(seed), expected[seed]) for seed in (0, 1, 2, 0)) and len(recordings) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("order", "variant"), [("radial", "plain"), ("radial", "nested"), ("raster", "causal")])
+def test_a_gpu_fills_holes_as_a_cpu_does_and_recorded(order, variant):
+    (model, fill), expected = filler(order, variant, "cuda"), filler(order, variant)[1]
+    with ready_to_sample(model, PLAIN):
+        for seed in (0, 1, 0):
+            assert (fill(seed) == expected(seed)).float().mean() > 0.98
 
 
 @pytest.mark.gpu
