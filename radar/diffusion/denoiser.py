@@ -14,7 +14,7 @@ from radar.config.options import ModelConfig
 from radar.errors import InputError
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
-from radar.model.blocks import POSITIONS, Block, model_shape, rotary_table
+from radar.model.blocks import POSITIONS, Block, model_shape, rotary_table, run_block
 from radar.model.conditioning import build_conditioning, enter, initialise
 from radar.sampling.cost import Cost, block_weights, conditioning_weights
 
@@ -83,15 +83,9 @@ class Denoiser(nn.Module):
             x = x + self.positions.weight
         condition = self.time(waves(time)) + self.labels(labels)
         for block in cast(list[Block], self.blocks):
-            x = self._run(block, x, condition)
+            x = run_block(block, self.compiled, self.recompute, x, condition, self.angles, None)
         (effect,) = self.conditioning(condition)
         return self.head(enter(self.norm(x), effect))  # type: ignore[no-any-return]
-
-    def _run(self, block: Block, x: Tensor, condition: Tensor) -> Tensor:
-        inputs = self.compiled, x, condition, self.angles, None
-        if self.recompute and self.training:
-            return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(*inputs)  # type: ignore[no-any-return]
 
     def cost(self, images: int, element: int = 4) -> Cost:
         """Of one forward pass, as in radar/sampling/cost.py; `element` bytes per number."""

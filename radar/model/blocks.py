@@ -11,6 +11,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from radar.attention import Mask, attend
 from radar.config.lookup import choose
@@ -172,6 +173,13 @@ class Block(nn.Module):
         x = x + self.dropout(leave(self.out(mixed), first))
         hidden = swiglu(self.gate_up(enter(self.norm2(x), second)))
         return x + self.dropout(leave(self.down(hidden), second))  # type: ignore[no-any-return]
+
+
+def run_block(block: Block, compiled: bool, recompute: bool, *inputs: object) -> Tensor:
+    """Run a block: by compiled code or not; computed again in the backward pass, or not."""
+    if recompute and block.training:
+        return checkpoint(block, compiled, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+    return block(compiled, *inputs)  # type: ignore[no-any-return]
 
 
 class QueryBlock(Block):

@@ -19,7 +19,7 @@ from radar.config.lookup import choose
 from radar.config.options import ModelConfig
 from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
-from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table
+from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table, run_block
 from radar.model.conditioning import Effect, build_conditioning, enter, initialise
 from radar.model.kv_cache import Cache, cached_attention
 
@@ -154,14 +154,8 @@ class Transformer(nn.Module):
 
     def _through(self, x: Tensor, condition: Tensor, angles: Tensor, mask: Mask | None) -> Tensor:
         for block in cast(list[Block], self.blocks):
-            x = self._run(block, x, condition, angles, mask)
+            x = run_block(block, self.compiled, self.recompute, x, condition, angles, mask)
         return x
-
-    def _run(self, block: Block, *inputs: object) -> Tensor:
-        """Run a block as configured: compiled, or computed again in the backward pass."""
-        if self.recompute and self.training:
-            return checkpoint(block, self.compiled, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(self.compiled, *inputs)  # type: ignore[no-any-return]
 
     def _part(self, function: Callable[..., R], *args: object) -> R:
         """Run a part of a pass with the cache: compiled by itself, where the pass is not as a whole."""
@@ -176,7 +170,7 @@ class Transformer(nn.Module):
         k, v = self.memory(seen, angles[:, :, known])
         y, where, rows = x[:, asking], angles[:, :, asking], mask[asking][:, known]
         for block in cast(list[QueryBlock], self.query_blocks):
-            y = self._run(block, y, condition, where, k, v, rows)
+            y = run_block(block, self.compiled, self.recompute, y, condition, where, k, v, rows)
         return x.index_copy(1, asking, y)
 
     def decode(

@@ -123,9 +123,9 @@ class DiffusionModule(GenerativeModule):
     def sampling(self, settings: SampleConfig) -> Sampling:
         """So many passes over all cells."""
         rows = 1 if settings.guidance == 1 else 2
-        one = self.model.cost(rows)
-        count = passes_of(settings)
-        return Sampling(count, count * self.cells, sum([one] * count, Cost(0, 0, 0, 0)))
+        one, count = self.model.cost(rows), passes_of(settings)
+        cost = Cost(count * one.products, count * one.attention, count * one.bytes, count)
+        return Sampling(count, count * self.cells, cost)
 
     @contextmanager
     def ready_to_draw(self, settings: SampleConfig) -> Iterator[Drawer]:
