@@ -1,9 +1,9 @@
 #!/bin/sh
 # What most needs a GPU, for the minutes in which there is one: sh benchmarks/gpu_session.sh OUT [PART ...]
 #   first     side by side: the tests marked gpu, the features of the claims' images, the compiler's cache for training
-#   training  measures training of the main arms at L and B, alone
+#   training  measures training of the main arms at B and L, alone (MORE=1: dense masks, not compiled, random steps too)
 #   claims    the study claims_gpu (three trainings at 16x16 cells)
-#   profile   shows where a training step of raster and nested spends its time
+#   profile   shows where a training step of raster and radial/plain at size L spends its time
 # All parts by default. Each is timed and stopped at its limit. What claims and training have finished is not done
 # again, on the same machine or where their folders are brought back. `sh benchmarks/claims.sh prepare` comes first,
 # where there is no GPU. On the machine that was lent, Python took 20 s to load its libraries (NOTES.md).
@@ -17,7 +17,7 @@ part() { # name, seconds, command
     timeout -k 5 "$limit" "$@" > "$out/$called.txt" 2>&1
     echo "$called: exit $?, $(($(date +%s) - began)) s" | tee -a "$out/parts.txt"
 }
-SIZE="model.dim=192 model.layers=6 model.heads=3"
+SIZE="model.dim=1024 model.layers=24 model.heads=16 train.batch_size=32 train.layout=packed"
 GPU="train.device=cuda model.compile=true train.precision=bf16-mixed"
 traced() { # arm, options
     arm=$1; shift
@@ -35,7 +35,7 @@ if [ -n "${DRY-}" ]; then
 else
     first() {
         export TORCHINDUCTOR_COMPILE_THREADS=4
-        part tests "${TESTS-240}" python -m pytest -q -n 6 -m gpu &
+        part tests "${TESTS-240}" python -m pytest -q -n 6 -m gpu $(grep -l "mark.gpu" tests/*.py) &
         study prepare 150 --prepare &
         WARM=1 part warm 180 sh benchmarks/gpu_training.sh "$out/warm" &
         wait
@@ -43,8 +43,8 @@ else
     training() { part training "${TRAINING-200}" sh benchmarks/gpu_training.sh "$out/training"; }
     claims() { study claims "${CLAIMS-420}" "${OPTIONS-}"; }
     profile() {
-        traced nested attention=nested train.batch_size=128 train.layout=auto $SIZE $GPU
-        traced raster order.name=raster attention=causal train.batch_size=128 train.layout=auto $SIZE $GPU
+        traced plain attention=plain $SIZE $GPU
+        traced raster order.name=raster attention=causal $SIZE $GPU
     }
 fi
 [ $# -gt 0 ] || set -- first training claims profile

@@ -1,6 +1,6 @@
 #!/bin/sh
 # How fast training is, and what share of the device it uses: sh benchmarks/gpu_training.sh OUT (with nothing else running)
-# Sizes L and B; what is there already is not measured again. MORE=1: also dense masks, not compiled, random steps.
+# Sizes B and L; what is there already is not measured again. MORE=1: also dense masks, not compiled, random steps.
 # With WARM=1 all arms side by side, only to fill the compiler's cache. With DRY=1 on a CPU: one tiny size.
 set -eu
 out=$1
@@ -26,8 +26,8 @@ if [ -n "${DRY-}" ]; then
     exit 0
 fi
 GPU="train.device=cuda train.precision=bf16-mixed"
-bench L --batch 32 model.preset=L model.compile=true train.layout=packed $GPU
 bench B --batch 64 model.preset=B model.compile=true train.layout=packed $GPU
+bench L --batch 32 model.preset=L model.compile=true train.layout=packed $GPU
 [ -n "${MORE-}" ] || exit 0
 bench B-dense --batch 64 model.preset=B model.backend=sdpa model.compile=true train.layout=packed $GPU
 bench B-not-compiled --batch 64 model.preset=B train.layout=packed $GPU

@@ -1,6 +1,7 @@
 """Every order x variant that fits together, for the contract tests to go through."""
 
 import atexit
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -86,8 +87,13 @@ def earlier_tokens(slots: Slots) -> Callable[[torch.Tensor, int], torch.Tensor]:
     table = torch.randn(CELLS, VOCABULARY, HINTS, generator=torch.Generator().manual_seed(3))
     before = (group[:, None] > group).float()
 
+    @functools.cache
+    def on(device: torch.device) -> list[torch.Tensor]:  # moved once: a recording may not wait for it
+        return [part.to(device) for part in (table, before, torch.arange(CELLS))]
+
     def read(tokens: torch.Tensor, ranks: int) -> torch.Tensor:
-        values = table[torch.arange(tokens.shape[1]), tokens]
+        table, before, cells = on(tokens.device)
+        values = table[cells[: tokens.shape[1]], tokens]
         return (before[:, :, None] * values[:, None]).sum(2)  # no product of matrices, which tests count
 
     return read

@@ -231,10 +231,10 @@ def test_sampling_never_waits_for_the_gpu():
         permutation, labels = decode_permutation(step).to("cuda"), LABELS.to("cuda")
         sample_tokens(model, passes, permutation, labels, PLAIN, range(4))
         rule = sampler.choose_tokens(PLAIN)
-        noise = torch.rand(4, sum(len(each.noise) for each in passes), device="cuda")
+        given, noise = labels.new_empty(4, 0), torch.rand(4, sum(len(each.noise) for each in passes), device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         try:
-            sampler._run(model, passes, PLAIN, rule, None, permutation, labels, noise)
+            sampler._run(model, passes, PLAIN, rule, None, permutation, labels, given, noise)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -258,8 +258,10 @@ def test_training_with_flex_attention_learns_what_training_with_a_dense_mask_doe
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_from_training_to_scores_on_a_gpu(precision, tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["method=dit"]], ids=["radial", "dit"])
+def test_from_training_to_scores_on_a_gpu(more, precision, tmp_path, capsys):
     options = [
+        *more,
         f"train.precision={precision}",
         f"sample.precision={precision}",
         "train.max_steps=60",

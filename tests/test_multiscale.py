@@ -14,7 +14,8 @@ from radar.data.batches import Batch
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError
-from radar.sampling.sampler import sample_tokens
+from radar.kernels import cuda_graphs
+from radar.sampling.sampler import ready_to_sample, sample_tokens
 from radar.tokenizers import build_tokenizer, normalise
 from radar.tokenizers.multiscale import Multiscale, Pyramid
 from radar.training.generators import generator_builder
@@ -143,12 +144,37 @@ def test_what_does_not_fit_is_refused(options, message):
         generator_builder(flat)(flat, build_tokenizer(TokenizerConfig()), 3, (4, 4), planned=True)
 
 
-def test_the_sampler_is_the_trained_model():
-    """Teacher-forced NLL is that of the passes one by one, with the cache; images do not depend on their company."""
+def scrambled():
+    """VAR with random weights, and its config."""
     config = to_config({"method": "var", "model": {"dim": 32, "layers": 2, "heads": 2}, "order": {"sides": SIDES}})
     module = generator_builder(config)(config, tokenizer(), 3, (1, 30)).eval()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    return module, config
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_gpu_draws_scales_recorded(precision):
+    """What slots are told is read inside the recording."""
+    module, labels = scrambled()[0].cuda(), torch.tensor([0, 1, 2, 0], device="cuda")
+    settings = SampleConfig(guidance=1.5, seed=2, precision=precision)
+    passes, permutation = module.passes(settings), module.order.permutation.cuda()
+
+    def draw(first):
+        return sample_tokens(module.model, passes, permutation, labels, settings, range(first, first + 4))
+
+    expected = [draw(first) for first in (0, 4)]
+    with ready_to_sample(module.model, settings):
+        for first in (0, 4, 0):
+            same = (draw(first) == expected[first // 4]).float().mean()
+            assert same >= (0.9 if precision == "bf16-mixed" else 1)
+        assert [type(work) for work in cuda_graphs._works[module.model].values()] == [cuda_graphs.Recording]
+
+
+def test_the_sampler_is_the_trained_model():
+    """Teacher-forced NLL is that of the passes one by one, with the cache; images do not depend on their company."""
+    module, config = scrambled()
     tokens, labels = torch.randint(16, (5, 30)), torch.tensor([0, 1, 2, 3, 0])
     found = torch.zeros(5, dtype=torch.float64)
 
