@@ -17,18 +17,19 @@ import torch
 from radar.config.load import to_config
 from radar.errors import stop
 from radar.training.diffusion import DiffusionModule
-from radar.training.generative import GenerativeModule
 from radar.training.generator import GeneratorModule
-from radar.training.runs import train_generator
+from radar.training.runs import train_generator, train_tokenizer
+from radar.training.tokenizer import TokenizerModule
+from radar.training.trained import TrainedModule
 
 
 def kill_at(step: int, number: int, where: str, skip: int) -> None:
     """Send this process a signal at the start of a training or validation step, or `skip` batches later."""
     left = iter(range(skip, -1, -1))
-    for kind in (GeneratorModule, DiffusionModule):
+    for kind in (GeneratorModule, DiffusionModule, TokenizerModule):
         original = getattr(kind, where)
 
-        def struck(self: GenerativeModule, *args: Any, original: Any = original) -> Any:
+        def struck(self: TrainedModule, *args: Any, original: Any = original) -> Any:
             if self.global_step >= step and next(left) == 0:
                 os.kill(os.getpid(), number)
             return original(self, *args)
@@ -42,7 +43,8 @@ def child(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if job["kill"]:
         kill_at(**{"number" if key == "signal" else key: value for key, value in job["kill"].items()})
-    train_generator(to_config(job["options"], job["overrides"]))
+    config = to_config(job["options"], job["overrides"])
+    (train_tokenizer if config.train.adversarial_weight else train_generator)(config)
 
 
 def run(job: dict[str, Any]) -> int:

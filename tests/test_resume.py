@@ -30,7 +30,7 @@ del DIT["attention"]
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     checkpoint = torch.load(path, weights_only=True)
-    average = checkpoint["callbacks"]["WeightAverage"]["average"]
+    average = checkpoint["callbacks"].get("WeightAverage", {}).get("average", [])
     return checkpoint["state_dict"] | {f"average{i}": value for i, value in enumerate(average)}
 
 
@@ -38,7 +38,16 @@ def kill(step: int, number: int, where: str = "training_step", skip: int = 0) ->
     return {"step": int(step), "signal": int(number), "where": where, "skip": skip}
 
 
-@pytest.mark.parametrize(("options", "judged_by"), [(OPTIONS, "val/nll"), (DIT, "val/loss")], ids=["nested", "dit"])
+VQGAN = {
+    "data": {"name": "shapes", "images": 60},
+    "tokenizer": {"name": "vq", "width": 8, "codebook": 16, "attention": True},
+    "train": OPTIONS["train"] | {"optimizer": "adamw", "micro_batch": None, "adversarial_weight": 0.8,
+                                 "adversarial_start": 4, "adversarial_width": 8},
+}  # fmt: skip
+KINDS = {"nested": (OPTIONS, "val/nll"), "dit": (DIT, "val/loss"), "vqgan": (VQGAN, "val/mse")}
+
+
+@pytest.mark.parametrize(("options", "judged_by"), KINDS.values(), ids=KINDS)
 def test_killed_anywhere_and_resumed(options, judged_by, tmp_path):
     random = np.random.default_rng()
     chains = [

@@ -82,6 +82,8 @@ class TokenizerConfig:
     codebook: int | None = option(None, "vq, multiscale: number of codes")
     fsq_levels: list[int] | None = option(None, "fsq: levels of each dimension; their product is the number of codes")
     sides: list[int] | None = option(None, "multiscale: cells per side of each scale, growing to that of the image")
+    attention: bool | None = option(None, "vq, fsq, multiscale: self-attention between the cells, as in VQGAN")
+    diversity: float | None = option(None, "vq: weight of the entropy of a batch's codes, to be large", above=0)
     width: int | None = option(None, "vq, fsq, multiscale: channels of the convolutions")
     downsample: int | None = option(None, "vq, fsq, multiscale: pixels per cell and side, a power of two")
     checkpoint: str | None = option(None, "vq, fsq, multiscale: trained by `radar tokenizer`")
@@ -181,6 +183,14 @@ class TrainConfig:
     perceptual_weight: float = option(
         1.0, "weight of what each of them sees, beside squared and absolute error", above=0
     )
+    adversarial_weight: float = option(
+        0.0,
+        "tokenizers: factor on the adaptive weight of a discriminator of patches (VQGAN); 0: none",
+        at_least=0,
+    )
+    adversarial_start: int = option(0, "optimizer steps before it has a say", at_least=0)
+    adversarial_width: int = option(64, "channels of its first layer, a multiple of 8", at_least=8)
+    adversarial_lr: float = option(5e-4, "its AdamW's learning rate, under the same schedule", above=0)
     align: str | None = option(
         None, "generators: network (see evaluate.features) whose features a layer's slots are to tell, too (REPA)"
     )

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from radar.errors import InputError
+from radar.tokenizers.llamagen import Attention
 from radar.tokenizers.tokenizer import Learned, Tokenizer, check_codes, in_company, normalise, to_pixels
 
 
@@ -30,15 +31,21 @@ class Residual(nn.Module):
         return x + self.body(x)  # type: ignore[no-any-return]
 
 
-def _encoder(width: int, halvings: int, code: int) -> nn.Sequential:
+def _lowest(width: int, attention: bool) -> list[nn.Module]:
+    """Layers between the cells."""
+    return [Residual(width), Attention(width, 8), Residual(width)] if attention else [Residual(width)]
+
+
+def _encoder(width: int, halvings: int, code: int, attention: bool) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
     for _ in range(halvings):
         layers += [Residual(width), nn.Conv2d(width, width, 4, stride=2, padding=1)]
-    return nn.Sequential(*layers, Residual(width), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, code, 1))
+    layers += _lowest(width, attention)
+    return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, code, 1))
 
 
-def _decoder(width: int, halvings: int, code: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(code, width, 3, padding=1), Residual(width)]
+def _decoder(width: int, halvings: int, code: int, attention: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(code, width, 3, padding=1), *_lowest(width, attention)]
     for _ in range(halvings):
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1), Residual(width)]
     return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1))
@@ -48,10 +55,17 @@ class Convolutional(Learned):
     """Convolutional encoder and decoder around a quantiser of the library vector-quantize-pytorch."""
 
     def __init__(
-        self, kind: str, quantiser: nn.Module, vocabulary: int, code: int, width: int, downsample: int
+        self,
+        kind: str,
+        quantiser: nn.Module,
+        vocabulary: int,
+        code: int,
+        width: int,
+        downsample: int,
+        attention: bool = False,
     ) -> None:
         super().__init__()
-        self.kind = f"{kind}-width{width}-down{downsample}"
+        self.kind = f"{kind}-width{width}-down{downsample}" + "-attention" * attention
         halvings = downsample.bit_length() - 1
         if downsample < 1 or 2**halvings != downsample or width < 8 or width % 8:
             raise InputError(
@@ -61,7 +75,13 @@ class Convolutional(Learned):
         self.vocabulary, self.downsample, self.quantiser = vocabulary, downsample, quantiser
         # Both are of the library, but name the look-up of codes differently.
         self.look_up: Any = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
-        self.encoder, self.decoder = _encoder(width, halvings, code), _decoder(width, halvings, code)
+        self.encoder = _encoder(width, halvings, code, attention)
+        self.decoder = _decoder(width, halvings, code, attention)
+
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """Those of the last convolution."""
+        return self.decoder[-1].weight  # type: ignore[return-value]
 
     @property
     def averages(self) -> bool:
@@ -96,8 +116,13 @@ class Convolutional(Learned):
         return self.look_up(tokens)  # type: ignore[no-any-return]
 
 
-def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
+def vq(
+    codebook: int = 256, width: int = 64, downsample: int = 4, attention: bool = False, diversity: float | None = None
+) -> Tokenizer:
     """VQ-VAE (arXiv 1711.00937): nearest of `codebook` codes of width 8 on the sphere, moved by exponential averages.
+
+    The library's are: a start at the means of clusters of the first batch, a new start for codes that fall out of use,
+    the loss by `diversity`.
 
     Raises InputError for a number of codes that is not possible.
     """
@@ -111,11 +136,14 @@ def vq(codebook: int = 256, width: int = 64, downsample: int = 4) -> Tokenizer:
         use_cosine_sim=True,
         kmeans_init=True,
         threshold_ema_dead_code=1,
+        codebook_diversity_loss_weight=diversity or 0.0,
     )
-    return Convolutional(f"vq-{codebook}", quantiser, codebook, 8, width, downsample)
+    return Convolutional(f"vq-{codebook}", quantiser, codebook, 8, width, downsample, attention)
 
 
-def fsq(fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int = 4) -> Tokenizer:
+def fsq(
+    fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int = 4, attention: bool = False
+) -> Tokenizer:
     """Finite scalar quantisation (arXiv 2309.15505): each dimension of the code is rounded to one of its levels.
 
     Raises InputError for a dimension of fewer than two levels, or too many codes.
@@ -127,4 +155,4 @@ def fsq(fsq_levels: Sequence[int] = (8, 6, 5), width: int = 64, downsample: int 
     kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)
     check_codes(codes, f"tokenizer.fsq_levels={list(fsq_levels)}")  # before the table of all codes is built
     quantiser = FSQ(levels=list(fsq_levels))
-    return Convolutional(kind, quantiser, codes, len(fsq_levels), width, downsample)
+    return Convolutional(kind, quantiser, codes, len(fsq_levels), width, downsample, attention)

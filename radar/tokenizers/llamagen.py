@@ -16,8 +16,8 @@ RESIDUALS = 2  # blocks per resolution of the encoder; the decoder has one more
 CODE = 8  # width of a code
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def _norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -42,9 +42,9 @@ class Residual(nn.Module):
 class Attention(nn.Module):
     """Self-attention of one head over all places, around a skip."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, groups)
         self.q, self.k, self.v, self.proj_out = (_conv(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

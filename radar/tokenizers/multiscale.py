@@ -143,7 +143,11 @@ class Multiscale(Convolutional):
 
 
 def multiscale(
-    codebook: int = 256, width: int = 64, downsample: int = 4, sides: Sequence[int] = (1, 2, 3, 4, 5, 7, 8)
+    codebook: int = 256,
+    width: int = 64,
+    downsample: int = 4,
+    sides: Sequence[int] = (1, 2, 3, 4, 5, 7, 8),
+    attention: bool = False,
 ) -> Tokenizer:
     """VAR's tokenizer (arXiv 2404.02905) on our convolutions: codes of width 8, moved by exponential averages.
 
@@ -156,7 +160,7 @@ def multiscale(
         raise InputError(f"tokenizer.sides={list(sides)} is not possible: two at least, growing, from at least 1")
     quantiser = VectorQuantize(dim=8, codebook_size=codebook, decay=0.99, kmeans_init=True, threshold_ema_dead_code=1)
     kind = f"multiscale-{codebook}-{'-'.join(map(str, sides))}"
-    return Multiscale(kind, Pyramid(quantiser, sides, 8), codebook, 8, width, downsample)
+    return Multiscale(kind, Pyramid(quantiser, sides, 8), codebook, 8, width, downsample, attention)
 
 
 def _flat(x: Tensor) -> Tensor:

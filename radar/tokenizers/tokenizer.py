@@ -71,6 +71,11 @@ class Learned(Tokenizer):
     learned = True
     downsample: int
 
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """Weights of the decoder's last layer."""
+        raise NotImplementedError
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """One cell per `downsample` x `downsample` pixels; raises InputError where the image does not split so."""
         if size[0] % self.downsample or size[1] % self.downsample:

@@ -98,8 +98,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
             )
     tokenizer = build_tokenizer(trained.tokenizer)
     assert isinstance(tokenizer, Learned)
-    module = TokenizerModule(trained, tokenizer)
-    restore_weights(module, checkpoint, config.checkpoint)
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("tokenizer.")}
+    restore_weights(TokenizerModule(trained, tokenizer), checkpoint | {"state_dict": weights}, config.checkpoint)
     return tokenizer.eval().requires_grad_(False)
 
 
@@ -208,7 +208,7 @@ def config_of(checkpoint: dict[str, Any], overrides: list[str]) -> Config:
 
 def holds_tokenizer(path: str | Path) -> bool:
     """Whether a checkpoint is one of a tokenizer; raises InputError if missing, damaged or foreign."""
-    return all(name.startswith("tokenizer.") for name in read_checkpoint(path)["state_dict"])
+    return any(name.startswith("tokenizer.") for name in read_checkpoint(path)["state_dict"])
 
 
 def load_generator(path: str | Path, overrides: list[str] | None = None) -> Generator:

@@ -50,6 +50,11 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
             f"tokenizer.name={config.tokenizer.name}, whose codes are averages of whole batches that one device keeps; "
             "choose fsq, or one device that takes a batch at once"
         )
+    if config.train.adversarial_weight and parts_of_a_step(config.train) > 1:
+        raise InputError(
+            f"train.micro_batch={config.train.micro_batch} is not possible with train.adversarial_weight, which "
+            "adapts to a whole batch; choose a smaller train.batch_size"
+        )
     tokenizer.grid(data.size)
     if not len(data.train):
         raise InputError(f"data '{data.name}' has no images, which a tokenizer learns from")
@@ -59,7 +64,7 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     if starts:
         return on_devices(config.train.devices, train_tokenizer, config, title)
     origin = {"images": data.identity} | ({"networks": ", ".join(n.title for n in networks)} if networks else {})
-    module = TokenizerModule(config, tokenizer, origin, networks)
+    module = TokenizerModule(config, tokenizer, origin, networks, min(data.size))
     return fit(config, module, image_batches(config, data), title, average=False)
 
 
@@ -97,8 +102,9 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     """
     check_training(config.train)
     starts = must_start(config.train)
-    if config.train.perceptual:
-        raise InputError(f"train.perceptual={config.train.perceptual} has no effect: only tokenizers restore images")
+    for name in ("perceptual", "adversarial_weight"):
+        if given := getattr(config.train, name):
+            raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
     stored = order_to_go_on(config)

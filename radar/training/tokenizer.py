@@ -7,14 +7,21 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from radar.config.lookup import choose
 from radar.config.options import Config
 from radar.data.batches import Batch
 from radar.networks.network import FeatureNetwork
+from radar.parts import Part
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
+from radar.training.adversary import build_adversary
 from radar.training.devices import over_devices
+from radar.training.optimizers import OPTIMIZERS, Together, sorted_weights
 from radar.training.trained import TrainedModule
+
+BETAS = (0.5, 0.9)  # of a discriminator, as in VQGAN
 
 
 def perceptual_distance(network: FeatureNetwork, restored: Tensor, images: Tensor) -> Tensor:
@@ -34,6 +41,7 @@ class TokenizerModule(TrainedModule):
     Args:
         config, tokenizer, origin: all options, what learns, names of what options say by path.
         networks: frozen ones, whose maps are to be restored as well as the pixels.
+        side: pixels of the shorter side of an image, by which a discriminator has its depth.
     """
 
     judged_by = "val/mse"
@@ -44,9 +52,11 @@ class TokenizerModule(TrainedModule):
         tokenizer: Learned,
         origin: dict[str, str] | None = None,
         networks: Sequence[FeatureNetwork] = (),
+        side: int = 0,
     ) -> None:
         super().__init__(config, origin)
         self.tokenizer = tokenizer
+        self.adversary = build_adversary(config.train, side) if side else None
         self.networks = tuple(networks)  # no part of the module: neither trained nor in its checkpoints
         self._counts = torch.zeros(tokenizer.vocabulary)
         self._error = torch.zeros(2, dtype=torch.float64)
@@ -56,14 +66,37 @@ class TokenizerModule(TrainedModule):
         images, part = batch.inputs, batch.place
         self.seed_batch(batch.number)
         restored, tokens, quantiser = self.tokenizer(images)
-        loss = reconstruction_loss(restored, images)
+        found = {"loss": reconstruction_loss(restored, images)}
+        nothing = restored.new_zeros(())
+        seen = sum((perceptual_distance(network, restored, images) for network in self.networks), nothing)
+        loss = wanted = found["loss"] + self.config.train.perceptual_weight * seen
+        if self.adversary is not None:
+            last = self.tokenizer.last_weight
+            judged = self.adversary(self.global_step, part, normalise(images), restored, wanted, last)
+            loss, found = loss + judged.loss, found | judged.values
         if self.is_logged():
-            counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary).float()
-            if (means := self.over_parts(part, {"loss": loss, "counts": counts / part.images})) is not None:
-                use = {f"train/{key}": value for key, value in codebook_use(means["counts"]).items()}
-                self.log_values({"train/loss": means["loss"], "train/images_seen": self.images_seen(), **use})
-        seen = sum((perceptual_distance(network, restored, images) for network in self.networks), loss.new_zeros(()))
-        return self.checked((loss + quantiser + self.config.train.perceptual_weight * seen) * part.weight)
+            self._log(part, found, tokens)
+        return self.checked((loss + quantiser) * part.weight)
+
+    def _log(self, part: Part, found: dict[str, Tensor], tokens: Tensor) -> None:
+        """Log figures of the batch, and the use of its codes."""
+        counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary).float()
+        if (means := self.over_parts(part, found | {"counts": counts / part.images})) is not None:
+            values = means | codebook_use(means.pop("counts")) | {"images_seen": self.images_seen()}
+            self.log_values({f"train/{key}": value for key, value in values.items()})
+
+    def build_optimizer(self) -> Optimizer:
+        """That of the tokenizer; with a discriminator, which has its own, both as one."""
+        if self.adversary is None:
+            return super().build_optimizer()
+        t = self.config.train
+        own = choose("optimizer", t.optimizer or "adamw", OPTIMIZERS)(sorted_weights(self.tokenizer, ()), t)
+        other = torch.optim.AdamW(self.adversary.parameters(), t.adversarial_lr, BETAS, weight_decay=0.0)
+        return Together([own, other])
+
+    def clipped(self) -> list[nn.Module]:
+        """Both sides, each by itself."""
+        return [self.tokenizer] if self.adversary is None else [self.tokenizer, self.adversary]
 
     def on_validation_epoch_start(self) -> None:
         """Start counting codes and errors."""

@@ -70,8 +70,14 @@ class TrainedModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip; check and log the norm that is computed for it anyway."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.train.clip)
-        self.log_values({"train/grad_norm": self.checked(norm)})
+        for number, part in enumerate(self.clipped()):
+            norm = self.checked(nn.utils.clip_grad_norm_(part.parameters(), self.config.train.clip))
+            if number == 0:
+                self.log_values({"train/grad_norm": norm})
+
+    def clipped(self) -> Sequence[nn.Module]:
+        """Parts whose gradient is clipped by itself; the norm of the first is logged."""
+        return [self]
 
     def log_values(self, values: dict[str, Tensor | float]) -> None:
         """Log on every `log_every`-th optimizer step, straight to the loggers (cheaper than `self.log`)."""
