@@ -10,8 +10,8 @@ from ablations.cli import main
 from radar.config.load import to_config
 from radar.config.options import TokenizerConfig, TrainConfig
 from radar.data.batches import Batch
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
-from radar.networks.network import FeatureNetwork
 from radar.tokenizers import build_tokenizer, normalise
 from radar.training.alignment import Alignment, Teacher, build_alignment
 from radar.training.generators import generator_builder

@@ -42,6 +42,8 @@ COMMANDS = {
     "radar gap --from-data digits --steps 7": "data.cache=cache",
     "radar tokenizer shapes_vq": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar tokenizer shapes_fsq": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar tokenizer shapes_frozen": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar tokenizer fashion_vqgan": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
     "radar tokenizer fashion_tokenizer": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
     "radar gap --from-data shapes_fsq --estimate information --save runs/field.npz": (
         "data.images=40 tokenizer.width=8 data.cache=cache --pooled"

@@ -12,10 +12,10 @@ import torch
 from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.networks.classifier import Classifier, cnn, train_classifier
 from radar.networks.features import load_features
-from radar.networks.network import FeatureNetwork
 from radar.scoring.distances import coverage, frechet_distance, kernel_distance, neighbour_radius
 from radar.scoring.metrics import METRICS, score
 from radar.scoring.reference import build_reference

@@ -20,9 +20,9 @@ from radar.config.load import load_config
 from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import split_images
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.networks.classifier import train_classifier
-from radar.networks.network import FeatureNetwork
 from radar.scoring import reference_file, sample_store
 from radar.scoring.distances import frechet_distance
 from radar.scoring.evaluation import check_scoring
@@ -273,7 +273,7 @@ import numpy as np, torch
 from pathlib import Path
 from radar.config.options import DataConfig
 from radar.data import load_data
-from radar.networks.network import FeatureNetwork
+from radar.encoders.network import FeatureNetwork
 from radar.scoring.metrics import Scores
 from radar.scoring.reference import build_reference
 from radar.scoring.sample_store import SampleStore

@@ -119,7 +119,7 @@ def test_batches_are_permutations_end_to_end():
         (TokenizerConfig(name="vqgan"), "unknown tokenizer 'vqgan'; choose from: levels, vq, fsq"),
         (TokenizerConfig(name="vq", levels=4), "tokenizer 'vq' takes no option 'levels'"),
         (TokenizerConfig(name="vq", downsample=3), "tokenizer.downsample=3"),
-        (TokenizerConfig(name="fsq", fsq_levels=[8, 1]), "every level must be at least 2"),
+        (TokenizerConfig(name="fsq", fsq_levels=[8, 1]), "every level must be at least 3"),
         (TokenizerConfig(levels=1), "tokenizer.levels=1 is not possible"),
     ],
 )

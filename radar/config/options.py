@@ -77,16 +77,22 @@ class DataConfig:
 class TokenizerConfig:
     """Image <-> tokens (radar/tokenizers)."""
 
-    name: str = option("levels", "levels, vq, fsq, multiscale or llamagen_vq")
+    name: str = option("levels", "levels, vq, fsq, multiscale, frozen or llamagen_vq")
     levels: int | None = option(None, "levels: grey levels")
-    codebook: int | None = option(None, "vq, multiscale: number of codes")
-    fsq_levels: list[int] | None = option(None, "fsq: levels of each dimension; their product is the number of codes")
+    codebook: int | None = option(None, "vq, multiscale, frozen: number of codes")
+    fsq_levels: list[int] | None = option(
+        None, "fsq, frozen: levels of each dimension; their product is the number of codes"
+    )
     sides: list[int] | None = option(None, "multiscale: cells per side of each scale, growing to that of the image")
-    attention: bool | None = option(None, "vq, fsq, multiscale: self-attention between the cells, as in VQGAN")
-    diversity: float | None = option(None, "vq: weight of the entropy of a batch's codes, to be large", above=0)
-    width: int | None = option(None, "vq, fsq, multiscale: channels of the convolutions")
-    downsample: int | None = option(None, "vq, fsq, multiscale: pixels per cell and side, a power of two")
-    checkpoint: str | None = option(None, "vq, fsq, multiscale: trained by `radar tokenizer`")
+    encoder: str | None = option(
+        None,
+        "frozen: image encoder: efficientnet_lite0 (extra `features`), or a folder that transformers reads, by path",
+    )
+    attention: bool | None = option(None, "vq, fsq, multiscale, frozen: self-attention between the cells, as in VQGAN")
+    diversity: float | None = option(None, "vq, frozen: weight of the entropy of a batch's codes, to be large", above=0)
+    width: int | None = option(None, "vq, fsq, multiscale, frozen: channels of the convolutions")
+    downsample: int | None = option(None, "vq, fsq, multiscale, frozen: pixels per cell and side, a power of two")
+    checkpoint: str | None = option(None, "those that are learned: trained by `radar tokenizer`")
 
 
 @dataclass
@@ -303,7 +309,7 @@ class EvaluateConfig:
     features: list[str] = option(
         ["cnn"],
         "feature networks, the first decides: cnn (own classifier of the data set), efficientnet_lite0 (extra "
-        "`features`), inception (extra `fid`), or the path of a TorchScript file",
+        "`features`), inception (extra `fid`), or the path of a TorchScript file or of a transformers folder",
     )
     reference: list[str] = option(
         [],
@@ -370,7 +376,7 @@ def check_training(train: TrainConfig) -> None:
         )
 
 
-PATHS = {"data": ("root", "cache"), "tokenizer": ("checkpoint",), "order": ("covariance", "path")}
+PATHS = {"data": ("root", "cache"), "tokenizer": ("checkpoint", "encoder"), "order": ("covariance", "path")}
 
 
 def _expand_paths(config: Config) -> None:

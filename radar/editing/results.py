@@ -10,8 +10,8 @@ from torch import Tensor
 from radar.editing.edits import TASKS, Edited, Editor
 from radar.editing.pictures import save_film, save_sheet
 from radar.editing.scores import diversity, mean_of, score_edits
+from radar.encoders.network import FeatureNetwork
 from radar.files import replacing
-from radar.networks.network import FeatureNetwork
 from radar.provenance import git_commit, hardware
 
 SEEDS = 4  # of which diversity is measured

@@ -15,8 +15,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from radar.editing.edits import Edited
 from radar.editing.filling import HoleFiller
 from radar.editing.holes import pixels_of
+from radar.encoders.network import FeatureNetwork
 from radar.networks.features import extract, shown
-from radar.networks.network import FeatureNetwork
 
 BEST_PSNR = 58.9  # dB, of the mean squared error 1/12 that rounding makes
 LEAST_SSIM = 6  # pixels per side: its window of 11 is reflected at the borders

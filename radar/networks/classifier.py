@@ -15,9 +15,9 @@ from tqdm import tqdm
 from radar.data import ImageData
 from radar.data.batches import batch_indices
 from radar.data.images import split_images
+from radar.encoders.network import SPATIAL, FeatureNetwork
 from radar.errors import InputError
 from radar.files import replacing
-from radar.networks.network import SPATIAL, FeatureNetwork
 from radar.provenance import weights_hash
 from radar.tokenizers import normalise
 

@@ -1,6 +1,7 @@
 """Features of images for FID and friends, by networks whose names every figure carries.
 
-To add a network: a class in radar/networks, a line in FEATURES. Any other comes as a TorchScript file, by path.
+To add a network: a class in radar/encoders, a line in FEATURES. Others come as a TorchScript file or as a folder that
+transformers reads, by path.
 Legend: M images, F features.
 """
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from radar.config.lookup import choose
 from radar.data import ImageData
+from radar.encoders.folder import SCRIPTS, is_folder, load_encoder
+from radar.encoders.network import FeatureNetwork
+from radar.encoders.pretrained import EfficientNetLite0, Inception, TorchScript
 from radar.errors import InputError
 from radar.networks.classifier import cnn
-from radar.networks.network import FeatureNetwork
-from radar.networks.pretrained import EfficientNetLite0, Inception, TorchScript
 
 FEATURES: dict[str, Callable[[ImageData, str], FeatureNetwork]] = {
     "cnn": cnn,
@@ -27,13 +29,15 @@ FEATURES: dict[str, Callable[[ImageData, str], FeatureNetwork]] = {
 
 def load_features(name: str, data: ImageData, cache: str) -> FeatureNetwork:
     """Open a feature network by name, or by the path of a TorchScript file; raises InputError."""
+    if is_folder(name):
+        return load_encoder(name)
     network = TorchScript(name, data.size) if is_path(name) else choose("feature network", name, FEATURES)(data, cache)
     return network.eval().requires_grad_(False)
 
 
 def is_path(name: str) -> bool:
     """Whether a network is named by its file."""
-    return Path(name).suffix in (".pt", ".pth", ".ts", ".jit")
+    return Path(name).suffix in SCRIPTS
 
 
 def check_features(names: list[str]) -> None:
@@ -43,9 +47,11 @@ def check_features(names: list[str]) -> None:
     for name in names:
         if is_path(name):
             check_script(name)
+        elif is_folder(name):
+            load_encoder(name)
         else:
             choose("feature network", name, FEATURES)
-    labels = [Path(name).stem if is_path(name) else name for name in names]
+    labels = [Path(name).stem if is_path(name) else Path(name).name for name in names]
     if len(set(labels)) < len(labels):
         raise InputError(
             f"evaluate.features={names} is not possible: figures are named by the file, so names must differ"

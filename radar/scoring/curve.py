@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from radar import clock
 from radar.config.options import Config
 from radar.data import load_data
+from radar.encoders.network import FeatureNetwork
 from radar.networks.features import extract
-from radar.networks.network import FeatureNetwork
 from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import build_references
 from radar.scoring.samples import drawing

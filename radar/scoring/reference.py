@@ -17,10 +17,10 @@ from radar.config.options import Config
 from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.batches import in_order
 from radar.data.images import spread
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.files import DAMAGED, kept_where_possible, replacing
 from radar.networks.features import load_features
-from radar.networks.network import FeatureNetwork
 from radar.scoring.reference_file import OF_IMAGES, read_reference
 from radar.scoring.statistics import Looked, Statistics, kept_statistics
 

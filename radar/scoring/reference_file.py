@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.files import DAMAGED, replacing
-from radar.networks.network import FeatureNetwork
 from radar.scoring.npz import npz_rows, npz_shape, write_rows
 from radar.scoring.statistics import Looked, Moments, Statistics, kept_statistics, save_arrays
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from radar.data.images import spread
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.files import DAMAGED, kept_where_possible, replacing
 from radar.networks.features import extract, shown
-from radar.networks.network import FeatureNetwork
 from radar.training.devices import over_devices
 
 MOST_KEPT = 10_000  # feature vectors that precision, recall and KID compare, and images of fid_matched and fid_floor

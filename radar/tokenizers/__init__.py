@@ -1,5 +1,5 @@
-"""Tokenizers: image <-> tokens. `levels` is lossless and has no weights, `vq`, `fsq` and `multiscale` are learned here,
-`llamagen_vq` is read from published weights.
+"""Tokenizers: image <-> tokens. `levels` is lossless and has no weights; `vq`, `fsq`, `multiscale` and `frozen` are
+learned here; `llamagen_vq` is read from published weights.
 
 Legend: B images, V codes. To add one: a class with the methods of Tokenizer, one line in TOKENIZERS.
 """
@@ -14,6 +14,7 @@ from radar.config.lookup import call
 from radar.config.options import TokenizerConfig
 from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
+from radar.tokenizers.frozen import frozen
 from radar.tokenizers.levels import Levels
 from radar.tokenizers.llamagen import LlamaGenVQ
 from radar.tokenizers.multiscale import Multiscale, multiscale
@@ -26,6 +27,7 @@ TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "vq": vq,
     "fsq": fsq,
     "multiscale": multiscale,
+    "frozen": frozen,
     "llamagen_vq": LlamaGenVQ,
 }
 

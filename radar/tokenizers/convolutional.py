@@ -90,11 +90,15 @@ class Convolutional(Learned):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, H, W) uint8 -> reconstruction in about [-1, 1], tokens (B, N), quantiser loss."""
-        codes = self.encoder(normalise(images))
+        restored, tokens, loss, _ = self.through(self.encoder(normalise(images)))
+        return restored, tokens, loss
+
+    def through(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes (B, C, h, w) -> what `forward` gives, and the quantised codes (B, N, C)."""
         quantised, tokens, *rest = self.quantiser(rearrange(codes, "b c h w -> b (h w) c"))
         loss = rest[0].mean() if rest else codes.new_zeros(())
         restored = self.decoder(rearrange(quantised, "b (h w) c -> b c h w", h=codes.shape[2]))
-        return restored, tokens.long(), loss
+        return restored, tokens.long(), loss, quantised
 
     @in_company
     @torch.no_grad()
@@ -146,10 +150,10 @@ def fsq(
 ) -> Tokenizer:
     """Finite scalar quantisation (arXiv 2309.15505): each dimension of the code is rounded to one of its levels.
 
-    Raises InputError for a dimension of fewer than two levels, or too many codes.
+    Raises InputError for a dimension of fewer than three levels (the library's least), or too many codes.
     """
-    if not fsq_levels or min(fsq_levels) < 2:
-        raise InputError(f"tokenizer.fsq_levels={list(fsq_levels)} is not possible: every level must be at least 2")
+    if not fsq_levels or min(fsq_levels) < 3:
+        raise InputError(f"tokenizer.fsq_levels={list(fsq_levels)} is not possible: every level must be at least 3")
     from vector_quantize_pytorch import FSQ  # as above
 
     kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radar.config.options import TrainConfig
+from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.kernels.linear import Linear
-from radar.networks.network import FeatureNetwork
 from radar.seeding import Stream, generator
 from radar.tokenizers import Tokenizer, normalise
 
@@ -22,8 +22,7 @@ from radar.tokenizers import Tokenizer, normalise
 class Teacher:
     """An encoder's features of the images that tokens stand for, as the tokenizer restores them [ours].
 
-    Of its maps the one whose size is nearest to the grid, brought to it; D random directions of their C, the same for
-    all runs, which keep cosines nearly [ours].
+    D random directions of their C, the same for all runs, which keep cosines nearly [ours].
 
     Raises InputError for a network that shows no maps.
     """
@@ -35,9 +34,7 @@ class Teacher:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Features (B, N, D) of tokens (B, N), by cell."""
         images = normalise(self.tokenizer.decode(tokens, self.grid))
-        maps = self.network.to(tokens.device).maps(images)
-        nearest = min(maps, key=lambda found: abs(found.shape[2] - self.grid[0]))
-        features = F.interpolate(nearest.float(), self.grid, mode="bilinear", antialias=True).flatten(2).mT
+        features = self.network.to(tokens.device).cells(images, self.grid).float().flatten(2).mT
         directions = torch.randn(features.shape[2], self.dim, generator=generator(Stream.ALIGN)).to(tokens.device)
         return features @ directions
 

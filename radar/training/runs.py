@@ -43,7 +43,9 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
     if not isinstance(tokenizer, Convolutional):
-        raise InputError(f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq or multiscale")
+        raise InputError(
+            f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq, multiscale or frozen"
+        )
     if tokenizer.averages and config.train.devices * config.train.nodes * parts_of_a_step(config.train) > 1:
         raise InputError(
             f"train.devices={config.train.devices}, train.micro_batch={config.train.micro_batch} is not possible with "

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from radar.config.lookup import choose
 from radar.config.options import Config
 from radar.data.batches import Batch
-from radar.networks.network import FeatureNetwork
+from radar.encoders.network import FeatureNetwork
 from radar.parts import Part
 from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
 from radar.training.adversary import build_adversary

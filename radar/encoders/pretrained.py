@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radar.encoders.network import SPATIAL, FeatureNetwork
 from radar.errors import InputError
-from radar.networks.network import SPATIAL, FeatureNetwork
 from radar.provenance import weights_hash
 
 
@@ -51,6 +51,7 @@ class Inception(FeatureNetwork):
 
 MAPPED = 64  # pixels per side: a twelfth of the work of 224
 SPATIAL_BLOCK = 10  # of 14 x 14 cells
+STRIDE = 16  # pixels of the enlarged image per place of its map
 LAST_BLOCKS = (2, 4, SPATIAL_BLOCK, 15)  # of blocks as large as the stem's map, the stem stands for them
 
 
@@ -95,6 +96,14 @@ class EfficientNetLite0(FeatureNetwork):
 
     def _stem(self, scaled: Tensor) -> Tensor:
         return self.network._swish(self.network._bn0(self.network._conv_stem(scaled)))  # type: ignore[no-any-return]
+
+    def cells(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The map of the last block before the last halving, of images enlarged for one of its places per cell."""
+        large = F.interpolate((images + 1) * 127.5, [STRIDE * side for side in grid], mode="bicubic", antialias=True)
+        x = self._stem(((large - 127) / 128).contiguous(memory_format=torch.channels_last))
+        for block in self.network._blocks[: SPATIAL_BLOCK + 1]:
+            x = block(x)
+        return x
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of the stem and of the last blocks before each halving, of images enlarged to MAPPED pixels."""

@@ -1,5 +1,6 @@
 """What every feature network is. Legend: B images, F features."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radar.errors import InputError
@@ -30,6 +31,22 @@ class FeatureNetwork(nn.Module):
         Raises InputError for a network that shows none.
         """
         raise InputError(f"{self.label} shows no maps of its layers")
+
+    def cells(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What it sees of each cell (B, C, h, w), of images (B, 3, H, W) in [-1, 1].
+
+        By default the map that is nearest in size, brought to the grid.
+
+        Raises InputError for a network that shows no maps, and a grid larger than all of them.
+        """
+        maps = self.maps(images)
+        if grid[0] > maps[0].shape[2] or grid[1] > maps[0].shape[3]:
+            raise InputError(
+                f"a grid of {grid[0]}x{grid[1]} cells is not possible with {self.label}, whose largest map is "
+                f"{maps[0].shape[2]}x{maps[0].shape[3]}"
+            )
+        nearest = min(maps, key=lambda found: abs(found.shape[2] - grid[0]))
+        return F.interpolate(nearest.float(), grid, mode="bilinear", antialias=True)
 
     def probabilities(self, images: Tensor) -> Tensor | None:
         """Probabilities (B, C) of the classes that it knows; None where it is no classifier."""
