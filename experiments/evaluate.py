@@ -14,6 +14,7 @@ from radar.editing.protocol import check_protocol, protocol_columns
 from radar.errors import InputError
 from radar.files import check_writable
 from radar.scoring.evaluation import cautions, check_scoring, evaluate, open_references, save_row
+from radar.scoring.probe import check_probe
 from radar.scoring.restoration import judge_tokenizer
 from radar.scoring.sample_store import alone_in, draw_store
 from radar.timing.rounds import measure_speed
@@ -85,6 +86,7 @@ def open_generator(checkpoint: str, options: list[str], folder: Path) -> Generat
     check_scoring(generator.config.evaluate)
     check_scored(generator.config, (generator.as_trained or generator.module).grid)
     check_protocol(generator.config, generator.as_trained or generator.module)
+    check_probe(generator.config, generator.as_trained or generator.module)
     check_writable(folder, folder=True)
     must_launch(generator.config.train)
     return generator

@@ -41,7 +41,7 @@ COLUMNS = (
     Column("fid", "fid", 3, True, low=0),
     Column("fid_matched", "fid_matched", 3, True, low=0), Column("sfid", "sfid", 3, True, low=0),
     Column("inception_score", "IS", 2, True, low=1), Column("kid", "kid", 4, True), _share("precision"),
-    _share("recall"), _share("accuracy"), _share("validity"),
+    _share("recall"), _share("accuracy"), _share("validity"), _share("probe", "linear probe"),
     Column("nll", "NLL (nats)", 2, low=0), Column("rfid", "rfid", 3, True, low=0),
     Column("fid_restored", "fid_restored", 3, True, low=0),
     Column("images_per_s", "images/s", 0),

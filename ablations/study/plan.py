@@ -26,6 +26,7 @@ from radar.config.options import Config, SampleConfig, check_training
 from radar.editing.protocol import check_protocol
 from radar.errors import InputError, naming
 from radar.scoring.evaluation import check_scoring
+from radar.scoring.probe import check_probe
 from radar.training.checkpoints import build_generator
 from radar.training.devices import must_start
 from radar.training.other_grid import check_scored, on_sampled_grid
@@ -143,6 +144,7 @@ class Plan:
             check_scored(config, module.grid)
             on_sampled_grid(config, module)
             check_protocol(config, module)
+            check_probe(config, module)
         trained = {**training_options(config), **module.origin, "order_hash": module.order.digest}
         tune = {} if self.file.tune is None else {"tune": to_dict(self.file.tune)}
         run = self.out / "runs" / config_hash(trained)

@@ -321,6 +321,7 @@ class EvaluateConfig:
         [], "standard edits of held-out images (docs/editing.md) that are scored, too", choices=EDITS
     )
     edit_images: int = option(500, "held-out images that are edited, evenly spread, at most", at_least=2)
+    probe: bool = option(False, "fit a linear classifier of the middle block's features, or the aligned one's, too")
     metrics: list[str] = option(DEFAULT_METRICS, "which of the metrics; further: sfid, inception_score")
     timing_batch: int = option(64, "images of a timed batch", at_least=1)
     timing_repeats: int = option(5, "timed rounds", at_least=1)

@@ -26,6 +26,7 @@ from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware, versions
 from radar.scoring.labels import LABELS, label_gap
 from radar.scoring.metrics import Scores, check_metrics
+from radar.scoring.probe import probe_columns
 from radar.scoring.reference import Reference, build_references
 from radar.scoring.reference_file import check_reference
 from radar.scoring.restoration import restored_distances
@@ -191,6 +192,7 @@ def evaluate(generator: Generator, references: Sequence[Reference], folder: Path
     row |= field_gap(generator)
     row |= {"train_seconds": generator.train_seconds, "nll": measure_nll(generator)}
     row |= measure_quality(generator, store, references)
+    row |= probe_columns(generator)
     row["evaluate_seconds"] = time.perf_counter() - began
     return row | provenance(generator, references), store
 

@@ -63,6 +63,7 @@ class ResultRow(TypedDict, total=False):
         float, "fid_floor of the held-out images through the tokenizer: what perfect tokens would read"
     ]
     rfid_reference: Annotated[str, "images of rfid"]
+    probe: Annotated[float, "accuracy of a linear classifier of the generator's features, on held-out images"]
     edits: Annotated[dict[str, dict[str, float]], "scores of standard edits of held-out images (docs/editing.md)"]
     # Cost
     params: Annotated[int, "trainable parameters"]
