@@ -113,6 +113,7 @@ ABBREVIATED += ["radar sample CHECKPOINT sample.passes=10 sample.solver=ddim"]
 ABBREVIATED += [
     "radar ablate editing",
     "radar ablate editing_fashion",
+    "radar ablate alignment",
     "radar ablate benchmarks/claims_gpu.yaml --workers 3 train.device=cuda",
     "radar ablate grids",
     "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole",
