@@ -22,7 +22,7 @@ SMALL = ["data.name=shapes", "data.images=40", "tokenizer.name=fsq", "tokenizer.
 SMALL += ["train.warmup=1", "train.val_images=8", "train.adversarial_width=8", "train.device=cpu"]
 
 
-@pytest.mark.parametrize(("side", "patches"), [(8, 2), (32, 6), (64, 6), (256, 30)])
+@pytest.mark.parametrize(("side", "patches"), [(6, 1), (8, 2), (32, 6), (64, 6), (256, 30)])
 def test_patches_of_an_image(side, patches):
     net, images = discriminator(8, side), torch.rand(3, 3, side, side) * 2 - 1
     found = net(images)
@@ -89,7 +89,11 @@ def test_attention_between_cells(name):
 def test_what_has_no_effect_is_refused(tmp_path, capsys):
     with pytest.raises(InputError, match=r"train\.adversarial_start=5 has no effect"):
         build_adversary(TrainConfig(adversarial_start=5), 32)
+    for wrong, side in (({"adversarial_width": 12}, 32), ({}, 5)):
+        with pytest.raises(InputError, match="is not possible"):
+            build_adversary(TrainConfig(adversarial_weight=1.0, **wrong), side)
     run = [f"run={tmp_path / 'run'}", f"data.cache={tmp_path}"]
+    assert "only tokenizers" in fails(capsys, "train", "digits", "train.adversarial_start=5", *run)
     assert "only tokenizers restore images" in fails(capsys, "train", "digits", "train.adversarial_weight=1", *run)
     micro = ["train.adversarial_weight=1", "train.micro_batch=4", "tokenizer.checkpoint=null"]
     assert "adapts to a whole batch" in fails(capsys, "tokenizer", "shapes_fsq", *SMALL, *micro, *run)

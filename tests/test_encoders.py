@@ -1,20 +1,23 @@
 """Frozen image encoders: read from folders, as features, as a teacher, as tokens."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 
 from ablations.cli import main
+from radar.config.load import to_config
 from radar.config.options import DataConfig, TokenizerConfig
 from radar.data import load_data
 from radar.encoders.folder import ImageEncoder, load_encoder
 from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.networks.features import extract, load_features
-from radar.tokenizers import build_tokenizer
+from radar.tokenizers import build_tokenizer, tokenizer_hash
 from radar.training.checkpoints import load_tokenizer
+from radar.training.runs import train_tokenizer
 from tests.command_line import fails
 
 transformers = pytest.importorskip("transformers")
@@ -76,6 +79,54 @@ def test_features_and_alignment(tmp_path):
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_a_folder_without_its_pooler(tmp_path):
+    """As classifiers are saved: the same features every time. What else is missing is told."""
+    path = folder(tmp_path, "vit")
+    torch.manual_seed(1)
+    config = transformers.ViTConfig(**VISION, intermediate_size=32)
+    transformers.ViTForImageClassification(config).save_pretrained(path)
+    assert ImageEncoder(str(path)).digest == ImageEncoder(str(path)).digest
+    shape = json.loads((path / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (path / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(InputError, match=r"lacks weights: \d+, the first of which is .*layer"):
+        ImageEncoder(str(path))
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    path = folder(tmp_path)
+    transformers.AutoModel.from_pretrained(path).to(torch.bfloat16).save_pretrained(path)
+    network = load_encoder(str(path))
+    assert network.cells(torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16), (2, 2)).dtype == torch.float32
+
+
+def test_an_encoder_is_known_by_what_it_holds(tmp_path, monkeypatch):
+    """Not by its path: renamed, moved or seen from elsewhere it is the same tokenizer."""
+    path = folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    shared = ["data.name=shapes", "data.images=20", f"data.cache={tmp_path}", "train.batch_size=4", "train.warmup=1"]
+    shared += ["tokenizer.name=frozen", "tokenizer.width=8", "train.max_steps=1", f"run={tmp_path / 'run'}"]
+    checkpoint = str(train_tokenizer(to_config({}, [*shared, f"tokenizer.encoder=./{path.name}"])))
+    first = load_tokenizer(TokenizerConfig(name="frozen", checkpoint=checkpoint))
+    moved = load_tokenizer(TokenizerConfig(name="frozen", checkpoint=checkpoint, encoder=str(copy)))
+    assert tokenizer_hash(first) == tokenizer_hash(moved)
+    again = train_tokenizer(to_config({}, [*shared, f"tokenizer.encoder={copy}"]))
+    assert str(again) == checkpoint, "its training is finished"
+    with pytest.raises(InputError, match="encoder"):
+        train_tokenizer(to_config({}, [*shared, f"tokenizer.encoder={folder(tmp_path, seed=1)}"]))
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (4, 2)])
+def test_cells_of_efficientnet(grid):
+    """One place of the map per cell: a change within a cell is largest there."""
+    network, images = load_encoder("efficientnet_lite0"), torch.zeros(2, 3, 8 * grid[0], 8 * grid[1])
+    images[1, :, :8, -8:] = 1
+    found = network.cells(images, grid)
+    assert found.shape[2:] == grid
+    assert (found[1] - found[0]).square().sum(0).argmax() == grid[1] - 1
+
+
 @pytest.mark.parametrize("codes", [{}, {"codebook": 32}, {"fsq_levels": [4, 4, 3]}], ids=str)
 def test_frozen_tokens(codes, tmp_path):
     torch.manual_seed(0)
@@ -83,7 +134,7 @@ def test_frozen_tokens(codes, tmp_path):
     restored, tokens, loss = tokenizer.train()(IMAGES)
     assert restored.shape == IMAGES.shape and tokens.shape == (3, 64) and loss > 0
     loss.backward()
-    assert tokenizer.told.weight.grad is not None and tokenizer.encoder[2].weight.grad.abs().max() > 0
+    assert tokenizer.told.weight.grad is not None and tokenizer.encoder[1].weight.grad.abs().max() > 0
     assert not any("network" in name for name in tokenizer.state_dict()), "the encoder is not kept"
     tokens = tokenizer.eval().encode(IMAGES)
     assert torch.equal(tokens, torch.cat([tokenizer.encode(IMAGES[i : i + 1]) for i in range(3)]))
@@ -104,7 +155,7 @@ def test_from_images_to_a_row(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["nll"] > 0
     capsys.readouterr()
     other = [f"tokenizer.encoder={folder(tmp_path, seed=1)}"]
-    assert "holds another tokenizer" in fails(capsys, "train", "shapes_fsq", *shared, *small[:3], *other)
+    assert "was trained with another encoder" in fails(capsys, "train", "shapes_fsq", *shared, *small[:3], *other)
     for name in path.iterdir():
         name.write_bytes((tmp_path / "dinov2-1" / name.name).read_bytes())
     with pytest.raises(InputError, match="was trained with another encoder"):
@@ -123,11 +174,18 @@ def test_what_is_no_encoder(tmp_path, capsys):
     text.save_pretrained(empty)
     with pytest.raises(InputError, match="is no image encoder of patches: it is BertModel"):
         ImageEncoder(str(empty))
+    shape = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    transformers.SwinModel(transformers.SwinConfig(**shape)).save_pretrained(empty)
+    with pytest.raises(InputError, match="does not give one token per patch: it is SwinModel"):
+        ImageEncoder(str(empty))
+    (empty / "model.safetensors").write_bytes(b"12345678901234567890")
+    with pytest.raises(InputError, match="cannot be read by transformers"):
+        ImageEncoder(str(empty))
     run = [f"run={tmp_path / 'run'}", "tokenizer.name=frozen", "tokenizer.levels=null", "tokenizer.checkpoint=null"]
     tokenizer = partial(fails, capsys, "tokenizer", "digits", *run)
     assert "choose from: efficientnet_lite0" in tokenizer("tokenizer.encoder=clip")
     assert "no folder of an image encoder" in tokenizer("tokenizer.encoder=./nowhere")
-    assert "two kinds of codes" in tokenizer("tokenizer.codebook=8", "tokenizer.fsq_levels=[4,4]")
+    assert "of another kind than" in tokenizer("tokenizer.codebook=8", "tokenizer.fsq_levels=[4,4]")
     assert not (tmp_path / "run").exists()
 
 

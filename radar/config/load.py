@@ -163,12 +163,12 @@ SPREAD = (
 
 
 def training_options(config: Config) -> dict[str, Any]:
-    """Options that can change the trained weights; images, tokenizer and order files are known by what they hold."""
+    """Options that can change the trained weights; what options name by path is known by what it holds."""
     options = {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
     for name in ("train", "model"):
         options[name] = {key: value for key, value in options[name].items() if f"{name}.{key}" not in SPREAD}
     options["data"] = {**options["data"], "root": None}
-    options["tokenizer"] = {**options["tokenizer"], "checkpoint": None}
+    options["tokenizer"] = {**options["tokenizer"], "checkpoint": None, "encoder": None}
     options["order"] = {**options["order"], "covariance": None, "path": None}
     return options
 

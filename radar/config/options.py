@@ -89,7 +89,9 @@ class TokenizerConfig:
         "frozen: image encoder: efficientnet_lite0 (extra `features`), or a folder that transformers reads, by path",
     )
     attention: bool | None = option(None, "vq, fsq, multiscale, frozen: self-attention between the cells, as in VQGAN")
-    diversity: float | None = option(None, "vq, frozen: weight of the entropy of a batch's codes, to be large", above=0)
+    diversity: float | None = option(
+        None, "vq, frozen: weight of each cell's entropy of codes in a batch, which is to grow", above=0
+    )
     width: int | None = option(None, "vq, fsq, multiscale, frozen: channels of the convolutions")
     downsample: int | None = option(None, "vq, fsq, multiscale, frozen: pixels per cell and side, a power of two")
     checkpoint: str | None = option(None, "those that are learned: trained by `radar tokenizer`")
@@ -194,7 +196,7 @@ class TrainConfig:
         "tokenizers: factor on the adaptive weight of a discriminator of patches (VQGAN); 0: none",
         at_least=0,
     )
-    adversarial_start: int = option(0, "optimizer steps before it has a say", at_least=0)
+    adversarial_start: int = option(0, "optimizer steps before it is trained and has a say", at_least=0)
     adversarial_width: int = option(64, "channels of its first layer, a multiple of 8", at_least=8)
     adversarial_lr: float = option(5e-4, "its AdamW's learning rate, under the same schedule", above=0)
     align: str | None = option(
@@ -384,6 +386,7 @@ def _expand_paths(config: Config) -> None:
     """Let ~ stand for the home folder in every path, once and for all that read it."""
     holders: list[tuple[Any, tuple[str, ...]]] = [(config, ("init", "run"))]
     holders += [(getattr(config, name), options) for name, options in PATHS.items()]
+    holders += [(config.train, ("align",))]
     for words in (config.evaluate.features, config.train.perceptual):
         words[:] = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
     for holder, names in holders:

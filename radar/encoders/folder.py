@@ -6,11 +6,13 @@ Legend: B images, h x w cells, C channels.
 import inspect
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from radar.config.lookup import choose
 from radar.encoders.network import FeatureNetwork
@@ -36,30 +38,30 @@ class ImageEncoder(FeatureNetwork):
     def __init__(self, path: str) -> None:
         super().__init__()
         mean, deviation = _statistics(Path(path))
-        try:
-            from transformers import AutoModel, logging
-
-            logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            model = AutoModel.from_pretrained(path, local_files_only=True)
-        except ImportError as error:
-            raise InputError(f"encoder {path} needs the extra: pip install 'radar-ablations[encoders]'") from error
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"encoder {path} cannot be read by transformers: {reason[:200]}") from error
-        self.network = getattr(model, "vision_model", model)  # of CLIP and SigLIP, whose texts are not asked for
-        shape = self.network.config
+        self.network = _read(path)
+        shape: Any = self.network.config
         if not all(isinstance(getattr(shape, name, None), int) for name in ("patch_size", "image_size", "hidden_size")):
             raise InputError(f"encoder {path} is no image encoder of patches: it is {type(self.network).__name__}")
         self.patch, self.side, self.num_features = shape.patch_size, shape.image_size, shape.hidden_size
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
-        self.label, self.digest = Path(path).resolve().name, weights_hash(self, 8)
+        self.label, self.digest = Path(path).name, weights_hash(self, 8)
+        self._try(path)
+
+    @torch.no_grad()
+    def _try(self, path: str) -> None:
+        """Raise InputError where two cells by three do not give their patches."""
+        try:
+            found = tuple(self.eval().cells(torch.zeros(2, 3, 2 * self.patch, 3 * self.patch), (2, 3)).shape)
+        except Exception:  # any, by what the model takes
+            found = ()
+        if found != (2, self.num_features, 2, 3):
+            raise InputError(f"encoder {path} does not give one token per patch: it is {type(self.network).__name__}")
 
     def cells(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), one patch per cell: positions are interpolated by the encoder."""
         size = [self.patch * side for side in grid]
-        large = F.interpolate(images, size, mode="bicubic", antialias=True)
+        large = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
         pixels = ((large + 1) / 2 - self.mean) / self.deviation  # type: ignore[operator]
         found = self.network(pixels, **self._options).last_hidden_state[:, -grid[0] * grid[1] :]  # after what leads
         return found.mT.unflatten(2, grid)  # type: ignore[no-any-return]
@@ -81,6 +83,31 @@ class ImageEncoder(FeatureNetwork):
         return self.maps(images.float() / 127.5 - 1)[0].mean((2, 3))
 
 
+def _read(path: str) -> nn.Module:
+    """The vision part of a folder's model, in float32; of CLIP and SigLIP, texts are not asked for.
+
+    A pooler, whose output is not used, may lack weights; raises InputError for anything else that does.
+    """
+    try:
+        from transformers import AutoModel, logging
+    except ImportError as error:
+        raise InputError(f"encoder {path} needs the extra: pip install 'radar-ablations[encoders]'") from error
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    options = {"local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
+    try:
+        model, found = AutoModel.from_pretrained(path, output_loading_info=True, **options)
+    except Exception as error:  # of transformers, safetensors and huggingface_hub
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"encoder {path} cannot be read by transformers: {reason[:200]}") from error
+    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+        raise InputError(f"encoder {path} lacks weights: {len(missing)}, the first of which is {missing[0]}")
+    network: nn.Module = getattr(model, "vision_model", model)
+    if getattr(network, "pooler", None) is not None:
+        network.pooler = None  # type: ignore[assignment]
+    return network
+
+
 def _statistics(folder: Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3, 1, 1) of pixels in [0, 1] that an encoder was trained with."""
     try:
@@ -97,11 +124,17 @@ ENCODERS: dict[str, Callable[[], FeatureNetwork]] = {"efficientnet_lite0": Effic
 
 
 def load_encoder(name: str) -> FeatureNetwork:
-    """Open a network that was trained on other images, by name or by a folder; raises InputError."""
+    """Open a network that was trained on other images, by name or by a folder, once; raises InputError."""
+    changed = max((each.stat().st_mtime_ns for each in Path(name).glob("*")), default=0) if is_folder(name) else 0
+    return _opened(name, changed)
+
+
+@cache
+def _opened(name: str, changed: int) -> FeatureNetwork:
     network = ImageEncoder(name) if is_folder(name) else choose("encoder", name, ENCODERS)()
     return network.eval().requires_grad_(False)
 
 
 def is_folder(name: str) -> bool:
     """Whether a network is named by the folder that transformers reads it from."""
-    return "/" in name and Path(name).suffix not in SCRIPTS
+    return ("/" in name or Path(name).is_dir()) and Path(name).suffix not in SCRIPTS

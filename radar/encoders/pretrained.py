@@ -99,7 +99,8 @@ class EfficientNetLite0(FeatureNetwork):
 
     def cells(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """The map of the last block before the last halving, of images enlarged for one of its places per cell."""
-        large = F.interpolate((images + 1) * 127.5, [STRIDE * side for side in grid], mode="bicubic", antialias=True)
+        size, pixels = [STRIDE * side for side in grid], (images.float() + 1) * 127.5
+        large = F.interpolate(pixels, size, mode="bicubic", antialias=True)
         x = self._stem(((large - 127) / 128).contiguous(memory_format=torch.channels_last))
         for block in self.network._blocks[: SPATIAL_BLOCK + 1]:
             x = block(x)

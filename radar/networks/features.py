@@ -28,7 +28,7 @@ FEATURES: dict[str, Callable[[ImageData, str], FeatureNetwork]] = {
 
 
 def load_features(name: str, data: ImageData, cache: str) -> FeatureNetwork:
-    """Open a feature network by name, or by the path of a TorchScript file; raises InputError."""
+    """Open a feature network by name, or by the path of a TorchScript file or a folder; raises InputError."""
     if is_folder(name):
         return load_encoder(name)
     network = TorchScript(name, data.size) if is_path(name) else choose("feature network", name, FEATURES)(data, cache)

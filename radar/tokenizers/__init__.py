@@ -44,7 +44,7 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 
 
 def reconstruction_loss(restored: Tensor, images: Tensor) -> Tensor:
-    """Mean squared plus mean absolute error on [-1, 1]; no perceptual or adversarial term."""
+    """Mean squared plus mean absolute error on [-1, 1]."""
     target = normalise(images)
     return F.mse_loss(restored, target) + F.l1_loss(restored, target)
 

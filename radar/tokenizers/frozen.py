@@ -16,9 +16,14 @@ from radar.errors import InputError
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.tokenizer import Tokenizer, normalise
 
+CHUNK = 8  # images
+
 
 class Patches(nn.Module):
-    """Features (B, C, h, w) of the cells of images, by an encoder that is no part of this module's weights."""
+    """Features (B, C, h, w) of the cells of images, by an encoder that is no part of this module's weights.
+
+    Standardised cell by cell; made of few images at a time, so that rounding does not depend on the batch.
+    """
 
     def __init__(self, network: FeatureNetwork, downsample: int) -> None:
         super().__init__()
@@ -28,7 +33,10 @@ class Patches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
         network, (height, width) = self.held[0].to(images.device), images.shape[2:]
-        found = network.cells(images, (height // self.downsample, width // self.downsample)).float()
+        grid = height // self.downsample, width // self.downsample
+        parts = [part if len(part) > 1 else part.repeat(2, 1, 1, 1) for part in images.split(CHUNK)]
+        found = torch.cat([network.cells(part, grid).float() for part in parts])[: len(images)]
+        found = F.layer_norm(found.movedim(1, 3), found.shape[1:2]).movedim(3, 1)
         return found.contiguous()  # PyTorch 2.13 crashes in the backward pass of a 1x1 convolution of other layouts
 
 
@@ -41,7 +49,7 @@ class Frozen(Convolutional):
 
     def __init__(self, network: FeatureNetwork, plain: Convolutional, width: int) -> None:
         nn.Module.__init__(self)
-        self.kind = f"frozen-{network.title}-{plain.kind}"
+        self.kind = f"frozen-{network.digest}-{plain.kind}"
         self.vocabulary, self.downsample, self.quantiser = plain.vocabulary, plain.downsample, plain.quantiser
         self.look_up, self.decoder = plain.look_up, plain.decoder
         patches, last = Patches(network, plain.downsample), plain.encoder[-1]
@@ -49,7 +57,6 @@ class Frozen(Convolutional):
         assert isinstance(last, nn.Conv2d)
         self.encoder = nn.Sequential(
             patches,
-            nn.GroupNorm(1, channels),
             nn.Conv2d(channels, width, 1),
             nn.SiLU(),
             nn.Conv2d(width, last.out_channels, 1),
@@ -57,6 +64,11 @@ class Frozen(Convolutional):
         self.told = nn.Linear(last.out_channels, channels)
         self.register_buffer("encoder_digest", torch.tensor(list(bytes.fromhex(network.digest))))
         self.register_load_state_dict_pre_hook(_same_encoder)  # type: ignore[no-untyped-call]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The encoder."""
+        return {"encoder": bytes(self.get_buffer("encoder_digest").tolist()).hex()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `Convolutional`; the loss has one less the mean cosine of the features and of what codes tell of them."""
@@ -71,8 +83,8 @@ def _same_encoder(module: nn.Module, state: dict[str, Any], prefix: str, *rest: 
     found, mine = state.get(f"{prefix}encoder_digest"), module.get_buffer("encoder_digest")
     if found is not None and not torch.equal(found.cpu(), mine.cpu()):
         raise InputError(
-            f"this tokenizer was trained with another encoder: its weights are {bytes(found.tolist()).hex()}, those of "
-            f"tokenizer.encoder {bytes(mine.tolist()).hex()}"
+            f"this tokenizer was trained with another encoder: that one's weights are {bytes(found.tolist()).hex()}, "
+            f"those of tokenizer.encoder {bytes(mine.tolist()).hex()}"
         )
 
 
@@ -90,7 +102,7 @@ def frozen(
     Raises InputError for both at once, what is no encoder, and a width or a downsampling that is not possible.
     """
     if fsq_levels is not None and (codebook is not None or diversity is not None):
-        raise InputError("tokenizer.fsq_levels and tokenizer.codebook are two kinds of codes: give one of them")
+        raise InputError("tokenizer.fsq_levels are codes of another kind than tokenizer.codebook and diversity mean")
     if fsq_levels is not None:
         plain = fsq(fsq_levels, width, downsample, attention)
     else:

@@ -72,6 +72,11 @@ class Learned(Tokenizer):
     downsample: int
 
     @property
+    def origin(self) -> dict[str, str]:
+        """What it is made from and options say by path, by what that holds; nothing by default."""
+        return {}
+
+    @property
     def last_weight(self) -> nn.Parameter:
         """Weights of the decoder's last layer."""
         raise NotImplementedError

@@ -16,7 +16,8 @@ from radar.errors import InputError
 from radar.parts import Part
 from radar.training.devices import over_devices
 
-HALVINGS = 3  # of an image of 64 pixels a side and more; smaller ones keep 8x8 places
+HALVINGS = 3  # of an image of 64 pixels a side and more; smaller ones have fewer
+SMALLEST = 6  # pixels per side
 WIDEST = 8  # times the first layer's channels
 DELTA, LARGEST = 1e-6, 1e4  # of the adaptive weight: VQGAN's equation 7; the bound is that of its code
 
@@ -67,14 +68,16 @@ class Adversary(nn.Module):
             wanted: the loss of restoring them, to whose gradient the adversarial one is scaled.
             last: weights of the decoder's last layer, where both are measured.
         """
+        if step < self.start:  # a gradient of zero, which several devices wait for
+            return Judged(torch.stack([p.sum() for p in self.parameters()]).sum() * 0, {})
         there = self.discriminator(images)
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fooled = -torch.func.functional_call(self.discriminator, fixed, (restored,)).mean()
         here = self.discriminator(restored.detach())
         told = 0.5 * (F.relu(1 - there).mean() + F.relu(1 + here).mean())
         adaptive = adaptive_weight(wanted, fooled, last, part)
-        loss = float(step >= self.start) * (self.weight * adaptive * fooled + told)
-        return Judged(loss, {"discriminator": told, "adversarial": fooled, "adaptive_weight": adaptive})
+        values = {"discriminator": told, "adversarial": fooled, "adaptive_weight": adaptive}
+        return Judged(self.weight * adaptive * fooled + told, values)
 
 
 def adaptive_weight(wanted: Tensor, fooled: Tensor, last: nn.Parameter, part: Part) -> Tensor:
@@ -88,11 +91,19 @@ def adaptive_weight(wanted: Tensor, fooled: Tensor, last: nn.Parameter, part: Pa
 
 
 def build_adversary(config: TrainConfig, side: int) -> Adversary | None:
-    """Build it where it is asked for; raises InputError for options that have no effect."""
+    """Build it where it is asked for; raises InputError for options that have no effect or are not possible."""
     if config.adversarial_weight:
+        if config.adversarial_width % 8:
+            raise InputError(
+                f"train.adversarial_width={config.adversarial_width} is not possible: a multiple of 8 expected"
+            )
+        if side < SMALLEST:
+            raise InputError(
+                f"train.adversarial_weight={config.adversarial_weight} is not possible for images of {side} pixels a "
+                f"side: at least {SMALLEST} expected"
+            )
         return Adversary(config, side)
-    plain = TrainConfig()
     for name in ("adversarial_start", "adversarial_lr", "adversarial_width"):
-        if getattr(config, name) != getattr(plain, name):
+        if getattr(config, name) != getattr(TrainConfig(), name):
             raise InputError(f"train.{name}={getattr(config, name)} has no effect without train.adversarial_weight")
     return None

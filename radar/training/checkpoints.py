@@ -28,7 +28,8 @@ from radar.training.trained import TrainedModule
 
 # Options of a checkpoint that may be set anew.
 MAY_CHANGE = (
-    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=", "order.covariance=",
+    "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=",
+    "tokenizer.encoder=", "order.covariance=",
     "order.path=", "train.device=", "train.devices=", "train.nodes=", "model.compile=",
 )  # fmt: skip
 
@@ -79,24 +80,26 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
     Options that are not given are those of the checkpoint; raises InputError where given ones are others.
     """
-    tokenizer = build_tokenizer(config)
-    if not isinstance(tokenizer, Learned):
-        return tokenizer.eval()
+    there = config.checkpoint is not None and Path(config.checkpoint).exists()
+    checkpoint = read_checkpoint(config.checkpoint) if config.checkpoint is not None and there else None
+    trained = None if checkpoint is None else to_config(checkpoint["radar"]["config"])
+    if trained is None or trained.tokenizer.name != config.name:
+        tokenizer = build_tokenizer(config)
+        if not isinstance(tokenizer, Learned):
+            return tokenizer.eval()
     how = "train it first by `radar tokenizer CONFIG`, CONFIG being a YAML file or a ready-made name, or `radar import`"
     if config.checkpoint is None:
         raise InputError(
             f"tokenizer '{config.name}' must be trained or imported: {how} one, then set tokenizer.checkpoint"
         )
-    if not Path(config.checkpoint).exists():
+    if checkpoint is None or trained is None:
         raise InputError(f"tokenizer.checkpoint={config.checkpoint} does not exist: {how} it")
-    checkpoint = read_checkpoint(config.checkpoint)
-    trained = to_config(checkpoint["radar"]["config"])
-    for name, given in vars(replace(config, checkpoint=None)).items():
+    for name, given in vars(replace(config, checkpoint=None, encoder=None)).items():
         if given is not None and given != (found := getattr(trained.tokenizer, name)):
             raise InputError(
                 f"checkpoint {config.checkpoint} holds another tokenizer: {name} is {found}, tokenizer.{name}={given}"
             )
-    tokenizer = build_tokenizer(trained.tokenizer)
+    tokenizer = build_tokenizer(replace(trained.tokenizer, encoder=config.encoder or trained.tokenizer.encoder))
     assert isinstance(tokenizer, Learned)
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("tokenizer.")}
     restore_weights(TokenizerModule(trained, tokenizer), checkpoint | {"state_dict": weights}, config.checkpoint)

@@ -15,6 +15,7 @@ from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
 from radar.networks.features import load_features
 from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer
+from radar.training.adversary import build_adversary
 from radar.training.alignment import Teacher
 from radar.training.checkpoints import (
     adopt,
@@ -55,17 +56,20 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     if config.train.adversarial_weight and parts_of_a_step(config.train) > 1:
         raise InputError(
             f"train.micro_batch={config.train.micro_batch} is not possible with train.adversarial_weight, which "
-            "adapts to a whole batch; choose a smaller train.batch_size"
+            "adapts to a whole batch; leave out train.micro_batch"
         )
     tokenizer.grid(data.size)
     if not len(data.train):
         raise InputError(f"data '{data.name}' has no images, which a tokenizer learns from")
+    build_adversary(config.train, min(data.size))  # fails here, before any work
     networks = [load_features(name, data, config.data.cache) for name in config.train.perceptual]
     for network in networks:
         network.maps(torch.zeros(2, 3, *data.size))  # fails here where it has none
     if starts:
         return on_devices(config.train.devices, train_tokenizer, config, title)
-    origin = {"images": data.identity} | ({"networks": ", ".join(n.title for n in networks)} if networks else {})
+    origin = {"images": data.identity} | tokenizer.origin
+    if networks:
+        origin["networks"] = ", ".join(network.title for network in networks)
     module = TokenizerModule(config, tokenizer, origin, networks, min(data.size))
     return fit(config, module, image_batches(config, data), title, average=False)
 
@@ -104,8 +108,8 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     """
     check_training(config.train)
     starts = must_start(config.train)
-    for name in ("perceptual", "adversarial_weight"):
-        if given := getattr(config.train, name):
+    for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
+        if (given := getattr(config.train, name)) != getattr(Config().train, name):
             raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
