@@ -363,9 +363,11 @@ def test_what_a_missing_tokenizer_needs(tmp_path, capsys):
 def test_configurations_of_a_folder_are_listed(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("")
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "train", tmp_path / "mina.yaml")
-    assert "give a YAML file or one of: digits, fashion, fashion_tokenizer, imagenet" in fails(capsys, "train", "digit")
+    assert "give a YAML file or one of: digits, fashion, fashion_tokenizer, fashion_vqgan" in fails(
+        capsys, "train", "digit"
+    )
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "ablate", tmp_path / "x.yaml")
-    assert "give a YAML file or one of: capacity" in fails(capsys, "ablate", "ordring")
+    assert "give a YAML file or one of: alignment, capacity" in fails(capsys, "ablate", "ordring")
 
 
 def test_masks_take_the_options_of_an_order(tmp_path, capsys):
