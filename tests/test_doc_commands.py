@@ -114,6 +114,7 @@ ABBREVIATED += [
     "radar ablate editing",
     "radar ablate editing_fashion",
     "radar ablate alignment",
+    "radar ablate systems",
     "radar ablate benchmarks/claims_gpu.yaml --workers 3 train.device=cuda",
     "radar ablate grids",
     "radar edit CHECKPOINT --count 400 --keep center:0.5 --encode whole",
