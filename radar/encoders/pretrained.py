@@ -89,10 +89,13 @@ class EfficientNetLite0(FeatureNetwork):
 
     def spatial(self, images: Tensor) -> Tensor:
         """First channels of the last block of 14 x 14 cells."""
-        x = self._stem(_scaled(images))
+        return self._spatial_map(_scaled(images))[:, :SPATIAL].flatten(1)
+
+    def _spatial_map(self, scaled: Tensor) -> Tensor:
+        x = self._stem(scaled)
         for block in self.network._blocks[: SPATIAL_BLOCK + 1]:
             x = block(x)
-        return x[:, :SPATIAL].flatten(1)
+        return x
 
     def _stem(self, scaled: Tensor) -> Tensor:
         return self.network._swish(self.network._bn0(self.network._conv_stem(scaled)))  # type: ignore[no-any-return]
@@ -101,10 +104,7 @@ class EfficientNetLite0(FeatureNetwork):
         """The map of the last block before the last halving, of images enlarged for one of its places per cell."""
         size, pixels = [STRIDE * side for side in grid], (images.float() + 1) * 127.5
         large = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-        x = self._stem(((large - 127) / 128).contiguous(memory_format=torch.channels_last))
-        for block in self.network._blocks[: SPATIAL_BLOCK + 1]:
-            x = block(x)
-        return x
+        return self._spatial_map(((large - 127) / 128).contiguous(memory_format=torch.channels_last))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of the stem and of the last blocks before each halving, of images enlarged to MAPPED pixels."""
