@@ -53,6 +53,8 @@ VERBS = {
     "sample": Verb("experiments.sample", "draw images from a checkpoint", True, True),
     "edit": Verb("experiments.edit", "draw parts of images anew: inpainting, outpainting, other classes", True, True),
     "evaluate": Verb("experiments.evaluate", "score a checkpoint", True, True),
+    "export": Verb("experiments.export", "a checkpoint as a folder for others: safetensors, card, samples", True),
+    "push": Verb("experiments.push", "send an exported folder to the Hugging Face hub"),
     "reference": Verb("experiments.reference", "statistics of the real images, as files", True, True),
     "bench": Verb("experiments.bench", "time sampling and training against the roofline floor of this device", True),
     "ablate": Verb("ablations.ablate", "run a study: train, sample, score and time every arm", True, True),

@@ -1,8 +1,10 @@
 """Arguments that several verbs take."""
 
 import argparse
+from pathlib import Path
 
 from radar.errors import InputError
+from radar.hub import PREFIX, is_remote
 
 LARGEST_GRID = 64 * 64  # the gap factorises an N x N matrix
 
@@ -14,8 +16,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Declare a checkpoint to use, and where results go."""
-    parser.add_argument("checkpoint", help="written by `radar train`")
+    parser.add_argument("checkpoint", help="written by `radar train`; or a folder of `radar export`, or hf://user/name")
     parser.add_argument("--out", help="folder for the results (default: beside the checkpoint)")
+
+
+def beside(checkpoint: str) -> Path:
+    """Folder for the results of a checkpoint: its own; of one on the hub, a folder here of its name."""
+    if is_remote(checkpoint):
+        return Path("runs", *checkpoint.removeprefix(PREFIX).split("/"))
+    return Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
 
 
 def parse_grid(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from experiments.arguments import add_checkpoint, parse_grid
+from experiments.arguments import add_checkpoint, beside, parse_grid
 from radar.editing.edits import ENCODINGS, TASKS, Edit, Editor, label_of
 from radar.editing.holes import KEEPS
 from radar.editing.results import edit_and_save
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     editor = Editor(generator, edit, generator.config.sample)
     editor.check(images, own, range(len(images)))
     network = load_features(generator.config.evaluate.features[0], generator.data, generator.config.data.cache)
-    folder = Path(args.out or Path(args.checkpoint).parent / "edits")
+    folder = Path(args.out) if args.out else beside(args.checkpoint) / "edits"
     with locked_or_refused(folder / ".edits.lock", f"--out {folder}"):
         row = edit_and_save(editor, images, own, network, args.blend, folder)
         with replacing(folder / "edit.json") as temporary:

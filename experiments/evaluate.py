@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import add_checkpoint
+from experiments.arguments import add_checkpoint, beside
 from radar.editing.protocol import check_protocol, protocol_columns
 from radar.errors import InputError
 from radar.files import check_writable
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     for text in args.options:
         if text.startswith("sample.images="):
             raise InputError(f"'{text}' has no effect on radar evaluate; it scores evaluate.images")
-    folder = Path(args.out or Path(args.checkpoint).parent)
+    folder = Path(args.out) if args.out else beside(args.checkpoint)
     if holds_tokenizer(args.checkpoint):
         show(evaluate_tokenizer(args.checkpoint, args.options, folder), folder)
     elif (row := evaluate_generator(args.checkpoint, args.options, folder)) is not None:

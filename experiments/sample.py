@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments.arguments import add_checkpoint
+from experiments.arguments import add_checkpoint, beside
 from radar.errors import InputError
 from radar.scoring.sample_pictures import save_pictures
 from radar.scoring.sample_store import alone_in, draw_store, save_npz
@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> None:
         if text.startswith("evaluate."):
             raise InputError(f"'{text}' has no effect on radar sample")
     generator = load_generator(args.checkpoint, args.options)
-    settings, folder = generator.config.sample, Path(args.out or Path(args.checkpoint).parent / "samples")
+    settings, folder = generator.config.sample, Path(args.out) if args.out else beside(args.checkpoint) / "samples"
     must_launch(generator.config.train)  # fails here, before anything is written
     with alone_in(folder, generator.config.train):
         store = draw_store(generator, settings, "balanced", folder)

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -102,7 +101,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        temporary.mkdir()
         try:
             yield temporary
             try:

@@ -245,7 +245,7 @@ def test_the_file_that_imagenet_takes_on_two_devices(tmp_path):
     shared += ["tokenizer.codebook=16", "tokenizer.width=8", "tokenizer.downsample=8", "train.device=cpu"]
     shared += ["train.batch_size=8", "train.max_steps=4", "train.warmup=1", "train.log_every=1", "train.val_every=2"]
     shared += ["train.precision=32-true", "train.devices=2", "train.micro_batch=2"]
-    run(tmp_path, radar, "tokenizer", "imagenet", *shared, "train.devices=1")
+    run(tmp_path, radar, "tokenizer", "imagenet", *shared, "train.devices=1", "train.micro_batch=null")
     small = [*shared, "model.preset=tiny", "evaluate.features=[cnn]", "evaluate.images=12", "sample.images=4"]
     assert run(tmp_path, radar, "train", "imagenet", *small, "run=a").splitlines()[-1] == "a/last.ckpt"
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", radar]

@@ -57,6 +57,7 @@ COMMANDS = {
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 run=runs/scales",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
+    "radar export runs/digits/last.ckpt digits": DRAWN,
     "radar edit runs/digits/last.ckpt --box 0.25,0.25,0.75,0.75": "--count 2 data.cache=cache",
     "radar edit runs/digits/last.ckpt --task outpaint --keep center:0.5 --steps 4": "--count 2 data.cache=cache",
     "radar edit runs/digits/last.ckpt --task class-edit --keep left --to-class 3": "--count 2 data.cache=cache",
@@ -131,7 +132,9 @@ VERBS = [
     "curves",
     "edit",
     "evaluate",
+    "export",
     "plan",
+    "push",
     "reference",
 ]
 ABBREVIATED += [*(f"radar {verb}" for verb in VERBS), "radar gap --save"]

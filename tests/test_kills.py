@@ -44,6 +44,7 @@ arms:
   radial/nested: {attention: nested, sample: {correction: 0.0}}
   radial/nested corrected: {attention: nested, sample: {correction: 0.5}}
 """
+STEPS = 300  # long enough that ten kills come before the end
 MEASURED = ("train_seconds", "evaluate_seconds", "images_per_s", "images_per_s_min", "images_per_s_max")
 MEASURED += ("speedup", "speedup_min", "speedup_max")
 
@@ -144,7 +145,7 @@ def postgres(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cache) -> list[dict[str, str]]:
     """Rows of the same study by workers that are forked, in this process."""
-    command = Command(tmp_path_factory.mktemp("undisturbed") / "study", cache, 60)
+    command = Command(tmp_path_factory.mktemp("undisturbed") / "study", cache, STEPS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(command.folder)
         patch.setattr(workers, "METHOD", "forkserver")
@@ -160,12 +161,15 @@ def test_a_study_killed_at_random_moments(kills, shared, tmp_path, cache, undist
     The same table as undisturbed, nothing that was done is done again, and each trial is done once.
     """
     storage = [f"--storage={request.getfixturevalue('postgres')}"] if shared else []
-    command, seen = Command(tmp_path / "study", cache, 60, *storage), {}
+    command, seen = Command(tmp_path / "study", cache, STEPS, *storage), {}
     rows = command.folder / "out" / "rows"
     for _ in range(kills):
         process = command.start(2)
         wait_for(partial(training, command, process, wait_for(command.queue)))
-        time.sleep(random.uniform(0, 3))
+        time.sleep(random.uniform(0, 2))
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()[0]
+            break
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         wait_for(lambda: not command.processes())

@@ -44,7 +44,13 @@ VQGAN = {
     "train": OPTIONS["train"] | {"optimizer": "adamw", "micro_batch": None, "adversarial_weight": 0.8,
                                  "adversarial_start": 4, "adversarial_width": 8},
 }  # fmt: skip
-KINDS = {"nested": (OPTIONS, "val/nll"), "dit": (DIT, "val/loss"), "vqgan": (VQGAN, "val/mse")}
+PLAIN = {**OPTIONS, "attention": "plain"}  # trained in the very slots that it is validated in
+KINDS = {
+    "nested": (OPTIONS, "val/nll"),
+    "plain": (PLAIN, "val/nll"),
+    "dit": (DIT, "val/loss"),
+    "vqgan": (VQGAN, "val/mse"),
+}
 
 
 @pytest.mark.parametrize(("options", "judged_by"), KINDS.values(), ids=KINDS)
@@ -61,7 +67,7 @@ def test_killed_anywhere_and_resumed(options, judged_by, tmp_path):
         [kill(6, signal.SIGKILL), kill(6, signal.SIGKILL, skip=1)],
         [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 19, size=3))],
     ]
-    chains = chains if options is OPTIONS else [chains[1], chains[5]]
+    chains = chains if options is OPTIONS else [chains[1], chains[4], chains[5]]
     expected_codes, jobs = [], []
     for name, chain in [("whole", []), *enumerate(chains)]:
         overrides = [f"run={tmp_path / str(name)}", f"data.cache={tmp_path}"]

@@ -86,6 +86,7 @@ class Slots:
         return bool((self.second != NONE).any())
 
     @cached_property
+    @torch.inference_mode(False)  # training needs it too, where validation has asked first
     def predictions(self) -> Predictions:
         """List what is predicted: in slot order, or by rank where two slots may predict a cell together."""
         if not self.mixes:
@@ -102,6 +103,7 @@ class Slots:
         return int(self.is_token.sum())
 
     @cached_property
+    @torch.inference_mode(False)
     def kinds(self) -> tuple[Tensor, Tensor]:
         """Numbers of the slots that carry a token, and of those that ask."""
         known, asking = (torch.nonzero(kind).flatten() for kind in (self.is_token, ~self.is_token))
@@ -151,14 +153,18 @@ class Slots:
         """Dense mask (S, S): True where the row's slot sees the column's."""
         return self.sees(Side(*(part[:, None] for part in self.side)), self.side)
 
-    def block_mask(self, device: torch.device | str) -> BlockMask:
-        """Build the same rule as a FlexAttention block mask on `device`."""
+    def mask_mod(self, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The same rule as FlexAttention's `mask_mod`: (image, head, asking slot, seen slot) -> bool."""
         side = Side(*(part.to(device) for part in self.side))
 
         def rule(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
             return self.sees(Side(*(part[q] for part in side)), Side(*(part[kv] for part in side)))
 
-        return create_block_mask(rule, None, None, len(self), len(self), device=device)
+        return rule
+
+    def block_mask(self, device: torch.device | str) -> BlockMask:
+        """Build the same rule as a FlexAttention block mask on `device`."""
+        return create_block_mask(self.mask_mod(device), None, None, len(self), len(self), device=device)
 
     def to(self, device: torch.device | str) -> "Slots":
         """Move to a device."""
@@ -174,7 +180,7 @@ class Slots:
 
     def only(self, steps: Tensor, mask: Tensor) -> "Slots":
         """Keep what predicts the cells of `steps`, and all that this can see through any number of layers of `mask`."""
-        return self._with_seen(torch.isin(self.in_pass, steps) & self.predicts, mask)
+        return self.take(self.seen_by(torch.isin(self.in_pass, steps) & self.predicts, mask))
 
     def given(self, known: int, revise: bool = False) -> "Slots":
         """Keep what decodes the ranks from `known` on where those before are given: no slot asks for these.
@@ -185,12 +191,13 @@ class Slots:
         again = self.revises & (self.in_pass >= (int(first.min()) if revise and len(first) else len(self)))
         target, second = (torch.where((asked >= known) | again, asked, NONE) for asked in (self.target, self.second))
         slots = replace(self, target=target, second=second)
-        return slots._with_seen(slots.predicts_new, slots.mask())
+        return slots.take(slots.seen_by(slots.predicts_new, slots.mask()))
 
-    def _with_seen(self, wanted: Tensor, mask: Tensor) -> "Slots":
+    def seen_by(self, wanted: Tensor, mask: Tensor) -> Tensor:
+        """(S,) True for the slots `wanted` (S,) and all that they see through any number of layers of `mask`."""
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
-        return self.take(wanted)
+        return wanted
 
 
 def _position(values: Tensor, listed: Tensor) -> Tensor:

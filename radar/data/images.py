@@ -40,6 +40,7 @@ class ImageData:
         larger: number and side -> a training image cropped to that side from its original, where there is one.
         codes: tokens by split, where they were encoded elsewhere and there are no images.
         well_formed: images (B, 3, H, W), labels (B,) -> (B,) bool, where the data set can tell.
+        counts: training images of each class, where that and not the images is known: enough to sample.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ImageData:
     larger: Callable[[int, int], Tensor] | None = None
     well_formed: Callable[[Tensor, Tensor], Tensor] | None = None
     codes: dict[str, TokenSplit] | None = None
+    counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

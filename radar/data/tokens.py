@@ -45,6 +45,8 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: in
     meta.json). Where the data are codes already, these. Raises InputError for a cache that was made by another
     tokenizer, or of other images, and for codes that do not fit the tokenizer.
     """
+    if data.counts is not None:
+        raise InputError(f"the images of data '{data.name}' are not here: give data.root, where they lie")
     if data.codes is not None:
         _check_codes(data, data.codes, tokenizer)
         return data.codes

@@ -38,7 +38,7 @@ def warm_up_calls(device: torch.device) -> int:
     return 2 if device.type == "cuda" else 1
 
 
-_works: dict[nn.Module, dict[Key, Work]] = {}  # per model: what ran once as it is, or its recording
+_works: dict[object, dict[Key, Work]] = {}  # per model: what ran once as it is, or its recording
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def unrecorded() -> Iterator[None]:
         _works.update(kept)
 
 
-def replay(model: nn.Module, name: Hashable, work: Work, *inputs: Tensor) -> Tensor:
+def replay(model: object, name: Hashable, work: Work, *inputs: Tensor) -> Tensor:
     """Run work(*inputs), from the second call of a name and sizes on as a recording.
 
     The first runs as it is: what is compiled or planned at first use is not allowed in a recording.

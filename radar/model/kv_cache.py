@@ -30,6 +30,10 @@ class Cache:
     buffer: Tensor
     start: Tensor
 
+    def rewind(self, slots: int) -> None:
+        """Keep the first so many slots."""
+        self.start.fill_(slots)
+
 
 def empty_cache(
     layers: int, batch: int, heads: int, slots: int, width: int, device: torch.device, dtype: torch.dtype

@@ -21,7 +21,7 @@ from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table, run_block
 from radar.model.conditioning import Effect, build_conditioning, enter, initialise
-from radar.model.kv_cache import Cache, cached_attention
+from radar.model.kv_cache import Cache, cached_attention, empty_cache
 
 R = TypeVar("R")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]  # of `Transformer.embed`
@@ -90,6 +90,12 @@ class Transformer(nn.Module):
     def cache_layers(self) -> int:
         """Keys and values to keep: of every block, but one for all query blocks."""
         return len(self.blocks) + bool(self.query_layers)
+
+    def empty_cache(self, images: int, slots: int, dtype: torch.dtype | None = None) -> Cache:
+        """Room for the keys and values of `slots` slots; the type is by default that of the weights."""
+        heads, device = self.shape.heads, self.query.device
+        each = self.shape.dim // heads
+        return empty_cache(self.cache_layers, images, heads, slots, each, device, dtype or self.query.dtype)
 
     def _initialise(self) -> None:
         """Normal with deviation 0.02, but for the heads: a new model is exactly uniform, NLL = N log V."""

@@ -6,7 +6,6 @@ model would: what is then wrong with the images is the price of decoding in para
 Legend: N cells, M images, T targets.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -54,11 +53,14 @@ class ExactModel:
 
     def __init__(self, p: Tensor, permutation: Tensor) -> None:
         self.p, self.permutation = p, permutation.tolist()
-        self.classes, self.cache_layers, self.query = 1, 1, torch.zeros(1)
-        self.shape = SimpleNamespace(dim=1, heads=1, layers=1)
+        self.classes = 1
 
-    def hints_of(self, slots: Slots, known: Tensor) -> None:
-        """No slot is told anything."""
+    def empty_cache(self, *_: Any) -> "ExactModel":
+        """Nothing is kept."""
+        return self
+
+    def rewind(self, slots: int) -> None:
+        """Nothing is forgotten."""
 
     def __call__(self, slots: Slots, content: Tensor, *others: Any, **named: Any) -> Tensor:
         """Logits (M, T, 2)."""

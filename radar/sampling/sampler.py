@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from radar.config.options import SampleConfig
 from radar.kernels.cuda_graphs import recorded, replay
 from radar.kernels.linear import fast_products
-from radar.model.kv_cache import empty_cache
-from radar.model.transformer import Transformer
+from radar.sampling.decoder import Decoder, hints_reader, with_cache
 from radar.sampling.draw import draw, filter_probabilities, image_noise
 from radar.sampling.guidance import guidance
 from radar.sampling.passes import Pass
@@ -82,7 +81,7 @@ class Choice:
 
 
 def sample_tokens(
-    model: Transformer,
+    model: Decoder,
     passes: Sequence[Pass],
     permutation: Tensor,
     labels: Tensor,
@@ -95,7 +94,7 @@ def sample_tokens(
     """Draw tokens (B, N) in cell order; exactly one forward pass per entry of `passes`.
 
     Args:
-        model: in eval mode.
+        model: in eval mode; ours, or a foreign one.
         passes: of `plan_passes`, on the model's device; the same list for all batches that are to be replayed.
         permutation: (N,) or (B, N) cells in decoding order.
         labels: (B,) classes.
@@ -124,7 +123,7 @@ def all_noise(passes: Sequence[Pass], settings: SampleConfig, images: Sequence[i
 
 
 def _run(
-    model: Transformer,
+    model: Decoder,
     passes: Sequence[Pass],
     settings: SampleConfig,
     rule: TokenRule,
@@ -166,7 +165,7 @@ def _products_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def ready_to_sample(model: Transformer, settings: SampleConfig) -> Iterator[None]:
+def ready_to_sample(model: nn.Module, settings: SampleConfig) -> Iterator[None]:
     """Make many batches faster: weights laid out for it, and on a GPU recorded passes (radar/kernels).
 
     The weights must not change in the meantime.
@@ -178,26 +177,24 @@ def ready_to_sample(model: Transformer, settings: SampleConfig) -> Iterator[None
 class _Guide:
     """Runs a pass with or without guidance; keeps the cache. Without guidance nothing is computed twice."""
 
-    def __init__(self, model: Transformer, passes: Sequence[Pass], labels: Tensor, settings: SampleConfig) -> None:
+    def __init__(self, model: Decoder, passes: Sequence[Pass], labels: Tensor, settings: SampleConfig) -> None:
         self.schedule = guidance(settings.guidance_schedule, settings.guidance_power)
         self.settings, self.doubled = settings, settings.guidance != 1
         self.labels = torch.cat([labels, torch.full_like(labels, model.classes)]) if self.doubled else labels
         room = max((step.covered for step in passes), default=0)
-        self.model = model
-        shape, device, low = model.shape, model.query.device, product_dtype(settings) == torch.bfloat16
-        dtype = torch.bfloat16 if low else model.query.dtype
-        self.cache = empty_cache(
-            model.cache_layers, len(self.labels), shape.heads, room, shape.dim // shape.heads, device, dtype
-        )
+        self.model, self.hints_of = with_cache(model), hints_reader(model)
+        low = product_dtype(settings) == torch.bfloat16
+        self.cache = self.model.empty_cache(len(self.labels), room, torch.bfloat16 if low else None)
 
     def predict(self, step: Pass, x: Tensor, permutation: Tensor) -> Tensor:
         """Guided logits (B, T, V) of one pass, given the tokens x (B, N) by rank."""
-        tokens, hints = x[:, step.slots.rank.clamp(min=0)], self.model.hints_of(step.slots, x)
+        tokens, hints = x[:, step.slots.rank.clamp(min=0)], self.hints_of(step.slots, x)
         if self.doubled:
             tokens, hints = tokens.repeat(2, 1), None if hints is None else hints.repeat(2, 1, 1)
             permutation = permutation.repeat(2, 1) if permutation.ndim == 2 else permutation
-        self.cache.start.fill_(step.start)
-        logits = self.model(step.slots, tokens, self.labels, permutation, step.mask, self.cache, hints=hints).float()
+        self.cache.rewind(step.start)
+        told = {} if hints is None else {"hints": hints}
+        logits = self.model(step.slots, tokens, self.labels, permutation, step.mask, self.cache, **told).float()
         if not self.doubled:
             return logits  # type: ignore[no-any-return]
         conditional, unconditional = logits.chunk(2)

@@ -214,6 +214,8 @@ def check_scoring(config: EvaluateConfig) -> None:
 def open_references(generator: Generator) -> list[Reference]:
     """Open the feature networks and the real images that a generator is judged by; the last are kept open."""
     config, data, device = generator.config, generator.data, generator.module.device
+    if data.counts is not None:
+        raise InputError(f"{generator.path} came without its images, which scores compare with: give data.root=FOLDER")
     e = config.evaluate
     asked = (e.features, e.reference, e.reference_images, "sfid" in e.metrics)
     key = (repr(config.data), data.identity, repr(asked), device)

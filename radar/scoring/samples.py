@@ -39,14 +39,18 @@ def label_rule(generator: Generator, name: str) -> LabelRule:
 
 def class_counts(generator: Generator) -> Tensor:
     """Training images of each class, (C,)."""
+    if (known := generator.data.counts) is not None:
+        return torch.tensor(known)
     labels = cached_tokens(generator.data, generator.tokenizer, generator.config.data.cache)["train"].labels
     return torch.bincount(torch.from_numpy(labels), minlength=len(generator.data.classes))
 
 
 @contextmanager
-def drawing(generator: Generator, settings: SampleConfig, labels: str) -> Iterator[Callable[[Sequence[int]], Samples]]:
+def drawing(
+    generator: Generator, settings: SampleConfig, labels: str | LabelRule
+) -> Iterator[Callable[[Sequence[int]], Samples]]:
     """Give a function that draws the images of any numbers, in batches of `batch_size`, which does not change them."""
-    module, rule = generator.module, label_rule(generator, labels)
+    module, rule = generator.module, label_rule(generator, labels) if isinstance(labels, str) else labels
 
     @torch.no_grad()  # sample_tokens knows where inference mode is possible
     def draw(draw_tokens: Drawer, numbers: Sequence[int]) -> Samples:
@@ -63,7 +67,7 @@ def drawing(generator: Generator, settings: SampleConfig, labels: str) -> Iterat
         yield partial(draw, draw_tokens)
 
 
-def draw_samples(generator: Generator, settings: SampleConfig, labels: str = "balanced") -> Samples:
+def draw_samples(generator: Generator, settings: SampleConfig, labels: str | LabelRule = "balanced") -> Samples:
     """Draw `settings.images` images into memory."""
     with drawing(generator, settings, labels) as draw:
         starts = range(0, settings.images, settings.batch_size)

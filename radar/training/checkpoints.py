@@ -15,11 +15,13 @@ from radar.config.renamed import refuse_old_name, upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
+from radar.hub import is_remote, local
 from radar.model.blocks import model_shape
 from radar.sampling.guidance import guidance
 from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
 from radar.training.devices import pick_device
+from radar.training.exported import described, is_exported, read_exported
 from radar.training.generative import GenerativeModule
 from radar.training.generators import generator_builder
 from radar.training.other_grid import on_sampled_grid
@@ -39,11 +41,16 @@ OF_TRAINING = ("dropout", "label_dropout", "backend", "checkpoint_activations", 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of this project with the safe loader; raises InputError if missing, damaged or foreign."""
-    if not Path(path).is_file():
-        there = "is a folder: name the file in it, last.ckpt" if Path(path).is_dir() else "does not exist"
+    path = local(path)
+    if is_exported(path):
+        checkpoint: dict[str, Any] = read_exported(path)
+        upgrade(checkpoint)
+        return checkpoint
+    if not path.is_file():
+        there = "is a folder: name the file in it, last.ckpt" if path.is_dir() else "does not exist"
         raise InputError(f"checkpoint {path} {there}")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or "radar" not in checkpoint:
@@ -80,7 +87,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
     Options that are not given are those of the checkpoint; raises InputError where given ones are others.
     """
-    there = config.checkpoint is not None and Path(config.checkpoint).exists()
+    there = config.checkpoint is not None and (is_remote(config.checkpoint) or Path(config.checkpoint).exists())
     checkpoint = read_checkpoint(config.checkpoint) if config.checkpoint is not None and there else None
     trained = None if checkpoint is None else to_config(checkpoint["radar"]["config"])
     if trained is None or trained.tokenizer.name != config.name:
@@ -135,15 +142,15 @@ class Generator:
 
 
 def build_generator(
-    config: Config, step: Tensor | None = None, planned: bool = False
+    config: Config, step: Tensor | None = None, planned: bool = False, data: ImageData | None = None
 ) -> tuple[GenerativeModule, ImageData, Tokenizer]:
     """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
 
-    If only `planned`, its weights take neither time nor memory, and hold nothing. Raises InputError if the parts do not
-    fit together.
+    `data` are those of the options, or opened before. If only `planned`, its weights take neither time nor memory, and
+    hold nothing. Raises InputError if the parts do not fit together.
     """
     guidance(config.sample.guidance_schedule, config.sample.guidance_power)
-    data = load_data(config.data)
+    data = load_data(config.data) if data is None else data
     tokenizer = load_tokenizer(config.tokenizer)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
@@ -221,7 +228,9 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     """
     checkpoint = read_checkpoint(path)
     config = config_of(checkpoint, overrides or [])
-    module, data, tokenizer = build_generator(config, checkpoint["radar"].get("order"))
+    module, data, tokenizer = build_generator(
+        config, checkpoint["radar"].get("order"), data=images_of(config, checkpoint)
+    )
     tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
     check_origin(module, checkpoint, path)
@@ -233,6 +242,17 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     trained = int(found.get("trained_steps", kept))
     commit, opened = found["commit"], (str(path), tuple(overrides or ()))
     return configured(Generator(config, module, data, tokenizer, commit, seconds, kept, trained, *opened), config)
+
+
+def images_of(config: Config, checkpoint: dict[str, Any]) -> ImageData:
+    """The data set of a checkpoint; of an exported one its description, where the images are not here."""
+    try:
+        return load_data(config.data)
+    except InputError:
+        told = checkpoint["radar"].get("data")
+        if told is None or config.data.root is not None:
+            raise
+        return described(told)
 
 
 def configured(generator: Generator, config: Config) -> Generator:

@@ -13,6 +13,7 @@ from radar.config.load import to_config
 from radar.data import load_data
 from radar.errors import InputError
 from radar.files import replacing
+from radar.hub import local
 from radar.model.llamagen import llamagen_gpt, llamagen_vq
 from radar.tokenizers import Learned, build_tokenizer
 from radar.training.checkpoints import build_generator, load_tokenizer
@@ -24,6 +25,7 @@ WRAPPERS = ("model", "module", "state_dict")  # under which published files keep
 
 def read_published(path: str) -> dict[str, Tensor]:
     """Read the tensors of a published file with the safe loader; raises InputError for anything else."""
+    path = str(local(path))
     if not Path(path).is_file():
         raise InputError(f"file {path} does not exist")
     try:
@@ -75,7 +77,7 @@ def save_checkpoint(module: TrainedModule, path: Path, source: str) -> None:
     """Write a checkpoint as `radar train` does, of zero steps, with the name and hash of its source."""
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict(), "callbacks": {}, "global_step": 0}
     module.on_save_checkpoint(checkpoint)
-    with Path(source).open("rb") as file:
+    with local(source).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     checkpoint["radar"]["imported"] = {"file": Path(source).name, "sha256": digest}
     with replacing(path) as temporary:

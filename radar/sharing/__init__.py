@@ -1,0 +1,1 @@
+"""Trained generators for others: folders of safetensors with a card."""
