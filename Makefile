@@ -5,7 +5,7 @@ QUIET := --quiet --disable-pip-version-check --no-compile
 # What is imported is compiled once, by its first import and not at set-up, also where Python is told to write nothing.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: ablation test lint clean
+.PHONY: ablation test lint docs clean
 
 ablation: .venv/stamp
 	$(BIN)/radar ablate ablations/studies/ordering.yaml
@@ -17,6 +17,10 @@ lint: .venv/stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/stamp  # the site, in build/site; the notebooks run, which takes minutes
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m docs.pages build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

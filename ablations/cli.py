@@ -39,6 +39,7 @@ class Verb(NamedTuple):
 VERBS = {
     "orders": Verb("experiments.orders", "table and picture of the decoding orders", one_thread=True),
     "options": Verb("experiments.options", "all options of a configuration, with their ranges"),
+    "explore": Verb("experiments.explore", "a page that plays orders and shows who sees whom", one_thread=True),
     "gap": Verb("experiments.gap", "what decoding in parallel costs by order, before any training", True, False, True),
     "markov": Verb("experiments.markov", "the gap of a known discrete field, exactly and by sampling", one_thread=True),
     "methods": Verb(
@@ -57,6 +58,7 @@ VERBS = {
     "push": Verb("experiments.push", "send an exported folder to the Hugging Face hub"),
     "reference": Verb("experiments.reference", "statistics of the real images, as files", True, True),
     "bench": Verb("experiments.bench", "time sampling and training against the roofline floor of this device", True),
+    "new": Verb("ablations.new", "write a study on your own images"),
     "ablate": Verb("ablations.ablate", "run a study: train, sample, score and time every arm", True, True),
     "report": Verb(
         "ablations.report", "write tables, pictures and pages of a study, also while it runs", True, True, True

@@ -34,6 +34,7 @@ STUDY = f"{SMALL} {TINY} --workers 1"
 COMMANDS = {
     "radar orders --grid 16x16": "",
     "radar methods": "",
+    "radar explore --grids 12x12 --steps 5,9 --out runs/explorer.html": "",
     "radar markov": "--images 200",
     "radar masks --order radial --variant nested --grid 8x8": "",
     "radar gap --grid 16x16 --length 4": "",
@@ -132,7 +133,9 @@ VERBS = [
     "curves",
     "edit",
     "evaluate",
+    "explore",
     "export",
+    "new",
     "plan",
     "push",
     "reference",

@@ -7,36 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from ablations.report import write_report
 from ablations.reporting.results import Results
 from radar.sheets import save_gif
+from tests.browser import browser
+
+__all__ = ["browser"]  # a fixture
 
 COMMITTED = Path(__file__).parents[1] / "results" / "ordering"
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-FLAGS += ("--disable-component-update", "--disable-sync", "--disable-quic")
 ROWS = (
     "return [...document.querySelector('table.sortable').tBodies[0].rows].map(r => r.cells[arguments[0]].dataset.value)"
 )
 MAIN_FITS = "return document.querySelector('table.narrow').getBoundingClientRect().right <= window.innerWidth"
 IMAGES = "return [...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.clientWidth])"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no browser here: chromium and chromedriver are not on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield made
-    made.quit()
 
 
 @pytest.fixture(scope="module")

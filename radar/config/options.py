@@ -55,7 +55,8 @@ class DataConfig:
     name: str = option("digits", "digits, fashion, shapes, folder, shards or codes")
     root: str | None = option(
         None,
-        "folder: one sub-folder per class; shards: .tar files; codes: codes.npy and labels.npy, or LlamaGen's files; "
+        "folder: one sub-folder per class, or images of one class; shards: .tar files; "
+        "codes: codes.npy and labels.npy, or LlamaGen's files; "
         "fashion: its four .gz files",
     )
     size: int | None = option(

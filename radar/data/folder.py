@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from radar.config.lookup import choose
-from radar.data.files import BACKGROUNDS, examine_all, list_images, open_image, readable, suffixes
+from radar.data.files import BACKGROUNDS, examine_all, list_images, open_image, readable, suffixes, tell
 from radar.data.images import ImageData, center_crop, stratified_split, to_tensor
 from radar.errors import InputError
 
@@ -42,7 +42,7 @@ def folder(
     background: str = "white",
     cache: str = "runs/cache",
 ) -> ImageData:
-    """Open a folder of class folders.
+    """Open a folder of class folders; or of images, which are one class then.
 
     Every file is read once, and again when its size or time has changed; what was found is kept in `cache`. The
     identity of the data set is that of its images' content and names. Raises InputError if the folder or its images
@@ -50,12 +50,14 @@ def folder(
     """
     base = Path(root)
     if not root or not base.is_dir():
-        raise InputError(f"data.root='{root}' is not a folder; it must hold one sub-folder per class")
+        raise InputError(f"data.root='{root}' is not a folder; it must hold images, or one sub-folder per class")
     choose("background", background, BACKGROUNDS)
-    classes = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = class_folders(base)
     listed = list_images(classes, base)
     if not any(listed.values()):
-        raise InputError(f"data.root='{root}' holds no images ({', '.join(sorted(suffixes()))}) in class folders")
+        raise InputError(
+            f"data.root='{root}' holds no images ({', '.join(sorted(suffixes()))}), nor do its sub-folders"
+        )
     if empty := [path.name for path, images in listed.items() if not images]:
         raise InputError(f"data.root='{root}' has classes without images: {', '.join(empty)}")
     label_of = {path: label for label, images in enumerate(listed.values()) for path in images}
@@ -79,3 +81,12 @@ def folder(
         held_out=test,
         larger=train.cropped,
     )
+
+
+def class_folders(base: Path) -> list[Path]:
+    """Sub-folders of a folder, one per class; where it has none, the folder itself. Says what is left out."""
+    inner = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
+    beside = sum(path.suffix.lower() in suffixes() for path in base.iterdir() if path.is_file())
+    if inner and beside:
+        tell(f"{base}: left out {beside} images that lie beside the folders of classes")
+    return inner or [base]
