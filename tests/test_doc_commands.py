@@ -111,6 +111,7 @@ ABBREVIATED = [
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
 ABBREVIATED += ["radar ablate fashion_long", "radar ablate claims_cpu", "radar ablate fashion_steps"]  # hours, days
+ABBREVIATED += ["radar new NAME --images FOLDER"]  # tests/test_new.py
 ABBREVIATED += ["radar sample CHECKPOINT sample.passes=10 sample.solver=ddim"]
 ABBREVIATED += [
     "radar ablate editing",
