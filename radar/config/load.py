@@ -157,7 +157,7 @@ def result_options(config: Config) -> dict[str, Any]:
 
 # How a training is spread over devices and their memory, and watched, which does not change what is trained.
 SPREAD = (
-    "train.devices", "train.nodes", "train.strategy", "train.micro_batch", "train.profile",
+    "train.devices", "train.nodes", "train.strategy", "train.micro_batch", "train.profile", "train.loggers",
     "model.checkpoint_activations",
 )  # fmt: skip
 

@@ -206,6 +206,9 @@ class TrainConfig:
     align_layer: int | None = option(None, "which layer, from 1; by default the middle one", at_least=1)
     align_weight: float = option(0.5, "weight of that loss", above=0)
     profile: bool = option(False, "write a trace of a few optimizer steps, and a table of where the time goes")
+    loggers: list[str] = option(
+        ["csv", "tensorboard"], "where figures and images are logged: csv (always), tensorboard, wandb, mlflow, trackio"
+    )
     log_every: int = option(20, "optimizer steps between two lines of the logs", at_least=1)
     val_every: int | None = option(None, "optimizer steps between validations; by default a tenth of all", at_least=1)
     val_images: int | None = option(

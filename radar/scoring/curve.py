@@ -13,11 +13,13 @@ from radar.encoders.network import FeatureNetwork
 from radar.networks.features import extract
 from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import build_references
+from radar.scoring.sample_pictures import samples_sheet
 from radar.scoring.samples import drawing
 from radar.scoring.statistics import Moments
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
 from radar.training.generative import GenerativeModule
+from radar.training.loggers import show_image
 from radar.training.shares import fetched
 
 
@@ -60,7 +62,9 @@ class FidCurve(Callback):
         fake = Moments.none(network.num_features)
         with fetched(pl_module), drawing(self.generator, settings, self.config.evaluate.labels) as draw:
             if mine:
-                fake.add(extract(network, draw(mine).images))
+                drawn = draw(mine)
+                fake.add(extract(network, drawn.images))
+                show_image(pl_module.loggers, "val/samples", samples_sheet(self.generator, drawn), trainer.global_step)
         fid = frechet_distance(real, fake.over_devices())
         for logger in pl_module.loggers:
             logger.log_metrics({"val/fid": fid}, trainer.global_step)

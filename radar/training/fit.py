@@ -22,10 +22,11 @@ from radar.training.checkpoints import (
     restore_weights,
 )
 from radar.training.devices import is_first, pick_device
+from radar.training.loggers import open_loggers
 from radar.training.logs import validations
 from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
-from radar.training.trainer import build_trainer, loggers, quiet_lightning
+from radar.training.trainer import build_trainer, quiet_lightning
 
 LAST = "last.ckpt"
 
@@ -99,7 +100,7 @@ def make_up_validation(
         for number, batch in enumerate(batches.val_dataloader()):
             inputs, labels, images = (each.to(device) for each in batch[1:4])
             module.validation_step(Batch(batch.number, inputs, labels, images), number)
-    for logger in loggers(path.parent):
+    for logger in open_loggers(config):
         logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
         logger.save()
         logger.finalize("success")

@@ -28,6 +28,7 @@ from radar.training.checkpoints import (
 from radar.training.devices import must_launch, must_start, on_devices, pick_device
 from radar.training.fit import LAST, check_same, fit
 from radar.training.generative import GenerativeModule
+from radar.training.loggers import check_loggers
 from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import parts_of_a_step
@@ -38,6 +39,7 @@ Callbacks = Callable[[Config], Sequence[Callback]]  # can be pickled where there
 def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     """Train a learned tokenizer; return its checkpoint; raises InputError for one without weights."""
     check_training(config.train)
+    check_loggers(config.train.loggers)
     if config.train.strategy == "fsdp":
         raise InputError("train.strategy=fsdp is not possible: a tokenizer is whole on every device; choose ddp")
     starts = must_start(config.train)
@@ -107,6 +109,7 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     Raises InputError for bad options.
     """
     check_training(config.train)
+    check_loggers(config.train.loggers)
     starts = must_start(config.train)
     for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
         if (given := getattr(config.train, name)) != getattr(Config().train, name):

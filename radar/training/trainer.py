@@ -1,4 +1,4 @@
-"""The Trainer: by optimizer steps, atomic checkpoints, two loggers, exact resume."""
+"""The Trainer: by optimizer steps, atomic checkpoints, loggers, exact resume."""
 
 import logging
 import warnings
@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from radar.config.options import Config, TrainConfig
 from radar.training.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
 from radar.training.devices import pick_device
 from radar.training.fsdp import Sharded
+from radar.training.loggers import open_loggers
 from radar.training.profile import Profile
 from radar.training.trained import parts_of_a_step
 
@@ -41,11 +41,6 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def loggers(run: Path) -> list[Logger]:
-    """TensorBoard, and CSV files from which curves are read."""
-    return [TensorBoardLogger(run, "tensorboard"), CSVLogger(run, "csv", flush_logs_every_n_steps=1)]
-
-
 def ddp(devices: int) -> Strategy:
     """Every device holds all weights."""
     return DDPStrategy()
@@ -61,7 +56,7 @@ def strategy(train: TrainConfig) -> Strategy | str:
 
 
 def build_trainer(config: Config, title: str, average: bool = True, more: Sequence[Callback] = ()) -> Trainer:
-    """Set up the Trainer: iteration-based, atomic checkpoints, both loggers, exact resume, and `more` callbacks."""
+    """Set up the Trainer: iteration-based, atomic checkpoints, loggers, exact resume, and `more` callbacks."""
     t, run = config.train, Path(config.run)
     saver = StepCheckpoint(
         run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
@@ -88,7 +83,7 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=t.log_every,
-        logger=loggers(run),
+        logger=open_loggers(config),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,

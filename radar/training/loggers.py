@@ -1,0 +1,180 @@
+"""Where a training is logged. To add a place: a function from run folder to a Lightning logger, a line in LOGGERS.
+
+The CSV files are always there: curves are read from them.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from radar.config.load import flatten, to_dict
+from radar.config.lookup import choose
+from radar.config.options import Config
+from radar.errors import InputError
+from radar.sheets import Pixels
+
+PROJECT = "radar-ablations"
+ShowImage = Callable[[Any, str, Pixels, int], None]  # logger, name, pixels (H, W, 3), optimizer step
+
+
+class Place(NamedTuple):
+    """A kind of logger.
+
+    Attributes:
+        open: the logger of a run folder.
+        package: that it needs.
+        told: whether the options are logged as well, where nothing else of the run folder is there to read.
+    """
+
+    open: Callable[[Path], Logger]
+    package: str
+    told: bool = True
+
+
+class TrackioLogger(Logger):
+    """Figures and images through trackio, which keeps them on this machine unless told otherwise."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run, self._options = run, dict[str, Any]()
+        self._opened: Any = None
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return PROJECT
+
+    @property
+    def version(self) -> str:
+        """The run."""
+        return str(self.run)
+
+    @property
+    def experiment(self) -> Any:
+        """Opened at the first figure."""
+        import trackio
+
+        if self._opened is None:
+            self._opened = trackio.init(PROJECT, name=str(self.run), config=self._options, embed=False)
+        return self._opened
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the options for the opening."""
+        self._options = dict(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log figures of an optimizer step."""
+        self.experiment.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the run."""
+        if self._opened is not None:
+            self._opened.finish()
+            self._opened = None
+
+
+def _tensorboard_image(logger: TensorBoardLogger, name: str, pixels: Pixels, step: int) -> None:
+    logger.experiment.add_image(name, np.asarray(pixels), step, dataformats="HWC")
+
+
+def _wandb_image(logger: WandbLogger, name: str, pixels: Pixels, step: int) -> None:
+    logger.log_image(name, [Image.fromarray(np.asarray(pixels))], step)
+
+
+def _mlflow_image(logger: MLFlowLogger, name: str, pixels: Pixels, step: int) -> None:
+    image = Image.fromarray(np.asarray(pixels))
+    logger.experiment.log_image(logger.run_id, image, f"{name}-{step}.png")
+
+
+def _trackio_image(logger: TrackioLogger, name: str, pixels: Pixels, step: int) -> None:
+    import trackio
+
+    logger.experiment.log({name: trackio.Image(np.asarray(pixels))}, step=step)
+
+
+def _csv(run: Path) -> Logger:
+    return CSVLogger(run, "csv", flush_logs_every_n_steps=1)
+
+
+def _tensorboard(run: Path) -> Logger:
+    return TensorBoardLogger(run, "tensorboard")
+
+
+class FinishedWandbLogger(WandbLogger):
+    """Ends the run with the training: the next one of a process has its own."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish()
+            self._experiment = None
+
+
+def _wandb(run: Path) -> Logger:
+    return FinishedWandbLogger(project=PROJECT, name=str(run), save_dir=run)
+
+
+def _mlflow(run: Path) -> Logger:
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve()}/mlflow.db"
+    run.mkdir(parents=True, exist_ok=True)
+    files = None if os.environ.get("MLFLOW_TRACKING_URI") else (run.resolve() / "mlflow").as_uri()
+    return MLFlowLogger(PROJECT, run_name=str(run), tracking_uri=place, artifact_location=files)
+
+
+LOGGERS = {
+    "csv": Place(_csv, "lightning", told=False),
+    "tensorboard": Place(_tensorboard, "tensorboard", told=False),
+    "wandb": Place(_wandb, "wandb"),
+    "mlflow": Place(_mlflow, "mlflow"),
+    "trackio": Place(TrackioLogger, "trackio"),
+}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise InputError for an unknown one, one whose package is missing, and where csv is left out."""
+    for name in names:
+        place = choose("logger", name, LOGGERS)
+        if find_spec(place.package) is None:
+            raise InputError(f"train.loggers={name} needs {place.package}: pip install 'radar-ablations[loggers]'")
+    if "csv" not in names or len(set(names)) < len(names):
+        raise InputError(f"train.loggers={list(names)} is not possible: csv among them, and none twice, expected")
+
+
+def open_loggers(config: Config) -> list[Logger]:
+    """Loggers of a training, with its options."""
+    found = []
+    for name in config.train.loggers:
+        place = LOGGERS[name]
+        found.append(logger := place.open(Path(config.run)))
+        if place.told:
+            logger.log_hyperparams(flatten(to_dict(config)))
+    return found
+
+
+SHOWN: dict[type[Logger], ShowImage] = {
+    TensorBoardLogger: _tensorboard_image,
+    WandbLogger: _wandb_image,
+    MLFlowLogger: _mlflow_image,
+    TrackioLogger: _trackio_image,
+}
+
+
+@rank_zero_only
+def show_image(loggers: Iterable[Any], name: str, pixels: Pixels, step: int) -> None:
+    """Log an image (H, W, 3) uint8 wherever that is possible."""
+    for logger in loggers:
+        for kind, show in SHOWN.items():
+            if isinstance(logger, kind):
+                show(logger, name, pixels, step)
