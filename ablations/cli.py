@@ -65,6 +65,8 @@ VERBS = {
     ),
     "curves": Verb("ablations.curves", "quality against the number of steps, from several reports", False, True, True),
     "watch": Verb("ablations.watch", "follow a study in the terminal", True, True, True),
+    "doctor": Verb("experiments.doctor", "what is installed and what works here, for a report of a bug"),
+    "completion": Verb("ablations.completion", "a script that completes commands in a shell"),
 }
 OF_LOADER = "Original Traceback"
 RENAMED = {"fronts": "curves"}
@@ -79,9 +81,21 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (see {self.prog} --help)", 2)
 
 
+class Version(argparse.Action):
+    """Prints the version, which stands in pyproject.toml alone; looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        """Print and exit."""
+        from importlib.metadata import version
+
+        print(f"radar-ablations {version('radar-ablations')}")
+        parser.exit()
+
+
 def list_verbs() -> Parser:
     """Describe all verbs without importing any."""
     parser = Parser(prog="radar", description="Generation-order ablations of image generators.")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.text, add_help=False)
@@ -98,16 +112,23 @@ def read_command(argv: Sequence[str]) -> tuple[Verb, ModuleType, argparse.Namesp
     if verb.one_thread:
         os.environ |= {variable: os.environ.get(variable, "1") for variable in THREADS}
     module = load(verb)
-    parser = Parser(prog=f"radar {name}", description=verb.text)
-    module.arguments(parser)
-    if verb.takes_options:
-        parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [key=value ...]"
+    parser = parser_of(name, module)
     args, options = parser.parse_known_args(argv[1:])
     args.options = options
     for text in args.options:
         if not verb.takes_options or text.startswith("-") or "=" not in text:
             parser.error(f"{name} does not take '{text}'")
     return verb, module, args
+
+
+def parser_of(name: str, module: ModuleType) -> Parser:
+    """Parser of a verb's own arguments."""
+    verb = VERBS[name]
+    parser = Parser(prog=f"radar {name}", description=verb.text)
+    module.arguments(parser)
+    if verb.takes_options:
+        parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [key=value ...]"
+    return parser
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -7,14 +7,13 @@ import argparse
 import shutil
 import sys
 import typing
-from importlib import import_module
 from pathlib import Path
 
 import jupytext
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
-from ablations.cli import VERBS, Parser, main
+from ablations.cli import VERBS, load, main, parser_of
 from radar.scoring.row import ResultRow
 
 ROOT = Path(__file__).parent.parent
@@ -36,11 +35,8 @@ def verbs() -> str:
     """Every verb with its arguments, as `radar VERB --help` says it."""
     parts = ["# Verbs", "", "Generated from the command line itself: `radar VERB --help`.", ""]
     for name, verb in VERBS.items():
-        parser = Parser(prog=f"radar {name}", description=verb.text)
-        import_module(verb.module).arguments(parser)
-        if verb.takes_options:
-            parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [key=value ...]"
-        parts += [f"## radar {name}", "", "```text", parser.format_help().rstrip(), "```", ""]
+        told = parser_of(name, load(verb)).format_help().rstrip()
+        parts += [f"## radar {name}", "", "```text", told, "```", ""]
     return "\n".join(parts)
 
 

@@ -43,6 +43,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in PLACES:
         return getattr(import_module(PLACES[name]), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("radar-ablations")
     if name == "orders":
         return import_module("radar.orders")
     raise AttributeError(f"module 'radar' has no attribute '{name}'")

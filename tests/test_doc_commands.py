@@ -134,6 +134,8 @@ VERBS = [
     "curves",
     "edit",
     "evaluate",
+    "completion",
+    "doctor",
     "explore",
     "export",
     "new",
