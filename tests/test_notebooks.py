@@ -10,7 +10,12 @@ nbclient = pytest.importorskip("nbclient")
 PAGES = sorted((Path(__file__).parent.parent / "docs" / "learn").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+QUICK = "own_transformer"  # the others are slow; `make docs` runs all
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem != QUICK)) for p in PAGES], ids=lambda page: page.stem
+)
 def test_a_tutorial_runs(page, tmp_path):
     began = time.process_time()
     notebook = jupytext.read(page)

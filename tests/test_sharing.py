@@ -160,6 +160,8 @@ import sys
 from ablations.cli import main
 import radar
 main(["push", "digits", "someone/digits"])
+from radar.hub import local
+assert local("hf://someone/digits/README.md").read_text().startswith("---")
 print(radar.load("hf://someone/digits").sample(labels=[1, 2], seed=5).tokens.sum().item())
 """
 
