@@ -349,3 +349,30 @@ def test_a_launcher_is_noticed(monkeypatch):
             with pytest.raises(InputError, match="need 2 processes, and 6 were started"):
                 devices.must_start(TrainConfig(devices=2, device="cpu"))
             assert not devices.must_start(TrainConfig(device="cpu")), "independent workers"
+
+
+VQGAN = [
+    "data.name=shapes", "data.images=60", "tokenizer.name=fsq", "tokenizer.levels=null", "tokenizer.fsq_levels=[4,4]",
+    "tokenizer.width=8", "tokenizer.downsample=4", "train.max_steps=6", "train.batch_size=8", "train.val_every=3",
+    "train.log_every=1", "train.warmup=1", "train.adversarial_weight=0.5", "train.adversarial_start=2",
+    "train.adversarial_width=8",
+]  # fmt: skip
+
+
+def tokenized(folder: Path, *options: str) -> dict[str, torch.Tensor]:
+    config = to_config({}, [*VQGAN, f"run={folder}", f"data.cache={folder.parent / 'cache'}", *options])
+    return torch.load(train_tokenizer(config), weights_only=True)["state_dict"]
+
+
+def test_a_discriminator_on_two_devices_learns_the_same(tmp_path):
+    """Its weight in the loss is that of the whole batch."""
+    one = tokenized(tmp_path / "one")
+    found = tokenized(tmp_path / "ddp", *DEVICES["ddp"])
+    assert found.keys() == one.keys()
+    assert all(torch.allclose(found[key], one[key], atol=1e-4) for key in one)
+
+
+def test_a_discriminator_in_bfloat16(tmp_path):
+    """All stays finite."""
+    low = tokenized(tmp_path / "low", "train.precision=bf16-mixed")
+    assert all(torch.isfinite(value).all() for value in low.values())
