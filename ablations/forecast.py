@@ -15,6 +15,7 @@ from radar.config.load import load_config, to_config
 from radar.config.options import Config, check_training
 from radar.data import load_data
 from radar.errors import InputError, naming
+from radar.hub import is_remote
 from radar.model.blocks import model_shape
 from radar.timing.forecast import Forecast, forecast
 from radar.timing.training_rates import TrainingRates, measure_training_rates, parse_rates
@@ -78,7 +79,7 @@ def sizes(config: Config) -> tuple[int, int, tuple[int, int], nn.Module | None]:
     """Codes, labels, cells and scales of the data and the tokenizer, which may be untrained; raises InputError."""
     data = load_data(config.data)
     path = config.tokenizer.checkpoint
-    trained = path is not None and Path(path).exists()
+    trained = path is not None and (is_remote(path) or Path(path).exists())
     tokenizer = load_tokenizer(config.tokenizer) if trained else build_tokenizer(config.tokenizer)
     return tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size), tokenizer.reader
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ablations.study.plan import read_plan
+from ablations.study.prepare import check_arms
 from radar.attention import VARIANTS
 from radar.config.lookup import choose
 from radar.config.options import DataConfig
@@ -23,7 +24,7 @@ FILE = """\
 #   radar plan {name}.yaml --study      what it takes, before it
 #   radar ablate {name}.yaml            train, sample, score, time; the same command goes on after a stop
 #   runs/ablations/{name}/report.html   the report, written anew whenever an arm is done
-name: {name}
+name: {quoted}
 base: digits              # what is not given here is as in this ready-made configuration
 seeds: [0, 1, 2]          # every arm is trained so many times: error bars are over seeds
 baseline: {baseline}
@@ -77,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     load_data(DataConfig(name="folder", root=args.images, size=args.size))  # fails here, before anything is written
     with replacing(path) as temporary:
         temporary.write_text(text)
-        read_plan(str(temporary), None, [])
+        check_arms(read_plan(str(temporary), None, []))  # what is written can be run
     print(path)
 
 
@@ -96,7 +97,8 @@ def study(name: str, images: str, size: int, orders: list[str], variants: list[s
     arms = {f"{order}/{variant}": arm(order, variant, steps, side * side) for order in orders for variant in variants}
     lines = "\n".join(f"  {key}: {value}" for key, value in arms.items())
     return FILE.format(
-        name=name, count=len(arms), images=_quoted(images), steps=steps, size=size, side=side, downsample=DOWNSAMPLE,
+        name=name, quoted=_quoted(name), count=len(arms), images=_quoted(images), steps=steps,
+        size=size, side=side, downsample=DOWNSAMPLE,
         baseline=next(iter(arms)), max_steps=max_steps, arms=lines,
     )  # fmt: skip
 
@@ -117,5 +119,6 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _quoted(path: str) -> str:
-    return path if re.fullmatch(r"[\w./~][\w./~ -]*", path) else "'" + path.replace("'", "''") + "'"
+def _quoted(text: str) -> str:
+    """As YAML takes it for a text, whatever it looks like."""
+    return "'" + text.replace("'", "''") + "'"

@@ -32,7 +32,7 @@ def parse_grid(text: str) -> tuple[int, int]:
     try:
         h, w = (int(side) for side in text.split("x"))
     except ValueError as error:
-        raise InputError(f"--grid {text} is not of the form ROWSxCOLUMNS (example: 16x16)") from error
+        raise InputError(f"grid {text} is not of the form ROWSxCOLUMNS (example: 16x16)") from error
     if min(h, w) < 1 or h * w > LARGEST_GRID:
-        raise InputError(f"--grid {text} is not possible: sides of at least 1, at most {LARGEST_GRID} cells")
+        raise InputError(f"grid {text} is not possible: sides of at least 1, at most {LARGEST_GRID} cells")
     return h, w

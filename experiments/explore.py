@@ -27,6 +27,8 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--steps {args.steps} is not possible: numbers by commas expected (example: 7,13)") from error
     if min(steps) < 1:
         raise InputError(f"--steps {args.steps} is not possible: at least 1 each")
+    if min(steps) > (cells := min(h * w for h, w in grids)):
+        raise InputError(f"--steps {args.steps} is not possible: the smallest grid has {cells} cells")
     from experiments.explorer.data import explored
     from radar.files import replacing
 

@@ -8,12 +8,13 @@ from typing import Any
 from radar.errors import InputError
 
 PREFIX = "hf://"
+FILES = ("README.md", "config.json", "model.safetensors", "evaluation.json", "samples.png")  # of an exported folder
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_remote(path: str | Path) -> bool:
     """Whether a path names something on the hub."""
-    return str(path).startswith(PREFIX)
+    return str(path).startswith((PREFIX, "hf:/"))  # a Path has lost one stroke
 
 
 def local(path: str | Path) -> Path:
@@ -28,13 +29,16 @@ def local(path: str | Path) -> Path:
     try:
         if file:
             return Path(hub.hf_hub_download(name, file))
-        return Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        hub.hf_hub_download(name, "config.json")  # before the weights of what is none of ours
+        return Path(hub.snapshot_download(name, allow_patterns=[*FILES, "tokenizer/*"]))
     except Exception as error:  # its own kinds, and those of the network
         raise InputError(f"{path} cannot be fetched: {_reason(error)}") from error
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:
-    """Send all files of a folder to the repository `user/name`, made if it is not there; return its address.
+    """Send what `radar export` has written into a folder, and no more, to the repository `user/name`.
+
+    It is made if it is not there. Returns its address.
 
     Raises InputError for a malformed name, without the package, and where it cannot be sent.
     """
@@ -43,13 +47,16 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     api = _package().HfApi()
     try:
         api.create_repo(name, exist_ok=True, private=private)
-        return str(api.upload_folder(folder_path=folder, repo_id=name, commit_message="radar push"))
+        sent = [*FILES, *(f"tokenizer/{name}" for name in FILES)]
+        return str(
+            api.upload_folder(folder_path=folder, repo_id=name, commit_message="radar push", allow_patterns=sent)
+        )
     except Exception as error:
         raise InputError(f"{folder} cannot be sent to {name}: {_reason(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:
-    parts = path.removeprefix(PREFIX).split("/")
+    parts = path.removeprefix("hf:").strip("/").split("/")
     name = "/".join(parts[:2])
     if not NAME.fullmatch(name):
         raise InputError(f"'{path}' is no name on the hub: hf://user/name or hf://user/name/file expected")

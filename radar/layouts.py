@@ -118,6 +118,12 @@ class Layout:
         if other := sorted(options.keys() & OF_GENERATORS):
             raise InputError(f"sample.{other[0]} has no effect on a layout; it takes: {', '.join(TAKEN)}")
         settings = structured(SampleConfig, options, "sample")
+        if options.get("correction") and not self.slots.revises.any():
+            raise InputError(f"sample.correction={settings.correction} has no effect: this variant revises nothing")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= model.classes:
+            raise InputError(f"labels {labels.tolist()[:8]} are not possible: 0..{model.classes} expected")
+        if images is not None and len(images) != len(labels):
+            raise InputError(f"{len(images)} numbers of {len(labels)} images: one for each label expected")
         device, revise = labels.device, settings.correction > 0
         passes = plan_passes(self.slots, revise, device)
         numbers = range(len(labels)) if images is None else images
@@ -151,6 +157,8 @@ def layout(
     >>> len(ours.sizes), len(ours.slots), tuple(ours.mask.shape), len(ours.passes)
     (7, 223, (223, 223), 7)
     """
+    if min(grid) < 1:
+        raise InputError(f"grid {grid[0]}x{grid[1]} is not possible: sides of at least 1 expected")
     step = decode_steps(parse_order(order), *grid) if isinstance(order, str) else checked_steps(order, grid)
     if step.ndim > 1:
         raise InputError(f"order '{order}' gives every image another order: lay out one row of its steps")
@@ -160,7 +168,10 @@ def layout(
 
 def checked_steps(step: Tensor, grid: tuple[int, int]) -> Tensor:
     """Steps (N,) or (h, w) as int64 (N,); raises InputError where they are not those of the grid, 0 to K-1."""
-    found = torch.as_tensor(step).flatten().long()
+    given = torch.as_tensor(step).flatten()
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise InputError(f"steps of type {given.dtype} are not possible: whole numbers expected")
+    found = given.long()
     if len(found) != grid[0] * grid[1]:
         raise InputError(f"{len(found)} steps for a grid of {grid[0]}x{grid[1]} cells: one per cell expected")
     if not torch.equal(found.unique(), torch.arange(int(found.max()) + 1)):

@@ -66,16 +66,13 @@ class LoadedGenerator:
         """
         if labels is not None and images is not None:
             raise InputError("labels and images both say how many are drawn; give one of them")
-        if labels is not None:
-            options["images"] = len(labels)
+        chosen = None if labels is None else self._numbers(labels)
+        if chosen is not None:
+            options["images"] = len(chosen)
         elif images is not None:
             options["images"] = images
         own = self._with(options)
-        if labels is None:
-            rule = label_rule(own, "balanced")
-        else:
-            numbers = self._numbers(labels)
-            rule = lambda images: numbers[list(images)]  # noqa: E731
+        rule = label_rule(own, "balanced") if chosen is None else lambda images: chosen[list(images)]
         return draw_samples(own, own.config.sample, rule)
 
     def edit(
@@ -92,8 +89,8 @@ class LoadedGenerator:
         Raises InputError as `sample`, and where nothing is hidden.
         """
         edit = Edit(keep=hidden) if isinstance(hidden, str) else Edit(box=tuple(hidden))
-        own = self._with(options)
-        editor, numbers, classes = Editor(own, edit, own.config.sample), range(len(images)), self._numbers(labels)
+        own, classes = self._with(options), self._checked(images, labels)
+        editor, numbers = Editor(own, edit, own.config.sample), range(len(images))
         editor.check(images, classes, numbers)
         return editor(images, classes, numbers)
 
@@ -103,15 +100,22 @@ class LoadedGenerator:
 
         Raises InputError where decoding has no order that is known before.
         """
-        module, tokenizer = self.generator.module, self.generator.tokenizer
+        module, tokenizer, classes = self.generator.module, self.generator.tokenizer, self._checked(images, labels)
         if not module.is_ordered(self.config.sample):
             raise InputError("this generator has no NLL: its sampler finds the order, or it has none")
         tokens = tokenizer.encode(images.to(module.device))
-        return module.nll(tokens, self._numbers(labels).to(module.device), self.config.sample).cpu()
+        return module.nll(tokens, classes.to(module.device), self.config.sample).cpu()
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
-        """First images (B, 3, H, W) uint8 that no training has seen, and their labels (B,)."""
+        """First images (B, 3, H, W) uint8 that no training has seen, and their labels (B,).
+
+        Raises InputError where they are not here.
+        """
         split = self.generator.data.held_out
+        if count < 1:
+            raise InputError(f"{count} held-out images are not possible: at least 1")
+        if not len(split):
+            raise InputError("the images are not here: radar.load(..., 'data.root=FOLDER') opens them")
         return load_images(split, range(min(count, len(split))))
 
     def sheet(self, samples: Samples) -> Image.Image:
@@ -124,13 +128,27 @@ class LoadedGenerator:
         own.module.check_sampling(settings)
         return own
 
+    def _checked(self, images: Tensor, labels: Labels) -> Tensor:
+        """Labels (B,) of images; raises InputError where the images are none of this data's kind."""
+        shape = (3, *self.generator.data.size)
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            raise InputError(
+                f"images of shape {tuple(images.shape)}, {images.dtype} are not possible: (B, 3, {shape[1]}, "
+                f"{shape[2]}) of torch.uint8 expected"
+            )
+        found = self._numbers(labels)
+        if len(found) != len(images) or not len(found):
+            raise InputError(f"{len(found)} labels of {len(images)} images: one of each, and at least one, expected")
+        return found
+
     def _numbers(self, labels: Labels) -> Tensor:
+        if isinstance(labels, int | str) or any(not isinstance(one, str) and one != int(one) for one in labels):
+            raise InputError(f"labels={labels} is not possible: a list of numbers or names expected")
         found = [label_of(one, self.classes) if isinstance(one, str) else int(one) for one in labels]
+        most = len(self.classes)
         for one in found:
-            if not 0 <= one <= len(self.classes):
-                raise InputError(
-                    f"label {one} is not possible: 0..{len(self.classes) - 1}, or {len(self.classes)} for none"
-                )
+            if not 0 <= one <= most:
+                raise InputError(f"label {one} is not possible: 0..{most - 1}, or {most} for none")
         return torch.tensor(found, dtype=torch.long)
 
 
@@ -140,4 +158,4 @@ def load(checkpoint: str | Path, *options: str) -> LoadedGenerator:
     `options` are `key=value` of what may differ from it: `"train.device=cpu"`, `"sample.steps=7"`, `"data.root=..."`.
     Raises InputError for what is no checkpoint, and for an option that would change what was trained.
     """
-    return LoadedGenerator(load_generator(checkpoint, list(options)))
+    return LoadedGenerator(load_generator(str(checkpoint), list(options)))

@@ -1,4 +1,4 @@
-"""Transformers of others as decoders of slots: what `docs/library.md` shows, and what the tests train and sample."""
+"""Transformers of others that decode slots: as in docs/learn/own_transformer.md; the tests train and sample them."""
 
 import torch
 import torch.nn.functional as F

@@ -11,6 +11,8 @@ import pytest
 import radar
 from ablations.cli import VERBS, main
 from experiments import doctor
+from radar.attention import attend
+from radar.errors import RunError
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +36,15 @@ def test_what_does_not_work_is_said(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert stopped.value.code == 1 and err == "radar: does not work here: blas\n"
     assert "blas           FAILED: OSError: no such library" in out and "disk" in out and "smoke" not in out
+
+
+def test_wrong_attention_is_found(monkeypatch):
+    def wrong(q, k, v, mask):
+        return attend(q, k, v, mask) + 1000.0
+
+    monkeypatch.setattr("radar.attention.backends.attend", wrong)
+    with pytest.raises(RunError, match="from SDPA"):
+        list(doctor.flex_attention())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -37,10 +37,13 @@ def test_blocks_are_the_mask(order, variant):
     """Spread out over their slots they give the mask again."""
     slots = layout(order, variant)[1]
     found = blocks_of(slots)
-    counts = torch.tensor([block[5] for block in found["blocks"]])
-    assert int(counts.sum()) == len(slots) == found["slots"]
-    weighted = counts[:, None] * counts[None] * unpacked(found)
-    assert int(weighted.sum()) == found["pairs"] == int(slots.mask().sum())
+    assert sum(block[5] for block in found["blocks"]) == len(slots) == found["slots"]
+    number = torch.zeros(len(slots), dtype=torch.long)  # of the block that a slot belongs to
+    for i, (step, kind, group, in_pass, first, count, _) in enumerate(found["blocks"]):
+        own = (slots.step == step) & (slots.is_token == (kind != "query")) & (slots.group == group)
+        number[own & (slots.in_pass == in_pass) & (slots.rank >= first) & (slots.rank < first + count)] = i
+    assert torch.equal(unpacked(found)[number][:, number], slots.mask())
+    assert found["pairs"] == int(slots.mask().sum())
 
 
 def test_what_is_explored_is_what_the_library_gives():
@@ -54,9 +57,10 @@ def test_what_is_explored_is_what_the_library_gives():
 
 
 @pytest.mark.parametrize(("options", "line"), [
-    (["--grids", "8"], "--grid 8 is not of the form ROWSxCOLUMNS"),
+    (["--grids", "8"], "grid 8 is not of the form ROWSxCOLUMNS"),
     (["--steps", "a"], "--steps a is not possible: numbers by commas expected"),
     (["--steps", "0"], "--steps 0 is not possible: at least 1 each"),
+    (["--grids", "2x2", "--steps", "7"], "--steps 7 is not possible: the smallest grid has 4 cells"),
 ])  # fmt: skip
 def test_bad_input(options, line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

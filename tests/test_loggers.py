@@ -1,4 +1,4 @@
-"""Every place where a training can be logged, offline: figures, images, options, and a training that goes on."""
+"""Every place where a training can be logged, offline: figures, images, options."""
 
 import sqlite3
 from importlib.util import find_spec

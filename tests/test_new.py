@@ -61,6 +61,8 @@ def test_a_study_that_runs_as_written(images, capsys, monkeypatch):
         (["--size", "30"], "--size 30 is not possible: a multiple of 4"),
         (["--steps", "99"], "order.steps=99 is not possible: a grid of 64 cells takes 1..64 steps"),
         (["--max-steps", "0"], "--max-steps 0 is not possible: at least 1"),
+        (["--orders", "file"], "order 'file'"),
+        (["--variants", "blockwise"], "blockwise"),
         (["--images", "nowhere"], "data.root='nowhere' is not a folder"),
     ],
 )
@@ -84,3 +86,11 @@ def test_images_beside_the_folders_of_classes_are_left_out(images, capsys):
     data = load_data(DataConfig(name="folder", root=str(images), size=16, held_out=0.25))
     assert data.classes == ("a",) and len(data.train) == 3
     assert "left out 60 images that lie beside the folders of classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["2019_05", "007", "null", "true", "it's"])
+def test_names_that_look_like_something_else(name, images, tmp_path):
+    images.rename(tmp_path / name)
+    main(["new", "on", "--images", name, "--size", "16", "--steps", "4"])
+    written = yaml.safe_load(Path("on.yaml").read_text())
+    assert written["name"] == "on" and written["config"]["data"]["root"] == name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_judging_and_editing_in_python(room):
         (lambda m: m.sample(steps=65), "sample.steps=65"),
         (lambda m: m.sample(solver="ddim"), "sample.solver=ddim has no effect on an autoregressive generator"),
         (lambda m: m.edit(m.held_out(1)[0], [1], hidden="nothing"), "nothing"),
+        (lambda m: m.sample(labels=3), "labels=3 is not possible: a list of numbers or names expected"),
+        (lambda m: m.sample(labels=[1.9]), "a list of numbers or names expected"),
+        (lambda m: m.held_out(0), "0 held-out images are not possible"),
+        (lambda m: m.nll(m.held_out(2)[0], [1]), "1 labels of 2 images: one of each"),
+        (lambda m: m.nll(m.held_out(2)[0] / 255, [1, 2]), "torch.float32 are not possible"),
+        (lambda m: m.nll(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [1]), r"\(1, 3, 16, 16\), torch.uint8 are not"),
+        (lambda m: m.edit(m.held_out(1)[0][0], [1]), r"images of shape \(3, 8, 8\)"),
     ],
 )
 def test_bad_calls(call, line):
@@ -101,7 +109,7 @@ def test_an_exported_folder_draws_the_same(checkpoint, folder):
     assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
     card = (Path(folder) / "README.md").read_text()
     assert (
-        f"K = {1 + int(radar.load(folder).generator.module.step.max())} steps" in card
+        f"{1 + int(radar.load(folder).generator.module.step.max())} forward passes" in card
         and "radar.load" in card
         and str(Path.cwd()) not in card
     )
@@ -115,6 +123,8 @@ def test_without_its_images_it_samples_and_says_what_is_missing(room, monkeypatc
     main(["sample", folder, "sample.images=4", "--out", "drawn"])
     assert {"film.gif", "film.png", "samples.npz", "samples.png"} <= {path.name for path in Path("drawn").iterdir()}
     assert radar.load(folder).classes == ("a", "b")
+    with pytest.raises(InputError, match="the images are not here"):
+        radar.load(folder).held_out(2)
     capsys.readouterr()
     assert "came without its images, which scores compare with: give data.root=FOLDER" in fails(
         capsys, "evaluate", folder
@@ -133,15 +143,69 @@ def test_its_tokenizer_is_one_too(room):
         assert torch.equal(load_tokenizer(config).encode(images), original.encode(images))
 
 
-def test_scores_are_those_of_this_training(room, capsys):
-    row = {"options": json.loads(Path("digits/config.json").read_text())["radar"]["config"], "fid": 1.25, "steps": 7,
-           "fid_feature": "digits-cnn:77", "samples": 9, "reference": "digits", "commit": "c", "hardware": "h",
-           "sample_precision": "32-true", "timing_batch": 4}  # fmt: skip
-    Path("row.json").write_text(json.dumps(row))
-    main(["export", "runs/digits/last.ckpt", "scored", "--scores", "row.json"])
+def row_of(folder: str, **sample: object) -> dict:
+    """As `radar evaluate` writes it of an exported training, sampled so."""
+    told = json.loads((Path(folder) / "config.json").read_text())["radar"]
+    options = told["config"] | {"sample": told["config"]["sample"] | sample}
+    return {"options": options, "kept_step": told["step"], "fid": 1.25, "steps": 7, "fid_feature": "digits-cnn:77",
+            "samples": 9, "reference": "digits", "commit": "c", "hardware": "h", "sample_precision": "32-true",
+            "timing_batch": 4}  # fmt: skip
+
+
+def test_scores_are_those_of_this_training_and_sampling(room, capsys, tmp_path):
+    row = tmp_path / "row.json"
+    row.write_text(json.dumps(row_of("digits")))
+    main(["export", "runs/digits/last.ckpt", "scored", "--scores", str(row)])
     assert "| fid[digits-cnn] | 1.25 |" in Path("scored/README.md").read_text()
-    line = fails(capsys, "export", "runs/own/last.ckpt", "wrong", "--scores", "row.json")
-    assert "row.json are scores of another training" in line and not Path("wrong").exists()
+    main(["export", "scored", "again"])
+    assert "1.25" in Path("again/README.md").read_text(), "an exported folder is exported with its scores"
+    for what, options in {
+        "another training than": ["runs/own/last.ckpt"],
+        "another way of sampling than": ["runs/digits/last.ckpt", "sample.guidance=4"],
+    }.items():
+        assert f"are scores of {what}" in fails(capsys, "export", options[0], "wrong", "--scores", row, *options[1:])
+    row.write_text(json.dumps(row_of("digits") | {"kept_step": 2}))
+    assert "another optimizer step" in fails(capsys, "export", "runs/digits/last.ckpt", "wrong", "--scores", row)
+    row.write_text(json.dumps({key: value for key, value in row_of("digits").items() if key != "fid_feature"}))
+    line = fails(capsys, "export", "runs/digits/last.ckpt", "wrong", "--scores", row)
+    assert "is no row of `radar evaluate`" in line and "fid_feature" in line
+    assert not Path("wrong").exists()
+
+
+def test_no_path_of_this_machine_goes_out(room, capsys):
+    row = row_of("own")
+    row["options"]["data"]["root"] = row["options"]["tokenizer"]["checkpoint"] = str(Path.cwd() / "secret")
+    row["options"]["evaluate"]["features"] = [str(Path.cwd() / "network.pt")]
+    Path("own_row.json").write_text(json.dumps(row))
+    main(["export", "runs/own/last.ckpt", "clean", "--scores", "own_row.json"])
+    for path in Path("clean").rglob("*"):
+        if path.suffix in (".json", ".md"):
+            assert str(Path.cwd()) not in path.read_text(), path
+
+
+def test_a_tokenizer_takes_no_other_options(room, capsys):
+    line = fails(capsys, "export", "runs/t/last.ckpt", "wrong", "sample.images=3")
+    assert "'sample.images=3' has no effect on a tokenizer" in line
+    assert "--scores has no effect" in fails(capsys, "export", "runs/t/last.ckpt", "wrong", "--scores", "x.json")
+
+
+@pytest.mark.parametrize("told", [{"radar": {}}, {}, [], {"radar": 3}])
+def test_a_damaged_description_is_one_line(told, room, tmp_path, capsys):
+    shutil.copytree("digits", tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.json").write_text(json.dumps(told))
+    assert "is damaged or was not written by `radar export`" in fails(capsys, "sample", tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [("config", 3), ("data", {"name": "x"}), ("seconds", None), ("origin", [])]
+)
+def test_a_damaged_entry_is_one_line(place, value, room, tmp_path, capsys):
+    shutil.copytree("digits", tmp_path / "damaged")
+    path = tmp_path / "damaged" / "config.json"
+    told = json.loads(path.read_text())
+    told["radar"][place] = value
+    path.write_text(json.dumps(told))
+    assert "is damaged or was not written by `radar export`" in fails(capsys, "sample", tmp_path / "damaged")
 
 
 def test_bad_folders(room, capsys, tmp_path):
@@ -168,6 +232,7 @@ print(radar.load("hf://someone/digits").sample(labels=[1, 2], seed=5).tokens.sum
 
 def test_to_the_hub_and_back(room, tmp_path):
     pytest.importorskip("huggingface_hub")
+    Path("digits/private.npz").write_bytes(b"mine")
     with stub_hub() as (address, repositories):
         env = os.environ | {
             "HF_ENDPOINT": address,
@@ -177,7 +242,8 @@ def test_to_the_hub_and_back(room, tmp_path):
         }
         done = subprocess.run([sys.executable, "-c", HUB], env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert {"model.safetensors", "config.json", "README.md", "samples.png"} <= repositories["someone/digits"].keys()
+        sent = {"model.safetensors", "config.json", "README.md", "samples.png"}
+        assert repositories["someone/digits"].keys() == sent, "nothing else that lies there"
         code = "from ablations.cli import main; main(['sample', 'hf://someone/other'])"
         missing = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     expected = radar.load("digits").sample(labels=[1, 2], seed=5).tokens.sum().item()

@@ -16,6 +16,7 @@ from radar.data import load_data
 from radar.data.tokens import cached_tokens
 from radar.errors import InputError, naming
 from radar.files import locked
+from radar.hub import is_remote
 from radar.scoring.data_field import estimate_field, field_origin, save_field
 from radar.scoring.reference import build_references
 from radar.scoring.restoration import restored_distances
@@ -63,7 +64,7 @@ def check_arms(plan: Plan) -> None:
         with naming(f"arm '{arm}'"):
             config = adopt(to_config(values, plan.overrides))
             path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
-            if path is None or not tokenizer.learned or is_trained(Path(path)):
+            if path is None or is_remote(path) or not tokenizer.learned or is_trained(Path(path)):
                 continue
             if not plan.file.tokenizer_training:
                 raise InputError(

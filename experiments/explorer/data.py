@@ -42,9 +42,14 @@ def _of_grid(h: int, w: int, steps: Sequence[int]) -> dict[str, Any]:
             key = ",".join(map(str, step_sizes(step)))
             if key not in layouts:
                 layouts[key] = layouts_of(step_sizes(step))
+            if not layouts[key]:
+                continue  # too large under every variant
             gaps = [round(float(value), 4) for value in independence_gap(step, covariance)]
             orders[name].append({"label": label, "step": step.tolist(), "gap": gaps, "layout": key})
-    return {"h": h, "w": w, "orders": orders, "layouts": layouts}
+    shown = {name: cuts for name, cuts in orders.items() if cuts}
+    if not shown:
+        raise InputError(f"--grids {h}x{w} is too large to show with these --steps; choose fewer cells or fewer steps")
+    return {"h": h, "w": w, "orders": shown, "layouts": layouts}
 
 
 def _cuts(name: str, steps: Sequence[int]) -> list[tuple[str, OrderConfig]]:

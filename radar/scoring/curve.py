@@ -19,7 +19,7 @@ from radar.scoring.statistics import Moments
 from radar.training.callbacks import TrainingClock
 from radar.training.checkpoints import Generator, load_tokenizer
 from radar.training.generative import GenerativeModule
-from radar.training.loggers import show_image
+from radar.training.loggers import can_show, show_image
 from radar.training.shares import fetched
 
 
@@ -64,7 +64,9 @@ class FidCurve(Callback):
             if mine:
                 drawn = draw(mine)
                 fake.add(extract(network, drawn.images))
-                show_image(pl_module.loggers, "val/samples", samples_sheet(self.generator, drawn), trainer.global_step)
+                if can_show(pl_module.loggers):
+                    sheet = samples_sheet(self.generator, drawn)
+                    show_image(pl_module.loggers, "val/samples", sheet, trainer.global_step)
         fid = frechet_distance(real, fake.over_devices())
         for logger in pl_module.loggers:
             logger.log_metrics({"val/fid": fid}, trainer.global_step)

@@ -1,5 +1,6 @@
 """Model cards in Markdown: what was trained, on what, how it is used, and how well it did, with where that is from."""
 
+from pathlib import Path
 from typing import Any
 
 from radar.config.options import Config
@@ -10,11 +11,12 @@ from radar.training.checkpoints import Generator
 CARD, SAMPLES = "README.md", "samples.png"
 SHOWN = ("steps", "nll", "fid", "kid", "precision", "recall", "accuracy", "images_per_s")
 OF_FEATURES = ("fid", "kid", "precision", "recall")
+NEEDED = ("fid_feature", "samples", "reference", "commit", "hardware", "sample_precision", "timing_batch")
 
 
-def head(licence: str | None) -> str:
+def head(kind: str, licence: str | None) -> str:
     """What the hub reads."""
-    lines = ["---", "library_name: radar-ablations", "tags: [image-generation, autoregressive]"]
+    lines = ["---", "library_name: radar-ablations", f"tags: [image-generation, {kind}]"]
     return "\n".join([*lines, *([f"license: {licence}"] if licence else []), "---", ""])
 
 
@@ -23,29 +25,54 @@ def last(licence: str | None) -> str:
     return f"## Licence\n\n{licence or 'None was given. Ask who trained it before you use it.'}\n"
 
 
-def tokenizer_card(config: Config, licence: str | None) -> str:
+def budget(checkpoint: dict[str, Any], config: Config) -> str:
+    """What it was trained with, or which published file it was imported from."""
+    found = checkpoint["radar"]
+    if (source := found.get("imported")) is not None:
+        return f"imported from `{source['file']}` (sha256 {source['sha256'][:12]})"
+    steps = int(found.get("trained_steps", checkpoint["global_step"]))
+    return f"{steps} steps of {config.train.batch_size} images, seed {config.seed}"
+
+
+def encoder_line(config: Config) -> list[str]:
+    """Which frozen encoder must be there, if any."""
+    name = config.tokenizer.encoder
+    return (
+        [] if name is None else [f"- encoder: `{Path(name).name}`, which is not part of this: `tokenizer.encoder=PATH`"]
+    )
+
+
+def tokenizer_card(config: Config, checkpoint: dict[str, Any], licence: str | None) -> str:
     """Card of a tokenizer."""
-    c, t = config.tokenizer, config.train
-    told = f"A `{c.name}` tokenizer, trained for {t.max_steps} steps of {t.batch_size} images of `{config.data.name}`."
-    use = "## Use\n\n```\nradar train CONFIG tokenizer.name=" + c.name + " tokenizer.checkpoint=THIS_FOLDER\n```\n"
-    return "\n".join([head(licence), "# Tokenizer", "", told, "", use, last(licence)])
+    c, trained = config.tokenizer, "imported" not in checkpoint["radar"]
+    facts = [f"- tokenizer: `{c.name}`", f"- budget: {budget(checkpoint, config)}", *encoder_line(config)]
+    facts += [f"- images: `{config.data.name}`"] * trained
+    use = f"## Use\n\n```\nradar train CONFIG tokenizer.name={c.name} tokenizer.checkpoint=THIS_FOLDER\n```\n"
+    return "\n".join([head("tokenizer", licence), "# Tokenizer", "", *facts, "", use, last(licence)])
 
 
-def generator_card(generator: Generator, row: dict[str, Any] | None, licence: str | None) -> str:
+def generator_card(
+    generator: Generator, checkpoint: dict[str, Any], row: dict[str, Any] | None, licence: str | None
+) -> str:
     """Card of a generator."""
-    facts = "\n".join(f"- {name}: {value}" for name, value in facts_of(generator).items())
+    config = generator.config
+    facts = [f"- {name}: {value}" for name, value in facts_of(generator).items()]
     parts = [
-        head(licence),
-        f"# {generator.config.order.name}/{generator.config.attention} on {generator.data.name}",
+        head(config.generator, licence),
+        f"# {config.order.name}/{config.attention} on {generator.data.name}"
+        if config.generator == "autoregressive"
+        else f"# {config.generator} on {generator.data.name}",
         "",
         f"![samples]({SAMPLES})",
         "",
-        facts,
+        *facts,
+        f"- budget: {budget(checkpoint, config)}",
+        *encoder_line(config),
         "",
         "## Use",
         "",
         "```python\nimport radar\n\nmodel = radar.load(\"THIS_FOLDER\")  # or hf://user/name\n"
-        "images = model.sample(labels=[0, 0, 1], seed=0).images  # (3, 3, H, W) uint8\n```",
+        "images = model.sample(labels=[0, 0, 0], seed=0).images  # (3, 3, H, W) uint8\n```",
         "",
         "Every `radar` command that takes a checkpoint takes this folder too.",
         "",
@@ -59,14 +86,15 @@ def facts_of(generator: Generator) -> dict[str, str]:
     """What it is, in words."""
     c, data, module = generator.config, generator.data, generator.as_trained or generator.module
     h, w = module.grid
-    sizes = step_sizes(module.order.step)
+    passes, sizes = module.sampling(c.sample).passes, step_sizes(module.order.sampled(c.sample))
+    ordered = c.generator == "autoregressive"
     return {
         "images": f"{data.name}, {len(data.classes)} classes, {data.size[0]}x{data.size[1]} pixels ({data.crop})",
-        "tokens": f"{h}x{w} cells of tokenizer `{c.tokenizer.name}`, {generator.tokenizer.vocabulary} codes",
-        "order": f"`{c.order.name}`, K = {len(sizes)} steps of {min(sizes)} to {max(sizes)} cells",
-        "attention": f"`{c.attention}`" if c.generator == "autoregressive" else f"none, generator `{c.generator}`",
+        "tokens": f"{h * w} cells of tokenizer `{c.tokenizer.name}`, {generator.tokenizer.vocabulary} codes",
+        "sampling": f"{passes} forward passes"
+        + (f", order `{c.order.name}`, {min(sizes)} to {max(sizes)} cells in each" if ordered else ""),
+        "attention": f"`{c.attention}`" if ordered else "every cell sees every other",
         "parameters": f"{parameter_count(module.model):,}",
-        "budget": f"{generator.trained_steps} steps of {c.train.batch_size} images, seed {c.seed}",
         "trained at": f"commit `{generator.commit}`",
     }
 

@@ -1,17 +1,18 @@
 """A checkpoint as a folder for others: safetensors, config.json, a model card, samples."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from radar.config.load import to_config, training_options
+from radar.config.load import to_config, to_dict, training_options
 from radar.config.options import Config
 from radar.errors import InputError
 from radar.files import replacing_folder
 from radar.hub import local
 from radar.scoring.sample_pictures import samples_sheet
 from radar.scoring.samples import class_counts, draw_samples
-from radar.sharing.card import CARD, SAMPLES, generator_card, tokenizer_card
+from radar.sharing.card import CARD, NEEDED, SAMPLES, generator_card, tokenizer_card
 from radar.sheets import save_image
 from radar.tokenizers import Learned
 from radar.training.checkpoints import Generator, holds_tokenizer, load_generator, load_tokenizer, read_checkpoint
@@ -30,25 +31,38 @@ def export(checkpoint: str, folder: Path, licence: str | None, scores: Path | No
         scores: row of `radar evaluate`; by default the one beside the checkpoint, if it is of this training.
         options: of how to sample, as `radar sample` takes them.
 
-    Raises InputError for a folder that is there, and for scores of another training.
+    Raises InputError for a folder that is there, for scores of another training or of other sampling, and for options
+    that a tokenizer does not take.
     """
     if folder.exists():
         raise InputError(f"{folder} is there already: give another folder, or delete it")
     if holds_tokenizer(checkpoint):
-        with replacing_folder(folder) as made:
-            config = to_config(read_checkpoint(checkpoint)["radar"]["config"])
-            write_tokenizer(checkpoint, config, made)
-            (made / CARD).write_text(tokenizer_card(config, licence))
+        export_tokenizer(checkpoint, folder, licence, scores, options)
         return
     generator = load_generator(checkpoint, options)
-    row = scores_of(checkpoint, generator.config, scores)
+    row = scores_of(checkpoint, generator, scores)
     with replacing_folder(folder) as made:
         write_generator(generator, made)
         shown = draw_samples(generator, generator.config.sample)
         save_image(samples_sheet(generator, shown), made / SAMPLES)
-        (made / CARD).write_text(generator_card(generator, row, licence))
+        (made / CARD).write_text(generator_card(generator, read_checkpoint(checkpoint), row, licence))
         if row is not None:
-            (made / SCORES).write_text(json.dumps(row, indent=1))
+            (made / SCORES).write_text(json.dumps(row | {"options": portable(row["options"])}, indent=1))
+
+
+def export_tokenizer(
+    checkpoint: str, folder: Path, licence: str | None, scores: Path | None, options: list[str]
+) -> None:
+    """Write a tokenizer; the only option that it takes is where its encoder lies."""
+    if other := [text for text in options if not text.startswith("tokenizer.encoder=")]:
+        raise InputError(f"'{other[0]}' has no effect on a tokenizer, which takes: tokenizer.encoder=")
+    if scores is not None:
+        raise InputError("--scores has no effect on a tokenizer: its card shows none")
+    found = read_checkpoint(checkpoint)
+    config = to_config(found["radar"]["config"], options)
+    with replacing_folder(folder) as made:
+        write_tokenizer(checkpoint, config.tokenizer.encoder, made)
+        (made / CARD).write_text(tokenizer_card(config, found, licence))
 
 
 def write_generator(generator: Generator, folder: Path) -> None:
@@ -61,43 +75,78 @@ def write_generator(generator: Generator, folder: Path) -> None:
     write_exported(folder, module.state_dict(), whole, description_of(generator.data, class_counts(generator)))
     if isinstance(generator.tokenizer, Learned) and generator.config.tokenizer.checkpoint is not None:
         (folder / TOKENIZER).mkdir()
-        write_tokenizer(generator.config.tokenizer.checkpoint, generator.config, folder / TOKENIZER)
+        own = generator.config.tokenizer
+        write_tokenizer(str(own.checkpoint), own.encoder, folder / TOKENIZER)
 
 
-def write_tokenizer(checkpoint: str, config: Config, folder: Path) -> None:
-    """Weights and description of a learned tokenizer, as it is used: averaged, and without its discriminator."""
+def write_tokenizer(checkpoint: str, encoder: str | None, folder: Path) -> None:
+    """Weights and description of a learned tokenizer, as it is used: averaged, and without its discriminator.
+
+    A frozen encoder is not written: whoever opens the folder has it, and says where.
+    """
     found = read_checkpoint(checkpoint)
     options = to_config(found["radar"]["config"]).tokenizer
-    options.checkpoint = checkpoint
+    options.checkpoint, options.encoder = checkpoint, encoder or options.encoder
     weights = {f"tokenizer.{name}": value for name, value in load_tokenizer(options).state_dict().items()}
     told = found["radar"] | {"config": portable(found["radar"]["config"])}
     write_exported(folder, weights, found | {"radar": told}, {})
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
-    """Options without the paths of one machine."""
-    own = {
+    """Options without the paths of one machine; a network that is named by a path keeps its last name."""
+    own: dict[str, dict[str, Any]] = {
         "data": {"root": None, "cache": Config().data.cache},
-        "tokenizer": {"checkpoint": None, "encoder": None},
+        "tokenizer": {"checkpoint": None, "encoder": _named(config["tokenizer"]["encoder"])},
         "order": {"covariance": None, "path": None},
+        "train": {"align": _named(config["train"]["align"]), "perceptual": _all_named(config["train"]["perceptual"])},
+        "evaluate": {"features": _all_named(config["evaluate"]["features"]), "reference": []},
     }
     changed = {group: config[group] | paths for group, paths in own.items()}
-    return config | changed | {"run": f"runs/{Path(config['run']).name}", "init": None}
+    return config | changed | {"run": f"runs/{Path(config['run']).name or 'run'}", "init": None}
 
 
-def scores_of(checkpoint: str, config: Config, path: Path | None) -> dict[str, Any] | None:
-    """Row of scores; None where there is none of this training. Raises InputError for a given one of another."""
+def _named(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
+
+
+def _all_named(paths: list[str]) -> list[str]:
+    return [Path(path).name for path in paths]
+
+
+def scores_of(checkpoint: str, generator: Generator, path: Path | None) -> dict[str, Any] | None:
+    """Row of scores of a generator as it samples here; None where there is none.
+
+    Raises InputError for a given one of another training, step or way of sampling, or that is no such row.
+    """
     there = local(checkpoint)
     found = path or (there if there.is_dir() else there.parent) / SCORES
     if path is None and not found.is_file():
         return None
     try:
         row: dict[str, Any] = json.loads(found.read_text())
-        same = training_options(to_config(row["options"] | {"run": config.run})) == training_options(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{found} is no row of `radar evaluate` ({error})") from error
-    if same:
+        scored = to_config(row["options"] | {"run": generator.config.run})
+        steps = int(row["kept_step"])
+        if missing := [name for name in NEEDED if name not in row]:
+            raise KeyError(missing[0])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{found} is no row of `radar evaluate` ({type(error).__name__}: {error})") from error
+    said = "another training" if _training(scored) != _training(generator.config) else None
+    said = said or ("another optimizer step" if steps != generator.kept_step else None)
+    said = said or ("another way of sampling" if _drawing(scored) != _drawing(generator.config) else None)
+    if said is None:
         return row
     if path is None:
+        print(f"radar: {found} is left out: it is of {said}", file=sys.stderr)
         return None
-    raise InputError(f"{path} are scores of another training than {checkpoint}")
+    raise InputError(f"{path} are scores of {said} than {checkpoint} as it is exported")
+
+
+def _training(config: Config) -> dict[str, Any]:
+    """Options of a training, as an exported folder keeps them."""
+    return training_options(to_config(portable(to_dict(config))))
+
+
+def _drawing(config: Config) -> dict[str, Any]:
+    """Options of sampling on which a score depends: not how many images, nor in what batches."""
+    free = {"images": 0, "batch_size": 0, "seed": 0}
+    return {**vars(config.sample), **free}

@@ -17,6 +17,7 @@ from radar.errors import InputError
 WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
 ORDER = "radar.order"  # among the tensors
 KIND = "radar-ablations"
+WORDS = ("name", "crop", "identity", "augment")  # of a data set
 
 
 def write_exported(folder: Path, weights: dict[str, Tensor], checkpoint: dict[str, Any], data: dict[str, Any]) -> None:
@@ -40,16 +41,20 @@ def write_exported(folder: Path, weights: dict[str, Tensor], checkpoint: dict[st
 def read_exported(folder: Path) -> dict[str, Any]:
     """Read a folder as a checkpoint; raises InputError if it is damaged or foreign."""
     try:
-        told = json.loads((folder / DESCRIPTION).read_text())
+        found = dict(json.loads((folder / DESCRIPTION).read_text())["radar"])
         tensors = load_file(folder / WEIGHTS)
-        found = dict(told["radar"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"folder {folder} is damaged or was not written by `radar export` ({error})") from error
-    if (order := tensors.pop(ORDER, None)) is not None:
-        found["order"] = order
-    if (folder / TOKENIZER).is_dir():
-        found["config"]["tokenizer"]["checkpoint"] = str(folder / TOKENIZER)
-    seconds, step = found.pop("seconds"), found.pop("step")
+        seconds, step = float(found.pop("seconds")), int(found.pop("step"))
+        if (order := tensors.pop(ORDER, None)) is not None:
+            found["order"] = order
+        if (folder / TOKENIZER).is_dir():
+            found["config"]["tokenizer"]["checkpoint"] = str(folder / TOKENIZER)
+        if found.get("data"):
+            described(found["data"])
+        if not all(isinstance(found[name], dict) for name in ("config", "origin")):
+            raise TypeError("config and origin are groups")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"folder {folder} is damaged or was not written by `radar export` ({reason})") from error
     found.setdefault("trained_steps", step)
     return {
         "state_dict": tensors,
@@ -66,11 +71,12 @@ def is_exported(folder: Path) -> bool:
 
 def description_of(data: ImageData, counts: Tensor) -> dict[str, Any]:
     """What sampling needs to know of a data set: its images are not needed for it."""
-    shown = {name: getattr(data, name) for name in ("name", "classes", "size", "crop", "identity", "augment")}
+    shown = {name: getattr(data, name) for name in (*WORDS, "classes", "size")}
     return shown | {"counts": counts.tolist()}
 
 
 def described(told: dict[str, Any]) -> ImageData:
     """A data set without its images, by its description."""
-    lists = {name: tuple(told[name]) for name in ("classes", "size", "counts")}
-    return ImageData(**{**told, **lists}, train=NoImages(), held_out=NoImages())
+    words: dict[str, Any] = {name: told[name] for name in WORDS}
+    lists: dict[str, Any] = {name: tuple(told[name]) for name in ("classes", "size", "counts")}
+    return ImageData(**words, **lists, train=NoImages(), held_out=NoImages())

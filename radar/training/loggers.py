@@ -171,6 +171,11 @@ SHOWN: dict[type[Logger], ShowImage] = {
 }
 
 
+def can_show(loggers: Iterable[Any]) -> bool:
+    """Whether one of them shows images."""
+    return any(isinstance(logger, tuple(SHOWN)) for logger in loggers)
+
+
 @rank_zero_only
 def show_image(loggers: Iterable[Any], name: str, pixels: Pixels, step: int) -> None:
     """Log an image (H, W, 3) uint8 wherever that is possible."""
