@@ -20,7 +20,7 @@ from radar.files import replacing
 
 DOWNSAMPLE = 4  # pixels of the side of a cell
 FILE = """\
-# {name}: {count} arms on the images of {images}, in {steps} steps.
+# {name}: {count} arms on the images of {images}, in {steps} steps (`causal` decodes cell by cell).
 #   radar plan {name}.yaml --study      what it takes, before it
 #   radar ablate {name}.yaml            train, sample, score, time; the same command goes on after a stop
 #   runs/ablations/{name}/report.html   the report, written anew whenever an arm is done
@@ -34,6 +34,7 @@ config:
     root: {images}
     size: {size}              # pixels of the side; images are scaled and cropped in the middle
     held_out: 0.1         # share of each class that is never trained on
+    skip_unreadable: {skip}
   tokenizer:              # {size}x{size} pixels become {side}x{side} cells of 200 codes
     name: fsq
     levels: null
@@ -63,6 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--orders", default="radial,halton", help="by commas (default radial,halton)")
     parser.add_argument("--variants", default="plain,nested", help="attention, by commas (default plain,nested)")
     parser.add_argument("--steps", type=int, default=7, help="forward passes per image (default 7)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--max-steps", type=int, default=2000, help="optimizer steps of each training (default 2000)")
 
 
@@ -74,15 +76,20 @@ def main(args: argparse.Namespace) -> None:
     if path.exists():
         raise InputError(f"{path} is there already: give another name, or delete it")
     arms = _words(args.orders), _words(args.variants)
-    text = study(args.name, args.images, args.size, *arms, args.steps, args.max_steps)
-    load_data(DataConfig(name="folder", root=args.images, size=args.size))  # fails here, before anything is written
+    skip = args.skip_unreadable
+    text = study(args.name, args.images, args.size, *arms, args.steps, args.max_steps, skip)
+    load_data(
+        DataConfig(name="folder", root=args.images, size=args.size, skip_unreadable=skip)
+    )  # fails here, before anything is written
     with replacing(path) as temporary:
         temporary.write_text(text)
         check_arms(read_plan(str(temporary), None, []))  # what is written can be run
     print(path)
 
 
-def study(name: str, images: str, size: int, orders: list[str], variants: list[str], steps: int, max_steps: int) -> str:
+def study(
+    name: str, images: str, size: int, orders: list[str], variants: list[str], steps: int, max_steps: int, skip: bool
+) -> str:
     """Text of a study; raises InputError for what is not possible."""
     if size < 2 * DOWNSAMPLE or size % DOWNSAMPLE:
         raise InputError(f"--size {size} is not possible: a multiple of {DOWNSAMPLE}, at least {2 * DOWNSAMPLE}")
@@ -99,7 +106,7 @@ def study(name: str, images: str, size: int, orders: list[str], variants: list[s
     return FILE.format(
         name=name, quoted=_quoted(name), count=len(arms), images=_quoted(images), steps=steps,
         size=size, side=side, downsample=DOWNSAMPLE,
-        baseline=next(iter(arms)), max_steps=max_steps, arms=lines,
+        baseline=next(iter(arms)), max_steps=max_steps, arms=lines, skip=str(skip).lower(),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from radar.attention import VARIANTS, Slots
+from radar.attention.slots import check_leaks
 from radar.config.load import parse_order, structured
 from radar.config.lookup import call
 from radar.config.options import SampleConfig
@@ -25,6 +26,7 @@ from radar.sampling.decoder import Decoder
 from radar.sampling.passes import Pass, plan_passes
 from radar.sampling.sampler import sample_tokens
 
+MOST_CELLS = 64 * 64
 Variant = Callable[..., Slots]  # group sizes, its own options -> slots
 
 
@@ -41,6 +43,10 @@ class Layout:
     grid: tuple[int, int]
     step: Tensor
     slots: Slots
+
+    def __repr__(self) -> str:
+        """What it is, in a line."""
+        return f"<layout of {self.grid[0]}x{self.grid[1]} cells: {len(self.sizes)} steps, {len(self.slots)} slots>"
 
     @cached_property
     def permutation(self) -> Tensor:
@@ -157,18 +163,39 @@ def layout(
     >>> len(ours.sizes), len(ours.slots), tuple(ours.mask.shape), len(ours.passes)
     (7, 223, (223, 223), 7)
     """
-    if min(grid) < 1:
-        raise InputError(f"grid {grid[0]}x{grid[1]} is not possible: sides of at least 1 expected")
+    check_grid(grid)
     step = decode_steps(parse_order(order), *grid) if isinstance(order, str) else checked_steps(order, grid)
     if step.ndim > 1:
         raise InputError(f"order '{order}' gives every image another order: lay out one row of its steps")
+    if not (isinstance(variant, str) or callable(variant)):
+        raise InputError(
+            f"attention {variant!r} is not possible: a name, or a function from group sizes to Slots, expected"
+        )
     table, name = (VARIANTS, variant) if isinstance(variant, str) else ({"given": variant}, "given")
-    return Layout(grid, step, call("attention", name, table, step_sizes(step), **options))
+    slots = call("attention", name, table, step_sizes(step), **options)
+    if not isinstance(slots, Slots):
+        raise InputError(
+            f"attention {variant!r} gives {type(slots).__name__}: Slots expected (radar.attention.slots.join)"
+        )
+    check_leaks(slots)
+    return Layout(grid, step, slots)
+
+
+def check_grid(grid: object) -> None:
+    """Raise InputError for what is no pair of sides."""
+    pair = isinstance(grid, tuple | list) and len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)
+    if not pair or grid[0] * grid[1] > MOST_CELLS:  # type: ignore[index]
+        raise InputError(
+            f"grid {grid!r} is not possible: rows and columns, at least 1 each, at most {MOST_CELLS} cells"
+        )
 
 
 def checked_steps(step: Tensor, grid: tuple[int, int]) -> Tensor:
     """Steps (N,) or (h, w) as int64 (N,); raises InputError where they are not those of the grid, 0 to K-1."""
-    given = torch.as_tensor(step).flatten()
+    try:
+        given = torch.as_tensor(step).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"order {step!r} is not possible: a name, or the step of each cell, expected") from error
     if given.is_floating_point() or given.dtype == torch.bool:
         raise InputError(f"steps of type {given.dtype} are not possible: whole numbers expected")
     found = given.long()

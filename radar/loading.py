@@ -158,4 +158,6 @@ def load(checkpoint: str | Path, *options: str) -> LoadedGenerator:
     `options` are `key=value` of what may differ from it: `"train.device=cpu"`, `"sample.steps=7"`, `"data.root=..."`.
     Raises InputError for what is no checkpoint, and for an option that would change what was trained.
     """
+    if not isinstance(checkpoint, str | Path) or not all(isinstance(text, str) for text in options):
+        raise InputError(f"radar.load({checkpoint!r}, ...) is not possible: a path, and options 'key=value', expected")
     return LoadedGenerator(load_generator(str(checkpoint), list(options)))

@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import radar
-from radar.attention import VARIANTS, plain
+from radar.attention import VARIANTS
+from radar.attention.frozen import plain
+from radar.attention.slots import check_leaks
 from radar.errors import InputError
 from radar.layouts import Layout, layout
 from radar.sampling.decoder import Recomputed
-from tests.arms import CLASSES, GRID, VOCABULARY, small_model, typical
+from tests.arms import CLASSES, GRID, VOCABULARY, arms, small_model, typical
+from tests.arms import layout as arm
 from tests.foreign import Llama, PlainTransformer
 
 CELLS = GRID[0] * GRID[1]
@@ -116,6 +120,44 @@ def test_a_variant_and_an_order_of_ones_own():
     assert torch.equal(own.mask, VARIANTS["plain"]([5, 5, 5, 5]).mask())
 
 
+@pytest.mark.parametrize(("order", "variant"), arms())
+def test_no_rule_of_ours_leaks(order, variant):
+    check_leaks(arm(order, variant)[1])
+
+
+def test_a_rule_that_leaks_is_refused():
+    """Directly, and through a slot that others see."""
+
+    def all_seen(sizes):
+        return replace(plain(sizes), sees=lambda asking, seen: (asking.step >= -1) & (seen.step >= -1))
+
+    def through_others(sizes):
+        def sees(asking, seen):
+            ahead = asking.is_token & seen.is_token & (seen.step == asking.step + 1)
+            return plain(sizes).sees(asking, seen) | ahead
+
+        return replace(plain(sizes), sees=sees)
+
+    for rule in (all_seen, through_others):
+        with pytest.raises(InputError, match="who sees whom leaks: slot"):
+            layout("radial", rule, GRID)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (np.full((1, CELLS), np.nan), "some not finite"),
+        (np.zeros((1, CELLS - 1)), rf"not shape \(1, {CELLS - 1}\)"),
+        (np.arange(CELLS), rf"not shape \({CELLS},\)"),
+        (None, "not NoneType"),
+    ],
+)
+def test_an_order_that_is_no_ranking_is_refused(keys, said, monkeypatch):
+    monkeypatch.setitem(radar.orders.ORDERS, "mine", lambda h, w: keys)
+    with pytest.raises(InputError, match=f"order 'mine' gives no ranking: .*{said}"):
+        radar.orders.steps("mine", GRID)
+
+
 def test_the_mask_of_flex_attention_is_the_dense_one():
     own = layout("radial", "nested", GRID)
     rows = torch.arange(len(own.slots))
@@ -132,7 +174,12 @@ def test_the_mask_of_flex_attention_is_the_dense_one():
         ((torch.arange(7), "plain", GRID), "7 steps for a grid of 4x5 cells"),
         ((torch.arange(CELLS) * 2, "plain", GRID), "all of 0 to K-1 expected"),
         ((torch.arange(CELLS) / 2, "plain", GRID), "whole numbers expected"),
-        (("radial", "plain", (-2, -3)), "sides of at least 1 expected"),
+        (("radial", "plain", (-2, -3)), "rows and columns, at least 1 each"),
+        (("radial", "plain", 8), "rows and columns, at least 1 each"),
+        (("radial", "plain", (8.0, 8)), "rows and columns, at least 1 each"),
+        ((None, "plain", GRID), "order None is not possible"),
+        (("radial", None, GRID), "attention None is not possible"),
+        (("radial", lambda sizes: None, GRID), "gives NoneType: Slots expected"),
     ],
 )
 def test_bad_input(arguments, line):

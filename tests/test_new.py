@@ -94,3 +94,11 @@ def test_names_that_look_like_something_else(name, images, tmp_path):
     main(["new", "on", "--images", name, "--size", "16", "--steps", "4"])
     written = yaml.safe_load(Path("on.yaml").read_text())
     assert written["name"] == "on" and written["config"]["data"]["root"] == name
+
+
+def test_files_that_cannot_be_read(images, capsys):
+    (images / "none.png").touch()
+    words = ["new", "mine", "--images", images.name, "--size", "16", "--steps", "4"]
+    assert "1 unreadable image" in fails(capsys, *words) and not Path("mine.yaml").exists()
+    main([*words, "--skip-unreadable"])
+    assert yaml.safe_load(Path("mine.yaml").read_text())["config"]["data"]["skip_unreadable"] is True

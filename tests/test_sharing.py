@@ -217,6 +217,10 @@ def test_bad_folders(room, capsys, tmp_path):
     (broken / "model.safetensors").write_bytes(b"\x08")
     assert "is damaged or was not written by `radar export`" in fails(capsys, "sample", broken)
     assert "was not written by `radar export`" in fails(capsys, "push", "runs/digits", "a/b")
+    line = fails(capsys, "export", "runs/digits/last.ckpt", "wrong", "--licence", "mit\nevil: yes")
+    assert "is no short name of a licence" in line and not Path("wrong").exists()
+    with pytest.raises(InputError, match="a path, and options 'key=value', expected"):
+        radar.load(None)
 
 
 HUB = """

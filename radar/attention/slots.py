@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from radar.errors import InputError
+
 NONE = -1
+MOST_CHECKED = 2048
 FIELDS = ("step", "is_token", "group", "rank", "target", "second", "position", "in_pass")  # tensors of Slots
 
 
@@ -198,6 +201,34 @@ class Slots:
         while not torch.equal(grown := wanted | mask[wanted].any(0), wanted):
             wanted = grown
         return wanted
+
+
+def check_leaks(slots: Slots) -> None:
+    """Refuse a rule by which a slot learns of a cell that it is to predict, or of a later one; raises InputError.
+
+    Through any number of layers. Layouts of more than MOST_CHECKED slots are not looked at.
+    """
+    if len(slots) > MOST_CHECKED:
+        return
+    reach = slots.mask().float()
+    while True:
+        grown = ((reach + reach @ reach) > 0).float()
+        if torch.equal(grown, reach):
+            break
+        reach = grown
+    carried = torch.where(slots.is_token & (slots.rank != NONE), slots.group, NONE)  # what each slot knows by itself
+    latest = torch.where(reach.bool(), carried, NONE).max(1).values
+    most = int(torch.cat([slots.rank, slots.last_target]).max())
+    of_rank = slots.group.new_full((most + 2,), int(slots.step.max()) + 1)  # a cell without a slot comes last
+    of_rank[slots.rank] = slots.group  # of rank -1, the class token, at the end
+    asked = of_rank[slots.last_target]
+    leaks = slots.predicts_new & (asked != NONE) & (torch.maximum(latest, carried) >= asked)
+    if leaks.any():
+        slot = int(torch.nonzero(leaks)[0])
+        raise InputError(
+            f"who sees whom leaks: slot {slot}, which predicts a cell of step {int(asked[slot])}, sees a token of step "
+            f"{int(torch.maximum(latest, carried)[slot])}, itself or through others"
+        )
 
 
 def _position(values: Tensor, listed: Tensor) -> Tensor:

@@ -62,8 +62,21 @@ def decode_steps(order: OrderConfig, h: int, w: int, given: Tensor | None = None
     if given is not None and takes(order.name, ORDERS, "given"):
         options["given"] = given.numpy()
     keys = call("order", order.name, ORDERS, h, w, **options)
+    _check_keys(order.name, keys, h * w)
     each = [_cut(ranking, order, sizes) for ranking in keys.reshape(-1, *keys.shape[-2:])]
     return torch.from_numpy(np.stack(each) if keys.ndim == 3 else each[0])
+
+
+def _check_keys(name: str, keys: object, cells: int) -> None:
+    """Refuse what is no ranking, as an order that is just being written may give it; raises InputError."""
+    what = type(keys).__name__
+    if isinstance(keys, np.ndarray):
+        if (right := keys.ndim in (2, 3) and keys.shape[-1] == cells) and np.isfinite(keys).all():
+            return
+        what = f"shape {keys.shape}" + ", some not finite" * right
+    raise InputError(
+        f"order '{name}' gives no ranking: an array (keys, {cells}) of finite numbers expected, not {what}"
+    )
 
 
 def _cut(keys: Keys, order: OrderConfig, asked: list[int] | None) -> NDArray[np.int64]:

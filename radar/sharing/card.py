@@ -102,7 +102,7 @@ def facts_of(generator: Generator) -> dict[str, str]:
 def scores_section(row: dict[str, Any] | None) -> str:
     """Scores with what they depend on; or that there are none."""
     if row is None:
-        return "## Scores\n\nNone: `radar evaluate` was not run on it.\n"
+        return "## Scores\n\nNone were given: `radar evaluate`, then `radar export` with `--scores`.\n"
     label = row["fid_feature"].partition(":")[0]
     titles = {name: f"{name}[{label}]" if name in OF_FEATURES else name for name in SHOWN}
     lines = [f"| {titles[name]} | {row[name]:.4g} |" for name in SHOWN if isinstance(row.get(name), int | float)]

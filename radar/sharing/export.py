@@ -1,6 +1,7 @@
 """A checkpoint as a folder for others: safetensors, config.json, a model card, samples."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def export(checkpoint: str, folder: Path, licence: str | None, scores: Path | No
     Raises InputError for a folder that is there, for scores of another training or of other sampling, and for options
     that a tokenizer does not take.
     """
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        raise InputError(f"--licence {licence!r} is no short name of a licence (example: apache-2.0)")
     if folder.exists():
         raise InputError(f"{folder} is there already: give another folder, or delete it")
     if holds_tokenizer(checkpoint):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from radar.attention import BACKENDS, NONE, VARIANTS, Mask, Slots, banded
+from radar.attention.slots import check_leaks
 from radar.config.lookup import call, choose
 from radar.config.options import Config, DiffusionConfig, ReviseConfig, SampleConfig
 from radar.data.batches import Batch
@@ -79,6 +80,7 @@ class GeneratorModule(GenerativeModule):
         self.reader = reader
         self.order = DecodingOrder(with_sides(config, reader), grid, step)
         self.slots = call("attention", config.attention, VARIANTS, step_sizes(self.step), **vars(config.revise))
+        check_leaks(self.slots)
         if self.slots.mixes:
             if self.order.varies:
                 raise InputError(f"attention '{config.attention}' needs train.permutations=fixed")
