@@ -27,12 +27,12 @@ def beside(checkpoint: str) -> Path:
     return Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
 
 
-def parse_grid(text: str) -> tuple[int, int]:
+def parse_grid(text: str, option: str = "--grid") -> tuple[int, int]:
     """Read `16x16`; raises InputError."""
     try:
         h, w = (int(side) for side in text.split("x"))
     except ValueError as error:
-        raise InputError(f"grid {text} is not of the form ROWSxCOLUMNS (example: 16x16)") from error
+        raise InputError(f"{option} {text} is not of the form ROWSxCOLUMNS (example: 16x16)") from error
     if min(h, w) < 1 or h * w > LARGEST_GRID:
-        raise InputError(f"grid {text} is not possible: sides of at least 1, at most {LARGEST_GRID} cells")
+        raise InputError(f"{option} {text} is not possible: sides of at least 1, at most {LARGEST_GRID} cells")
     return h, w

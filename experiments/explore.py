@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar explore`."""
-    grids = [parse_grid(text) for text in args.grids.split(",")]
+    grids = [parse_grid(text, "--grids") for text in args.grids.split(",")]
     try:
         steps = sorted({int(text) for text in args.steps.split(",")})
     except ValueError as error:

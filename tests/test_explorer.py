@@ -57,7 +57,7 @@ def test_what_is_explored_is_what_the_library_gives():
 
 
 @pytest.mark.parametrize(("options", "line"), [
-    (["--grids", "8"], "grid 8 is not of the form ROWSxCOLUMNS"),
+    (["--grids", "8"], "--grids 8 is not of the form ROWSxCOLUMNS"),
     (["--steps", "a"], "--steps a is not possible: numbers by commas expected"),
     (["--steps", "0"], "--steps 0 is not possible: at least 1 each"),
     (["--grids", "2x2", "--steps", "7"], "--steps 7 is not possible: the smallest grid has 4 cells"),
