@@ -1,5 +1,5 @@
-# docker build --target cpu -t radar .      docker run --rm -v "$PWD/runs:/work/runs" radar ablate ordering
-# docker build --target cuda -t radar .     docker run --rm --gpus all -v "$PWD/runs:/work/runs" radar doctor
+# docker build --target cpu -t radar .      docker run --rm -v "$PWD/runs:/study/runs" radar ablate ordering
+# docker build --target cuda -t radar .     docker run --rm --gpus all -v "$PWD/runs:/study/runs" radar doctor
 FROM python:3.12-slim AS base
 # Our kernels for the CPU, and Triton's launchers, are compiled at first use.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ git && rm -rf /var/lib/apt/lists/*
@@ -14,12 +14,12 @@ FROM base AS cpu
 ARG TORCH_INDEX=
 RUN pip install --no-cache-dir "torch>=2.9,<2.14" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
  && pip install --no-cache-dir ".[features,postgres]"
-WORKDIR /work
+WORKDIR /study
 ENTRYPOINT ["radar"]
 CMD ["--help"]
 
 FROM base AS cuda
 RUN pip install --no-cache-dir ".[features,postgres,encoders]"
-WORKDIR /work
+WORKDIR /study
 ENTRYPOINT ["radar"]
 CMD ["--help"]

@@ -125,8 +125,10 @@ def flex_attention() -> Iterator[str]:
     found = []
     for mask in (own.mask.to(device), own.block_mask(device)):
         asked = q.clone().requires_grad_(learned)
-        eager = isinstance(mask, BlockMask) and not learned
-        mixed = _uncompiled(asked, k, v, mask) if eager else attend(asked, k, v, mask)  # type: ignore[arg-type]
+        if learned or isinstance(mask, torch.Tensor):
+            mixed = attend(asked, k, v, mask)
+        else:
+            mixed = _uncompiled(asked, k, v, mask)
         if learned:
             mixed.square().sum().backward()
         found.append(torch.cat([mixed.detach(), asked.grad]) if asked.grad is not None else mixed)

@@ -74,7 +74,7 @@ def generator_card(
         "```python\nimport radar\n\nmodel = radar.load(\"THIS_FOLDER\")  # or hf://user/name\n"
         "images = model.sample(labels=[0, 0, 0], seed=0).images  # (3, 3, H, W) uint8\n```",
         "",
-        "Every `radar` command that takes a checkpoint takes this folder too.",
+        "Every `radar` command that takes a checkpoint takes this folder too; to score, set `data.root=FOLDER`.",
         "",
         scores_section(row),
         last(licence),

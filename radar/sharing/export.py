@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from radar.config.load import to_config, to_dict, training_options
-from radar.config.options import Config
+from radar.config.options import PATHS, Config
 from radar.errors import InputError
 from radar.files import replacing_folder
 from radar.hub import local
@@ -97,13 +97,14 @@ def write_tokenizer(checkpoint: str, encoder: str | None, folder: Path) -> None:
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """Options without the paths of one machine; a network that is named by a path keeps its last name."""
-    own: dict[str, dict[str, Any]] = {
-        "data": {"root": None, "cache": Config().data.cache},
-        "tokenizer": {"checkpoint": None, "encoder": _named(config["tokenizer"]["encoder"])},
-        "order": {"covariance": None, "path": None},
-        "train": {"align": _named(config["train"]["align"]), "perceptual": _all_named(config["train"]["perceptual"])},
-        "evaluate": {"features": _all_named(config["evaluate"]["features"]), "reference": []},
+    own: dict[str, dict[str, Any]] = {group: dict.fromkeys(names) for group, names in PATHS.items()}
+    own["data"]["cache"] = Config().data.cache
+    own["tokenizer"]["encoder"] = _named(config["tokenizer"]["encoder"])
+    own["train"] = {
+        "align": _named(config["train"]["align"]),
+        "perceptual": _all_named(config["train"]["perceptual"]),
     }
+    own["evaluate"] = {"features": _all_named(config["evaluate"]["features"]), "reference": []}
     changed = {group: config[group] | paths for group, paths in own.items()}
     return config | changed | {"run": f"runs/{Path(config['run']).name or 'run'}", "init": None}
 
