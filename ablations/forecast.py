@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ablations.study.plan import read_plan
 from ablations.study.prepare import arm_values
@@ -19,8 +18,9 @@ from radar.hub import is_remote
 from radar.model.blocks import model_shape
 from radar.timing.forecast import Forecast, forecast
 from radar.timing.training_rates import TrainingRates, measure_training_rates, parse_rates
-from radar.tokenizers import build_tokenizer
-from radar.training.checkpoints import load_tokenizer
+from radar.tokenizers import Tokenizer, build_tokenizer
+from radar.tokenizers.tokenizer import OnlyCodes
+from radar.training.checkpoints import as_drawn, load_tokenizer
 from radar.training.devices import pick_device
 
 PARTS = ("weights", "gradients", "optimizer", "average", "activations", "copies", "total")
@@ -50,12 +50,12 @@ def main(args: argparse.Namespace) -> None:
     rates, lines, planned = parse_rates(args.rates) if args.rates else None, [], []
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
-            vocabulary, classes, cells, reader = (
-                (args.vocabulary, args.classes, parse_grid(args.grid), None) if given else sizes(config)
+            tokenizer, classes, cells = (
+                (OnlyCodes(args.vocabulary), args.classes, parse_grid(args.grid)) if given else sizes(config)
             )
             check_training(config.train)
             device = "cuda" if rates and config.train.device != "cpu" else pick_device(config.train.device).type
-            found = forecast(config, vocabulary, classes, cells, device, reader)
+            found = forecast(config, tokenizer, classes, cells, device)
             own = rates or measured(config, found)
         planned.append(config)
         lines.append(line(arm, found, found.seconds(own)))
@@ -75,13 +75,13 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
         yield f"{config.order.name}/{config.attention}", config
 
 
-def sizes(config: Config) -> tuple[int, int, tuple[int, int], nn.Module | None]:
-    """Codes, labels, cells and scales of the data and the tokenizer, which may be untrained; raises InputError."""
+def sizes(config: Config) -> tuple[Tokenizer, int, tuple[int, int]]:
+    """Tokenizer, which may be untrained, and labels and cells of the data; raises InputError."""
     data = load_data(config.data)
     path = config.tokenizer.checkpoint
     trained = path is not None and (is_remote(path) or Path(path).exists())
-    tokenizer = load_tokenizer(config.tokenizer) if trained else build_tokenizer(config.tokenizer)
-    return tokenizer.vocabulary, len(data.classes), tokenizer.grid(data.size), tokenizer.reader
+    tokenizer = as_drawn(load_tokenizer(config.tokenizer) if trained else build_tokenizer(config.tokenizer), config)
+    return tokenizer, len(data.classes), tokenizer.grid(data.size)
 
 
 def measured(config: Config, found: Forecast) -> TrainingRates:

@@ -15,7 +15,7 @@ from radar.training.imported import IMPORTS, read_published, save_checkpoint
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("kind", help="llamagen-gpt or llamagen-vq")
+    parser.add_argument("kind", help=f"what it is: {', '.join(IMPORTS)}")
     parser.add_argument("file", help="published weights: a state dict, by itself or under model or state_dict")
     parser.add_argument("--out", help="checkpoint to write (default runs/KIND/NAME.ckpt)")
 

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from radar.attention import NONE, VARIANTS, Slots, nested
+from radar.attention import VARIANTS, Slots, nested
 from radar.config.options import ModelConfig, OrderConfig
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import ORDERS, PARTICULAR, decode_steps
@@ -83,7 +84,7 @@ def typical() -> list[tuple[str, str]]:
 
 def earlier_tokens(slots: Slots) -> Callable[[torch.Tensor, int], torch.Tensor]:
     """A reader: of each rank, features (B, N, C) of the tokens (B, N) of earlier steps, in their sequence."""
-    group = slots.group[(slots.rank != NONE) & ~slots.is_token]
+    group = slots.in_pass[slots.predicts_new]  # they ask in the sequence of the ranks
     table = torch.randn(CELLS, VOCABULARY, HINTS, generator=torch.Generator().manual_seed(3))
     before = (group[:, None] > group).float()
 
@@ -99,10 +100,16 @@ def earlier_tokens(slots: Slots) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return read
 
 
-def small_model(slots: Slots | None = None, query_layers: int = 0, conditioning: str = "token") -> Transformer:
+VIT: dict[str, Any] = {"trunk": "vit", "cosine_attention": True}  # parts of other blocks than by default
+
+
+def small_model(
+    slots: Slots | None = None, query_layers: int = 0, conditioning: str = "token", **options: Any
+) -> Transformer:
     """A model whose logits depend on everything it sees, with a second head if the slots need one."""
     torch.manual_seed(0)
-    config = ModelConfig(dim=32, layers=3, heads=2, query_share=query_layers / 3, conditioning=conditioning)
+    share = query_layers / 3
+    config = ModelConfig(dim=32, layers=3, heads=2, query_share=share, conditioning=conditioning, **options)
     reader = earlier_tokens(slots) if slots is not None and slots.blind else None
     model = Transformer(
         config, VOCABULARY, CLASSES, GRID, slots is not None and slots.mixes, reader, HINTS * bool(reader)

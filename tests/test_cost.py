@@ -18,6 +18,7 @@ from radar.errors import InputError
 from radar.model import kv_cache as cache
 from radar.model.blocks import model_shape
 from radar.model.conditioning import CONDITIONING
+from radar.model.trunks import TRUNKS
 from radar.sampling.cost import Cost, sampling_cost, weight_count
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
@@ -34,16 +35,20 @@ LABELS = torch.tensor([0, 2, 1])
 SOME = [(*arm, 0, "token") for arm in arms() if arm[0] in ("radial", "halton in 5")]
 SOME += [("raster", variant, 0, "token") for variant in ("causal", "nested")]
 SOME += [("radial", "plain", 2, "token"), ("halton in 5", "plain", 2, "adaln"), ("radial", "nested", 0, "adaln")]
+SOME = [(*arm, "llama") for arm in SOME] + [
+    ("radial", "nested", 0, "adaln", "vit"),
+    ("radial", "plain", 2, "token", "vit"),
+]
 
 
-@pytest.mark.parametrize(("order", "variant", "query_layers", "conditioning"), SOME)
+@pytest.mark.parametrize(("order", "variant", "query_layers", "conditioning", "trunk"), SOME)
 @pytest.mark.parametrize("correction", [0.0, 0.5])
 def test_operations_on_paper_are_those_that_are_done(
-    order, variant, query_layers, conditioning, correction, monkeypatch
+    order, variant, query_layers, conditioning, trunk, correction, monkeypatch
 ):
     monkeypatch.setattr(cache, "kernels", lambda: None)  # which PyTorch could not count
     step, slots = layout(order, variant)
-    model = small_model(slots, query_layers, conditioning)
+    model = small_model(slots, query_layers, conditioning, trunk=trunk)
     passes = plan_passes(slots, correction > 0, candidates=correction > 0)
     settings = SampleConfig(correction=correction)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -52,8 +57,8 @@ def test_operations_on_paper_are_those_that_are_done(
 
 
 def test_weights_on_paper():
-    for query_layers, conditioning in itertools.product((0, 2), CONDITIONING):
-        model = small_model(query_layers=query_layers, conditioning=conditioning)
+    for query_layers, conditioning, trunk in itertools.product((0, 2), CONDITIONING, TRUNKS):
+        model = small_model(query_layers=query_layers, conditioning=conditioning, trunk=trunk)
         names = ("blocks", "query_blocks", "memory", "head", "conditioning")
         used = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith(names))
         assert weight_count(model.shape, VOCABULARY) == used

@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -15,7 +17,10 @@ from radar.config.options import DiffusionConfig, ModelConfig, SampleConfig
 from radar.data.token_arrays import TokenSplit
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain
-from radar.diffusion.solvers import ImageNoise, denoise, guided, nearest_tokens
+from radar.diffusion.solvers import ImageNoise, denoise, guided
+from radar.diffusion.spaces import Codes, Vectors
+from radar.scoring.samples import draw_samples
+from radar.training.checkpoints import load_generator
 from radar.training.diffusion import DiffusionModule
 from tests.command_line import fails
 
@@ -28,7 +33,7 @@ MEAN, DEVIATION = 0.7, 0.5
 def module(**options: object) -> DiffusionModule:
     torch.manual_seed(0)
     config = to_config({"method": "dit", "model": {"dim": 16, "layers": 2, "heads": 2}} | options)
-    return DiffusionModule(config, CODES, 3, (4, 5))
+    return DiffusionModule(config, Codes(CODES), 3, (4, 5))
 
 
 class Exact:
@@ -128,10 +133,21 @@ def test_codes_are_normalised_over_the_training_images():
     made = module()
     tokens = torch.randint(7, (50, 20), generator=torch.Generator().manual_seed(1))
     made.learn_from({"train": TokenSplit(tokens.numpy(), torch.zeros(50).long().numpy())})
-    seen = made.model.codes[tokens].flatten(0, 1).double()
+    seen = made.model.space(tokens).flatten(0, 1).double()
     assert torch.allclose(seen.mean(0), torch.zeros(3).double(), atol=1e-6)
     assert torch.allclose(seen.std(0, correction=0), torch.ones(3).double(), atol=1e-6)
-    assert torch.equal(nearest_tokens(made.model.codes[tokens] + 1e-4, made.model.codes), tokens)
+    assert torch.equal(made.model.space.back(made.model.space(tokens) + 1e-4), tokens)
+
+
+def test_vectors_are_normalised_over_the_training_images():
+    space, random = Vectors(3), torch.Generator().manual_seed(1)
+    vectors = 5 + torch.tensor([0.1, 2.0, 30.0]) * torch.randn(50, 20, 3, generator=random)
+    split = TokenSplit(vectors.numpy(), torch.zeros(50).long().numpy())
+    space.fit(split)
+    seen = space(split.gather(np.arange(50))[0]).flatten(0, 1).double()
+    assert torch.allclose(seen.mean(0), torch.zeros(3).double(), atol=1e-5)
+    assert torch.allclose(seen.std(0, correction=0), torch.ones(3).double(), atol=1e-5)
+    assert torch.allclose(space.back(space(vectors)), vectors, atol=1e-4)
 
 
 def scrambled() -> DiffusionModule:
@@ -212,6 +228,7 @@ def test_operations_on_paper_are_those_that_are_done(monkeypatch):
 def test_what_is_not_possible(options, message, tmp_path, capsys):
     import re
 
+    capsys.readouterr()
     line = fails(capsys, "train", "digits", "method=dit", f"run={tmp_path / 'run'}", *options)
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
@@ -219,12 +236,36 @@ def test_what_is_not_possible(options, message, tmp_path, capsys):
 
 def test_the_network_needs_two_outputs_only_for_a_learned_variance():
     config = ModelConfig(dim=16, layers=1, heads=1, conditioning="adaln")
-    assert (
-        Denoiser(config, CODES, 3, (2, 2), 1)(torch.randn(1, 4, 3), torch.tensor([3]), torch.tensor([0])).shape[2] == 3
-    )
+    one = Denoiser(config, Codes(CODES), 3, (2, 2), 1)
+    assert one(torch.randn(1, 4, 3), torch.tensor([3]), torch.tensor([0])).shape[2] == 3
     made = module(diffusion={"learned_variance": False})
     with made.ready_to_draw(SampleConfig(passes=2)) as draw:
         assert draw(torch.tensor([0]), [0]).shape == (1, 20)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "latents"), [(["name=fsq", "fsq_levels=[5,5]"], True), (["name=autoencoder", "code=2"], False)]
+)
+def test_vectors_in_place_of_tokens(tmp_path, capsys, tokenizer, latents):
+    """From images to a row: what the encoder gives before it is rounded, and a tokenizer that rounds nothing."""
+    options = [f"tokenizer.{option}" for option in [*tokenizer, "levels=null", "width=8", "downsample=2"]]
+    own, run, few = tmp_path / "tokenizer", tmp_path / "run", ["train.max_steps=2", "train.batch_size=4"]
+    main(["tokenizer", "digits", f"run={own}", *options, *few, f"data.cache={tmp_path}"])
+    main(["evaluate", str(own / "last.ckpt")])
+    judged = json.loads((own / "evaluation.json").read_text())
+    assert judged["psnr"] > 0 and ("perplexity" in judged) == latents
+    options += [f"tokenizer.checkpoint={own / 'last.ckpt'}", f"data.cache={tmp_path}", *few, "train.val_images=8"]
+    capsys.readouterr()
+    line = fails(capsys, "train", "digits", f"run={run}", *options, f"diffusion.latents={latents}")
+    assert "needs tokens, and tokenizer" in line and "choose method=dit" in line
+    options += ["method=dit", f"diffusion.latents={latents}", "model.dim=16", "model.heads=1", "sample.passes=3"]
+    main(["train", "digits", f"run={run}", *options])
+    main(["evaluate", str(run / "last.ckpt"), "evaluate.images=40", "evaluate.timing_repeats=1"])
+    assert json.loads((run / "evaluation.json").read_text())["fid"] > 0
+    generator = load_generator(run / "last.ckpt")
+    drawn = draw_samples(generator, replace(generator.config.sample, images=3))
+    assert drawn.tokens.shape == (3, 16, 2) and drawn.tokens.dtype == torch.float32
+    assert torch.equal(drawn.images, generator.tokenizer.decode(drawn.tokens, (4, 4)))
 
 
 def test_in_a_study_beside_tokens(tmp_path):

@@ -16,6 +16,7 @@ from radar.networks.classifier import train_classifier
 from radar.tokenizers import build_tokenizer
 from tests.test_docs import PAGES
 from tests.test_published import shapes
+from tests.test_published_var_dit import DIM, dit_state, kl_state, vae_state, var_state
 from tests.test_studies import quick_workers
 
 __all__ = ["quick_workers"]  # a fixture
@@ -57,6 +58,10 @@ COMMANDS = {
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null "
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 run=runs/scales",
+    "radar tokenizer shapes_fsq tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
+    "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null "
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 run=runs/shapes-latents",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar export runs/digits/last.ckpt digits": DRAWN,
@@ -90,6 +95,14 @@ COMMANDS = {
     "data.size=256 tokenizer.name=llamagen_vq tokenizer.checkpoint=runs/vq.ckpt": (
         "data.held_out=0.5 data.cache=cache model.heads=1"
     ),
+    "radar import var-vae vae_ch160v4096z32.pth --out runs/var-vae.ckpt": "tokenizer.sides=[1,2,3,4]",
+    "radar import var var_d16.pth --out runs/var.ckpt data.name=folder data.root=IMAGENET/train data.size=256 "
+    "tokenizer.name=var_vae tokenizer.checkpoint=runs/var-vae.ckpt": "data.held_out=0.5 data.cache=cache",
+    "radar sample runs/var.ckpt sample.guidance=2.5 sample.top_k=900 sample.top_p=0.96": DRAWN,
+    "radar import kl-vae sd-vae-ft-ema.ckpt --out runs/kl-vae.ckpt tokenizer.downsample=16": "",
+    "radar import dit DiT-XL-2-256x256.pt --out runs/dit.ckpt data.name=folder data.root=IMAGENET/train data.size=256 "
+    "tokenizer.name=kl_vae tokenizer.checkpoint=runs/kl-vae.ckpt": "data.held_out=0.5 data.cache=cache model.heads=3",
+    "radar sample runs/dit.ckpt sample.guidance=1.5 sample.guidance_channels=12": f"{DRAWN} sample.passes=2",
     "radar tokenizer imagenet data.root=IMAGENET/train": IMAGENET,
     "radar encode imagenet data.root=IMAGENET/train train.devices=2": IMAGENET,
     "radar plan imagenet train.devices=8 --grid 16x16 --vocabulary 16384 --classes 1000 --rates "
@@ -111,6 +124,8 @@ ABBREVIATED = [
     "radar edit --task extend --grid 8x12",
     "radar import llamagen-gpt FILE",
     "radar import llamagen-vq FILE",
+    "radar import var-vae FILE tokenizer.sides=[1,2,3,4,6,9,13,18,24,32]",
+    "radar import var-vae | var | kl-vae | dit",
 ]
 ABBREVIATED += ["radar import llamagen-vq", "radar plan STUDY --study", "radar encode CONFIG", "radar reference CONFIG"]
 ABBREVIATED += ["radar ablate imagenet_orders.yaml --workers 1 train.devices=8", "radar ablate fashion"]
@@ -175,7 +190,7 @@ def test_every_documented_command_is_run_below():
 
 
 def prepare() -> None:
-    """What the commands name: a small study, images, weights under LlamaGen's names, 16 pixels to a cell."""
+    """What the commands name: a small study, images, weights under published names, 16 pixels to a cell."""
     study = "name: {name}\nbase: digits\nbaseline: plain\nconfig: {{order: {{name: radial, steps: 3}}}}\narms:\n"
     study += "  plain: {{attention: plain, sample: {{correction: 0.0}}}}\n  nested: {{attention: nested}}\n"
     Path("ablations/studies").mkdir(parents=True)
@@ -196,6 +211,10 @@ def prepare() -> None:
     vq = build_tokenizer(TokenizerConfig(name="llamagen_vq", codebook=16, width=32))
     torch.save({"model": vq.state_dict()}, "vq_ds16_c2i.pt")
     torch.save({f"{n}.weight": 0.1 * torch.randn(s) for n, s in shapes(16, 2, 64, 1).items()}, "c2i_B_256.pt")
+    torch.save(vae_state(), "vae_ch160v4096z32.pth")
+    torch.save(var_state() | {"class_emb.weight": torch.randn(3, DIM)}, "var_d16.pth")
+    torch.save(kl_state(), "sd-vae-ft-ema.ckpt")
+    torch.save(dit_state(side=4) | {"y_embedder.embedding_table.weight": torch.randn(3, DIM)}, "DiT-XL-2-256x256.pt")
 
 
 @pytest.mark.parametrize("pages", [FIRST, pytest.param(PAGES, marks=pytest.mark.slow)], ids=["first", "all"])

@@ -31,7 +31,7 @@ HOLES = [
     (*arm, hole)
     for arm in arms()
     for hole in HIDDEN
-    if arm[1] not in ("neighbours", "blockwise") or hole in ("none", "all")
+    if arm[1] not in ("neighbours", "block_causal") or hole in ("none", "all")
 ]
 
 

@@ -72,11 +72,11 @@ def test_gate(shape, monkeypatch):
     close(both(swiglu, [3 * torch.randn(shape)], monkeypatch))
 
 
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("options", [{"qk_norm": True}, {"qk_norm": False}, {"cosine_attention": True}])
 @pytest.mark.parametrize("own_angles", [True, False])
-def test_block(norm, own_angles, monkeypatch):
+def test_block(options, own_angles, monkeypatch):
     """Heads that are normalised, turned and laid out at once, and all the rest."""
-    block = Block(Shape(48, 1, 3), ModelConfig(qk_norm=norm))
+    block = Block(Shape(48, 1, 3), ModelConfig(**options))
     angles = rotary_table(5, 4, 16)[None, None]
     if own_angles:
         angles = torch.cat([angles, angles.flip(2), angles.roll(1, 2)])

@@ -21,7 +21,7 @@ from tests.foreign import Llama, PlainTransformer
 
 CELLS = GRID[0] * GRID[1]
 FOREIGN = {"pytorch": PlainTransformer, "llama": Llama}
-OURS = [(order, variant) for order, variant in typical() if variant not in ("neighbours", "blockwise")]
+OURS = [(order, variant) for order, variant in typical() if variant not in ("neighbours", "block_causal")]
 
 
 def foreign(kind: str) -> torch.nn.Module:

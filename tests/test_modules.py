@@ -101,7 +101,7 @@ def test_revising_less_in_sampling_than_in_training():
 
 
 @pytest.mark.parametrize(
-    ("order", "variant"), [arm for arm in typical() if arm[1] != "blockwise"]
+    ("order", "variant"), [arm for arm in typical() if arm[1] != "block_causal"]
 )  # test_multiscale.py
 def test_the_sampled_layout_estimates_the_packed_loss(order, variant, monkeypatch):
     """Averaged over all choices of two steps, its loss and gradient are those of the packed layout."""

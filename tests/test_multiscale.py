@@ -128,7 +128,7 @@ def test_bad_scales(order, cells, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention": "plain"}, "choose blockwise"),
+        ({"attention": "plain"}, "choose block_causal"),
         ({"train": {"permutations": "random"}}, "train.permutations=random is not possible with scales"),
         ({"model": {"query_share": 0.5}}, "model.query_share needs an attention whose tokens"),
         ({"sample": {"steps": 2}}, "in groups of 15 15 is not that of"),
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused(options, message):
     config = to_config({"method": "var"} | options)
     with pytest.raises(InputError, match=message):
         generator_builder(config)(config, tokenizer(), 3, (1, 30), planned=True)
-    flat = to_config({"attention": "blockwise"})
+    flat = to_config({"attention": "block_causal"})
     with pytest.raises(InputError, match=r"needs tokenizer\.name=multiscale"):
         generator_builder(flat)(flat, build_tokenizer(TokenizerConfig()), 3, (4, 4), planned=True)
 

@@ -62,7 +62,7 @@ def test_a_study_that_runs_as_written(images, capsys, monkeypatch):
         (["--steps", "99"], "order.steps=99 is not possible: a grid of 64 cells takes 1..64 steps"),
         (["--max-steps", "0"], "--max-steps 0 is not possible: at least 1"),
         (["--orders", "file"], "order 'file'"),
-        (["--variants", "blockwise"], "blockwise"),
+        (["--variants", "block_causal"], "block_causal"),
         (["--images", "nowhere"], "data.root='nowhere' is not a folder"),
     ],
 )

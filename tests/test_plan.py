@@ -15,6 +15,7 @@ from radar.errors import InputError
 from radar.timing.forecast import forecast
 from radar.timing.ledger import Ledger
 from radar.timing.training_rates import TrainingRates, parse_rates
+from radar.tokenizers.tokenizer import OnlyCodes
 from radar.training.counts import training_flops
 from radar.training.generator import GeneratorModule
 from radar.training.runs import train_generator
@@ -25,7 +26,7 @@ SIZE = (64, 10, (8, 8))
 
 
 def planned(*options: str):
-    return forecast(load_config(None, [*TINY, *options]), *SIZE)
+    return forecast(load_config(None, [*TINY, *options]), OnlyCodes(SIZE[0]), *SIZE[1:])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -58,7 +59,8 @@ def test_what_no_slot_sees_costs_nothing():
     dense, cut = (planned(f"model.backend={backend}") for backend in ("sdpa", "auto"))
     assert cut.flops["product"] == dense.flops["product"] and cut.flops["attention"] < 0.6 * dense.flops["attention"]
     config = load_config(None, [*TINY])
-    assert forecast(config, *SIZE, "cuda").flops == planned("model.backend=flex").flops == dense.flops
+    tokenizer, *size = OnlyCodes(SIZE[0]), *SIZE[1:]
+    assert forecast(config, tokenizer, *size, "cuda").flops == planned("model.backend=flex").flops == dense.flops
 
 
 def test_what_several_devices_hold():
@@ -150,13 +152,14 @@ from radar.config.load import load_config
 from radar.timing.forecast import forecast
 from radar.timing.rates import _kilobytes, peak_bytes
 from radar.timing.training_rates import measure_training_rates
+from radar.tokenizers.tokenizer import OnlyCodes
 from radar.training.generator import GeneratorModule
 from radar.training.runs import train_generator
 
 torch.set_num_threads(1)
 time.perf_counter = time.process_time  # of this process alone
 config, size = load_config(None, sys.argv[1:]), (4096, 1000, (16, 16))
-found = forecast(config, *size)
+found = forecast(config, OnlyCodes(size[0]), *size[1:])
 module = GeneratorModule(config, *size).train()
 torch.nn.init.normal_(module.model.head.weight, std=0.02)
 layout, images = module.layout(module), config.train.batch_size

@@ -11,9 +11,9 @@ from radar.attention import VARIANTS
 from radar.config.load import load_config
 from radar.config.options import ModelConfig, TokenizerConfig
 from radar.errors import InputError
-from radar.model.blocks import feed_forward_width
 from radar.model.llamagen import llamagen_gpt, llamagen_vq
 from radar.model.transformer import Transformer
+from radar.model.trunks import swiglu_width
 from radar.tokenizers import build_tokenizer
 from radar.tokenizers.llamagen import MULTIPLES
 from radar.training.checkpoints import adopt, load_generator, load_tokenizer
@@ -25,7 +25,7 @@ DIM, LAYERS, HEADS, VOCABULARY, CLASSES, SIDE = 256, 2, 4, 50, 5, 3
 
 def shapes(vocabulary: int, classes: int, dim: int, layers: int) -> dict[str, tuple[int, ...]]:
     """LlamaGen's names and shapes, without `.weight`."""
-    hidden = feed_forward_width(dim)
+    hidden = swiglu_width(dim)
     found = {"tok_embeddings": (vocabulary, dim), "cls_embedding.embedding_table": (classes + 1, dim)}
     found |= {"norm": (dim,), "output": (vocabulary, dim)}
     for i in range(layers):

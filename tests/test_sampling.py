@@ -15,7 +15,7 @@ from radar.sampling.draw import draw, filter_probabilities, image_noise
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import Trace, sample_tokens
 from radar.training.generator import by_rank
-from tests.arms import CELLS, CLASSES, VOCABULARY, arms, layout, small_model
+from tests.arms import CELLS, CLASSES, VIT, VOCABULARY, arms, layout, small_model, typical
 
 LABELS = torch.tensor([0, 2, 1, CLASSES])
 
@@ -28,8 +28,15 @@ def test_training_equals_sampling(order, variant):
             check_training_equals_sampling(*layout(order, variant), query_layers, conditioning)
 
 
-def check_training_equals_sampling(step, slots, query_layers, conditioning="token"):
-    model, permutation = small_model(slots, query_layers, conditioning), decode_permutation(step)
+@pytest.mark.parametrize(("order", "variant"), typical())
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_training_equals_sampling_with_other_blocks(order, variant, conditioning):
+    for query_layers in (0, 2) if variant == "plain" else (0,):
+        check_training_equals_sampling(*layout(order, variant), query_layers, conditioning, **VIT)
+
+
+def check_training_equals_sampling(step, slots, query_layers, conditioning="token", **options):
+    model, permutation = small_model(slots, query_layers, conditioning, **options), decode_permutation(step)
     tokens = torch.randint(VOCABULARY, (4, CELLS), generator=torch.Generator().manual_seed(1))
     known = by_rank(tokens, permutation)
     with torch.inference_mode():

@@ -12,6 +12,7 @@ from radar.attention.bands import cut
 from radar.config.options import ModelConfig, SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.diffusion.denoiser import Denoiser
+from radar.diffusion.spaces import Vectors
 from radar.errors import InputError
 from radar.model import transformer
 from radar.model.blocks import PRESETS, rotary_table
@@ -19,7 +20,7 @@ from radar.model.conditioning import CONDITIONING, AdaLN
 from radar.model.transformer import Transformer, parameter_count
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens
-from tests.arms import CELLS, CLASSES, GRID, VOCABULARY, layout, small_model, typical
+from tests.arms import CELLS, CLASSES, GRID, VIT, VOCABULARY, layout, small_model, typical
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("B", 111), ("L", 343), ("XL", 775), ("XXL", 1411), ("3B", 3097)])
@@ -31,9 +32,10 @@ def test_presets_have_the_published_sizes(preset, millions):
 
 @pytest.mark.parametrize(("order", "variant"), typical())
 @pytest.mark.parametrize("conditioning", CONDITIONING)
-def test_a_new_model_is_uniform(order, variant, conditioning):
+@pytest.mark.parametrize("options", [{}, VIT])
+def test_a_new_model_is_uniform(order, variant, conditioning, options):
     step, slots = layout(order, variant)
-    config = ModelConfig(dim=16, layers=1, heads=1, conditioning=conditioning)
+    config = ModelConfig(dim=16, layers=1, heads=1, conditioning=conditioning, **options)
     model = Transformer(config, VOCABULARY, CLASSES, GRID, slots.mixes)
     content = torch.zeros(2, len(slots), dtype=torch.long)
     logits = model(slots, content, torch.tensor([0, CLASSES]), decode_permutation(step), slots.mask())
@@ -46,7 +48,7 @@ def test_closed_gates_let_features_through():
     config = ModelConfig(dim=16, layers=2, heads=1, conditioning="adaln")
     models = (
         Transformer(config, VOCABULARY, CLASSES, GRID),
-        Denoiser(config, torch.zeros(VOCABULARY, 3), CLASSES, GRID, 2),
+        Denoiser(config, Vectors(3), CLASSES, GRID, 2),
     )
     gates = [part.linear for model in models for part in model.modules() if isinstance(part, AdaLN)]
     assert len(gates) == 6 and not any(weight.any() for part in gates for weight in part.parameters())

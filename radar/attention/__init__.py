@@ -14,7 +14,7 @@ from radar.attention.backends import BACKENDS, Mask, attend
 from radar.attention.bands import Bands, banded
 from radar.attention.frozen import causal, plain, relay
 from radar.attention.nested import bidirectional, full, nested, nested_memory
-from radar.attention.published import blockwise, instructed, neighbours
+from radar.attention.published import block_causal, instructed, neighbours
 from radar.attention.slots import NONE, Predictions, Side, Slots
 
 __all__ = [
@@ -41,5 +41,5 @@ VARIANTS: dict[str, Callable[..., Slots]] = {
     "bidirectional": bidirectional,
     "instructed": instructed,
     "neighbours": neighbours,
-    "blockwise": blockwise,
+    "block_causal": block_causal,
 }

@@ -64,13 +64,15 @@ def neighbours(sizes: Sequence[int]) -> Slots:
     return join(sizes, parts, _sees_until)
 
 
-def blockwise(sizes: Sequence[int]) -> Slots:
+def block_causal(sizes: Sequence[int]) -> Slots:
     """VAR (arXiv 2404.02905): one slot per cell asks for it, with features of what is known before its step.
 
     The features are made by the tokenizer, in training and in sampling by the same function, so that no slot carries a
-    token. Slots see those of their own and earlier steps; N slots and the class token.
+    token. Slots see those of their own and earlier steps. A first step of one cell is asked for by the class token: N
+    slots; otherwise one more.
     """
-    starts, parts = starts_of(sizes), [class_token()]
-    for k in range(len(sizes)):
+    starts, by_class = starts_of(sizes), sizes[0] == 1
+    parts = [class_token(predicts=0) if by_class else class_token()]
+    for k in range(by_class, len(sizes)):
         parts.append(queries(torch.arange(starts[k], starts[k + 1]), step=k))
     return join(sizes, parts, _sees_until)

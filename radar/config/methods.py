@@ -159,7 +159,7 @@ def var() -> Options:
     """
     return _method(
         {"name": "scales"},
-        "blockwise",
+        "block_causal",
         model={"conditioning": "adaln", "positions": "learned"},
         sample={"guidance_schedule": "from_one"},
     )

@@ -78,23 +78,28 @@ class DataConfig:
 class TokenizerConfig:
     """Image <-> tokens (radar/tokenizers)."""
 
-    name: str = option("levels", "levels, vq, fsq, multiscale, frozen or llamagen_vq")
+    name: str = option(
+        "levels", "levels, vq, fsq, multiscale, frozen, autoencoder; imported: llamagen_vq, var_vae, kl_vae"
+    )
     levels: int | None = option(None, "levels: grey levels")
     codebook: int | None = option(None, "vq, multiscale, frozen: number of codes")
+    code: int | None = option(None, "autoencoder: numbers per cell", at_least=1)
     fsq_levels: list[int] | None = option(
         None, "fsq, frozen: levels of each dimension; their product is the number of codes"
     )
-    sides: list[int] | None = option(None, "multiscale: cells per side of each scale, growing to that of the image")
+    sides: list[int] | None = option(
+        None, "multiscale, var_vae: cells per side of each scale, growing to that of the image"
+    )
     encoder: str | None = option(
         None,
         "frozen: image encoder: efficientnet_lite0 (extra `features`), or a folder that transformers reads, by path",
     )
-    attention: bool | None = option(None, "vq, fsq, multiscale, frozen: self-attention between the cells, as in VQGAN")
+    attention: bool | None = option(None, "all that are trained here: self-attention between the cells, as in VQGAN")
     diversity: float | None = option(
         None, "vq, frozen: weight of each cell's entropy of codes in a batch, which is to grow", above=0
     )
-    width: int | None = option(None, "vq, fsq, multiscale, frozen: channels of the convolutions")
-    downsample: int | None = option(None, "vq, fsq, multiscale, frozen: pixels per cell and side, a power of two")
+    width: int | None = option(None, "all that are learned: channels of the convolutions")
+    downsample: int | None = option(None, "all that are learned: pixels per cell and side, a power of two")
     checkpoint: str | None = option(None, "those that are learned: trained by `radar tokenizer`")
 
 
@@ -127,7 +132,13 @@ class ModelConfig:
         "how the class is known: token, by its own; adaln, also by scale, shift and gate of every block (adaLN-zero)",
         choices=("token", "adaln"),
     )
+    trunk: str = option(
+        "llama",
+        "parts of a block: llama, RMSNorm, SwiGLU, no biases; vit, LayerNorm, GELU, biases (VAR, DiT)",
+        choices=("llama", "vit"),
+    )
     qk_norm: bool = option(True, "normalise queries and keys")
+    cosine_attention: bool = option(False, "to length 1, with a learned scale of each head (VAR)")
     positions: str = option(
         "both",
         "what cells are known by: learned, an embedding of each; rotary, angles of row and column, in attention; both",
@@ -236,6 +247,8 @@ class TrainConfig:
 @dataclass
 class DiffusionConfig:
     """How codes become noise (radar/diffusion), where `generator` is diffusion."""
+
+    latents: bool = option(False, "the tokenizer's vectors before they are rounded to codes, in place of the codes")
 
     levels: int = option(1000, "levels of noise", at_least=50)
     beta_start: float = option(

@@ -14,7 +14,11 @@ GONE = {
     "train.accumulate": "is gone: train.batch_size counts the images of a whole optimizer step, train.micro_batch says "
     "how many of them go through a device at once"
 }
-WEIGHTS = {"model.places.weight": "model.positions.weight"}
+OTHERWISE = {
+    "blockwise": "attention 'blockwise' had a slot before the first scale; VAR has none, as 'block_causal' here: train "
+    "it anew"
+}
+WEIGHTS = {"model.codes": "model.space.table", "model.places.weight": "model.positions.weight"}
 
 
 def refuse_old_name(option: str) -> None:
@@ -32,8 +36,15 @@ def refuse_old_value(option: str, value: object) -> None:
         raise InputError(f"{option}={value} is called {option}={new} now")
 
 
+def refuse_old_attention(name: object) -> None:
+    """Raise InputError for a variant that is another one now."""
+    if name in OTHERWISE:
+        raise InputError(OTHERWISE[str(name)])
+
+
 def refuse_old_names(values: Mapping[str, Any]) -> None:
     """Raise InputError if nested options hold one, or a value, that has another name now."""
+    refuse_old_attention(values.get("attention"))
     for old in (*NAMES, *GONE):
         group, name = old.split(".")
         if isinstance(values.get(group), Mapping) and name in values[group]:
@@ -63,8 +74,12 @@ def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade(checkpoint: dict[str, Any]) -> None:
-    """Give what a checkpoint of this project holds the names that it has now, in place."""
+    """Give what a checkpoint of this project holds the names that it has now, in place.
+
+    Raises InputError where it was trained under a variant that is another one now.
+    """
     checkpoint["radar"]["config"] = with_new_names(checkpoint["radar"]["config"])
+    refuse_old_attention(checkpoint["radar"]["config"].get("attention"))
     weights = checkpoint["state_dict"]
     for old, new in WEIGHTS.items():
         if old in weights:

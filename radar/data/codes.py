@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from radar.data.images import ImageData, NoImages, stratified_split
 from radar.data.token_arrays import (
+    Cells,
     Integers,
     Rows,
     TokenSplit,
@@ -63,7 +64,7 @@ def codes(
     )
 
 
-def open_arrays(base: Path) -> tuple[Integers, NDArray[np.int64], int]:
+def open_arrays(base: Path) -> tuple[Cells, NDArray[np.int64], int]:
     """One array of codes, by memory map as (M * V, N), its labels, and V; raises InputError."""
     codes, labels = (read_array(base / name, "r" if name == ARRAYS[0] else None) for name in ARRAYS)
     if codes.ndim not in (2, 3) or not len(codes):
@@ -79,7 +80,7 @@ def open_arrays(base: Path) -> tuple[Integers, NDArray[np.int64], int]:
     return codes.reshape(-1, codes.shape[-1]), labels.astype(np.int64), views
 
 
-def convert(base: Path, cache: Path) -> tuple[Integers, NDArray[np.int64], int]:
+def convert(base: Path, cache: Path) -> tuple[Cells, NDArray[np.int64], int]:
     """Make one array of LlamaGen's files, or open what was made of them before."""
     folders = [find_folder(base, kind) for kind in ("codes", "labels")]
     found = (path.name for path in folders[0].iterdir() if path.suffix == ".npy")
@@ -100,7 +101,7 @@ def convert(base: Path, cache: Path) -> tuple[Integers, NDArray[np.int64], int]:
         rows = Rows(len(names) * shape[0], len(names), make)
         some = names[:: max(1, len(names) // LOOKED_AT)]
         largest = max(int(read_array(folders[0] / name).max()) for name in some)
-        write_tokens(path, {"all": rows}, shape[1], token_type(2 * largest), {"views": shape[0]}, "convert")
+        write_tokens(path, {"all": rows}, (shape[1],), token_type(2 * largest), {"views": shape[0]}, "convert")
     split = read_tokens(path, "all")
     return split.tokens, split.labels, int(read_meta(path)["views"])
 

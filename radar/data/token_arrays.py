@@ -1,6 +1,6 @@
-"""Tokens as arrays on disk: written once, in parts that processes make together; read by memory map.
+"""Tokens, or vectors, as arrays on disk: written once, in parts that processes make together; read by memory map.
 
-Legend: M images, V views of each, N cells, B images of a batch.
+Legend: M images, V views of each, N cells, C channels of a vector, B images of a batch.
 """
 
 import json
@@ -23,17 +23,20 @@ from radar.together import make_together
 
 PART = 1024  # rows of a part: what a kill may cost
 Integers = NDArray[np.integer[Any]]
+Cells = NDArray[np.integer[Any] | np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class TokenSplit:
     """Memory-mapped tokens (M' * V, N) of some images, V views of each behind each other, and labels (M,) of a split.
 
+    Or vectors (M' * V, N, C).
+
     Attributes:
         numbers: which of the M' images the split has, (M,); by default all, in their order.
     """
 
-    tokens: Integers
+    tokens: Cells
     labels: NDArray[np.int64]
     numbers: NDArray[np.int64] | None = None
     views: int = 1
@@ -42,9 +45,11 @@ class TokenSplit:
         return len(self.labels)
 
     def gather(self, index: NDArray[np.int64], view: NDArray[np.int64] | int = 0) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N) int64 and labels (B,) at `index`, by default of the first views."""
+        """Tokens (B, N) int64, or vectors (B, N, C) float32, and labels (B,) at `index`, by default of first views."""
         rows = (index if self.numbers is None else self.numbers[index]) * self.views + view
-        return torch.from_numpy(self.tokens[rows].astype(np.int64)), torch.from_numpy(self.labels[index])
+        found = self.tokens[rows]
+        wide = found.astype(np.int64 if np.issubdtype(found.dtype, np.integer) else np.float32)
+        return torch.from_numpy(wide), torch.from_numpy(self.labels[index])
 
 
 class Rows(NamedTuple):
@@ -52,7 +57,7 @@ class Rows(NamedTuple):
 
     total: int
     images: int
-    make: Callable[[range], tuple[Integers, Integers]]
+    make: Callable[[range], tuple[Cells, Integers]]
 
 
 def token_type(vocabulary: int) -> np.dtype[Any]:
@@ -61,9 +66,14 @@ def token_type(vocabulary: int) -> np.dtype[Any]:
 
 
 def write_tokens(
-    path: Path, splits: Mapping[str, Rows], cells: int, dtype: np.dtype[Any], meta: Mapping[str, Any], title: str
+    path: Path,
+    splits: Mapping[str, Rows],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    meta: Mapping[str, Any],
+    title: str,
 ) -> None:
-    """Write the tokens and labels of named splits into the folder `path`, with meta.json.
+    """Write the tokens, of a `shape` per image, and labels of named splits into the folder `path`, with meta.json.
 
     Together with all processes that write the same now; what was made before a stop is not made again. Raises DiskFull.
     """
@@ -77,7 +87,7 @@ def write_tokens(
             return
         with replacing_folder(path) as temporary:
             for name, rows in splits.items():
-                _join(_parts(parts, name, rows), (rows.total, cells), dtype, rows.images, temporary / name)
+                _join(_parts(parts, name, rows), (rows.total, *shape), dtype, rows.images, temporary / name)
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -109,7 +119,7 @@ def _make_part(rows: Rows, dtype: np.dtype[Any], number: int, path: Path) -> Non
         np.savez(file, tokens=tokens.astype(dtype), labels=labels)
 
 
-def _join(paths: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any], images: int, folder: Path) -> None:
+def _join(paths: Sequence[Path], shape: tuple[int, ...], dtype: np.dtype[Any], images: int, folder: Path) -> None:
     """Write the parts as one array (M * V, N), and the labels of the images (M,)."""
     tokens, labels = _reserved(Path(f"{folder}-tokens.npy"), dtype, shape), [np.empty(0, np.int64)]
     for number, path in enumerate(paths):

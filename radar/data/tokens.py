@@ -16,7 +16,7 @@ from radar.config.options import Config
 from radar.data import AugmentedImages, ImageData, ImageSet
 from radar.data.batches import BatchDataModule, in_order
 from radar.data.images import Section
-from radar.data.token_arrays import Integers, Rows, TokenSplit, read_meta, read_tokens, token_type, write_tokens
+from radar.data.token_arrays import Cells, Integers, Rows, TokenSplit, read_meta, read_tokens, token_type, write_tokens
 from radar.errors import InputError
 from radar.tokenizers import Tokenizer, tokenizer_hash
 
@@ -57,8 +57,10 @@ def cached_tokens(data: ImageData, tokenizer: Tokenizer, cache: str, workers: in
             name: Rows(len(split), images, partial(_encode, split, tokenizer, workers))
             for name, (split, images) in splits.items()
         }
-        cells, dtype = prod(tokenizer.grid(data.size)), token_type(tokenizer.vocabulary)
-        write_tokens(path, rows, cells, dtype, wanted, "encode")
+        cells, continuous = prod(tokenizer.grid(data.size)), tokenizer.continuous
+        shape = (cells, tokenizer.channels) if continuous else (cells,)
+        dtype = np.dtype(np.float32) if continuous else token_type(tokenizer.vocabulary)
+        write_tokens(path, rows, shape, dtype, wanted, "encode")
     _check(path, wanted)
     return {name: read_tokens(path, name) for name in ("train", "held_out")}
 
@@ -71,7 +73,7 @@ def cache_path(data: ImageData, tokenizer: Tokenizer, cache: str) -> Path:
     return root / f"tokens-{data.name}-{config_hash(cache_description(data, tokenizer))}"
 
 
-def _encode(split: ImageSet, tokenizer: Tokenizer, workers: int, numbers: range) -> tuple[Integers, Integers]:
+def _encode(split: ImageSet, tokenizer: Tokenizer, workers: int, numbers: range) -> tuple[Cells, Integers]:
     """Tokens and labels of images of a split."""
     device = next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
     tokens, labels = [], []
@@ -94,6 +96,8 @@ def _check(path: Path, wanted: dict[str, Any]) -> None:
 def _check_codes(data: ImageData, codes: dict[str, TokenSplit], tokenizer: Tokenizer) -> None:
     """Compare codes with a tokenizer, by their number per image and by a look at some."""
     tokens, grid = codes["train"].tokens, tokenizer.grid(data.size)
+    if tokenizer.continuous:
+        raise InputError(f"data '{data.name}' has codes, and tokenizer '{tokenizer.kind}' gives vectors")
     if (cells := tokens.shape[1]) != prod(grid):
         raise InputError(
             f"data '{data.name}' has {cells} codes per image, and the tokenizer gives "

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from radar.config.lookup import choose
 from radar.config.options import ModelConfig
+from radar.diffusion.spaces import Space
 from radar.errors import InputError
-from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, model_shape, rotary_table, run_block
 from radar.model.conditioning import build_conditioning, enter, initialise
@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
 
     Args:
         config: shape, positions, conditioning, as of the transformer.
-        codes: (V, C) codes of all tokens, normalised; kept as a buffer.
+        space: what its vectors stand for.
         classes: number of labels; label `classes` means "no label".
         grid: (h, w), N = h * w.
         outputs: numbers per channel: 1, or 2 with the variance.
@@ -38,9 +38,8 @@ class Denoiser(nn.Module):
     """
 
     angles: Tensor
-    codes: Tensor
 
-    def __init__(self, config: ModelConfig, codes: Tensor, classes: int, grid: tuple[int, int], outputs: int) -> None:
+    def __init__(self, config: ModelConfig, space: Space, classes: int, grid: tuple[int, int], outputs: int) -> None:
         super().__init__()
         if config.query_share:
             raise InputError(f"model.query_share={config.query_share} has no effect on a diffusion")
@@ -50,23 +49,23 @@ class Denoiser(nn.Module):
                 f"model.conditioning={config.conditioning} is not possible with a diffusion, whose network must know "
                 "the level of noise; choose adaln"
             )
-        self.vocabulary, self.classes, self.grid = len(codes), classes, grid
-        self.channels, self.outputs = codes.shape[1], outputs
+        self.space, self.classes, self.grid = space, classes, grid
+        self.channels, self.outputs = space.channels, outputs
         self.recompute, self.compiled = config.checkpoint_activations, config.compile
         known_by = choose("positions", config.positions, POSITIONS)
         self.positions = nn.Embedding(grid[0] * grid[1], shape.dim) if known_by.learned else None
-        self.entry = Linear(self.channels, shape.dim)
+        bias = shape.parts.bias
+        self.entry = Linear(self.channels, shape.dim, bias)
         self.labels = nn.Embedding(classes + 1, shape.dim)
-        self.time = nn.Sequential(Linear(WAVES, shape.dim), nn.SiLU(), Linear(shape.dim, shape.dim))
+        self.time = nn.Sequential(Linear(WAVES, shape.dim, bias), nn.SiLU(), Linear(shape.dim, shape.dim, bias))
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers))
-        self.norm = RMSNorm(shape.dim, EPS)
+        self.norm = shape.norm()
         self.conditioning = build_conditioning(config.conditioning, shape.dim, parts=1, gated=False)
-        self.head = Linear(shape.dim, outputs * self.channels)
+        self.head = Linear(shape.dim, outputs * self.channels, bias)
         angles = rotary_table(*grid, shape.dim // shape.heads)[1:]  # there is no class token
         if not known_by.rotary:
             angles[:] = torch.tensor([1.0, 0.0])
         self.register_buffer("angles", angles[None, None], persistent=False)
-        self.register_buffer("codes", codes)
         if not self.head.weight.is_meta:
             self._initialise()
 

@@ -102,8 +102,3 @@ def guided(
         predicted = torch.cat([first, predicted[..., channels:]], -1)
     noise, *share = predicted.split(model.channels, dim=-1)
     return noise, share[0] if share else None
-
-
-def nearest_tokens(codes: Tensor, table: Tensor) -> Tensor:
-    """Tokens (B, N) whose codes, of a table (V, C), are nearest to codes (B, N, C)."""
-    return torch.stack([torch.cdist(image, table).argmin(-1) for image in codes])

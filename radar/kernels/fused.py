@@ -90,8 +90,10 @@ def fused_heads(
     qkv: Tensor, q_norm: nn.Module, k_norm: nn.Module, angles: Tensor, heads: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Queries, keys and values (B, H, S, E) of qkv (B, S, 3 D), normalised and turned; None where ours cannot."""
+    if {type(q_norm), type(k_norm)} not in ({RMSNorm}, {nn.Identity}):
+        return None
     norms = [norm.weight for norm in (q_norm, k_norm) if isinstance(norm, RMSNorm)]
-    if len(norms) == 1 or (own := _own(qkv, angles, *norms)) is None:
+    if (own := _own(qkv, angles, *norms)) is None:
         return None
     weights = norms if norms else (None, None)
     return _Heads.apply(qkv, *weights, angles, heads, own)  # type: ignore[no-any-return, no-untyped-call]

@@ -23,22 +23,25 @@ _products: dict[Key, Product] = {}
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias: weight (O, I)."""
+    """A linear layer, by default without bias: weight (O, I)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B..., I) -> (B..., O)."""
         compiling = torch.compiler.is_compiling()
         if torch.is_grad_enabled() or not (compiling or _products):
-            return F.linear(x, self.weight)
+            return F.linear(x, self.weight, self.bias)
         if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if compiling:
-            return torch.ops.radar.linear(x, self.weight)  # type: ignore[no-any-return]
-        product = _products.get(_key(self.weight, x.dtype))
-        return F.linear(x, self.weight) if product is None else product(x)
+            found = torch.ops.radar.linear(x, self.weight)
+        elif (product := _products.get(_key(self.weight, x.dtype))) is not None:
+            found = product(x)
+        else:
+            return F.linear(x, self.weight, self.bias)
+        return found if self.bias is None else found + self.bias.to(found.dtype)  # type: ignore[no-any-return]
 
 
 @contextmanager

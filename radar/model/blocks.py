@@ -17,9 +17,10 @@ from radar.attention import Mask, attend
 from radar.config.lookup import choose
 from radar.config.options import ModelConfig
 from radar.errors import InputError
-from radar.kernels.fused import EPS, RMSNorm, fused_heads, swiglu
+from radar.kernels.fused import fused_heads
 from radar.kernels.linear import Linear
 from radar.model.conditioning import CONDITIONING, Effect, build_conditioning, enter, leave
+from radar.model.trunks import TRUNKS, Trunk, head_norm
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +53,7 @@ class Shape:
     Attributes:
         effects: vectors that the condition gives each part.
         hints: channels of what a slot that asks is told of its cell.
+        trunk: name of what blocks are made of.
     """
 
     dim: int
@@ -60,6 +62,21 @@ class Shape:
     query_layers: int = 0
     effects: int = 0
     hints: int = 0
+    trunk: str = "llama"
+
+    @property
+    def parts(self) -> Trunk:
+        """What blocks are made of."""
+        return TRUNKS[self.trunk]
+
+    @property
+    def hidden(self) -> int:
+        """Feed-forward width, F."""
+        return self.parts.hidden(self.dim)
+
+    def norm(self) -> nn.Module:
+        """A norm of the width; where a condition scales and shifts, it may do without weights."""
+        return self.parts.norm(self.dim, not self.effects)
 
 
 # B to 3B as in LlamaGen's table of class-conditional models; tiny and small are ours, for CPUs.
@@ -89,13 +106,8 @@ def model_shape(config: ModelConfig) -> Shape:
     if config.query_share and not asking:
         raise InputError(f"model.query_share={config.query_share} of {layers} layers is no layer")
     effects = choose("conditioning", config.conditioning, CONDITIONING).vectors
-    return Shape(dim, layers, heads, asking, effects)
-
-
-def feed_forward_width(dim: int) -> int:
-    """SwiGLU width: 8/3 of D, rounded up to a multiple of 256 (LlamaGen), or of D where D is smaller."""
-    unit = min(256, dim)
-    return -(-(8 * dim // 3) // unit) * unit
+    choose("trunk", config.trunk, TRUNKS)
+    return Shape(dim, layers, heads, asking, effects, trunk=config.trunk)
 
 
 def rotary_table(
@@ -131,19 +143,18 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then SwiGLU."""
+    """Pre-norm block: attention with optional QK-norm and 2-D rotary positions, then a feed-forward layer."""
 
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__()
-        width, hidden = shape.dim // shape.heads, feed_forward_width(shape.dim)
-        self.heads = shape.heads
-        self.qkv = Linear(shape.dim, 3 * shape.dim)
-        self.out = Linear(shape.dim, shape.dim)
-        self.q_norm = RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(width, EPS) if config.qk_norm else nn.Identity()
-        self.gate_up = Linear(shape.dim, 2 * hidden)
-        self.down = Linear(hidden, shape.dim)
-        self.norm1, self.norm2 = RMSNorm(shape.dim, EPS), RMSNorm(shape.dim, EPS)
+        width, bias = shape.dim // shape.heads, shape.parts.bias
+        self.heads, self.activate = shape.heads, shape.parts.activate
+        self.qkv = Linear(shape.dim, 3 * shape.dim, bias)
+        self.out = Linear(shape.dim, shape.dim, bias)
+        self.q_norm, self.k_norm = (head_norm(config, shape.heads, width, asks) for asks in (True, False))
+        self.gate_up = Linear(shape.dim, shape.parts.gates * shape.hidden, bias)
+        self.down = Linear(shape.hidden, shape.dim, bias)
+        self.norm1, self.norm2 = shape.norm(), shape.norm()
         self.dropout = nn.Dropout(config.dropout)
         self.conditioning = build_conditioning(config.conditioning, shape.dim, parts=2)
 
@@ -171,7 +182,7 @@ class Block(nn.Module):
     def finish(self, x: Tensor, mixed: Tensor, first: Effect | None, second: Effect | None) -> Tensor:
         """Add what attention mixed (B, S, D), then the feed-forward layer, to x (B, S, D)."""
         x = x + self.dropout(leave(self.out(mixed), first))
-        hidden = swiglu(self.gate_up(enter(self.norm2(x), second)))
+        hidden = self.activate(self.gate_up(enter(self.norm2(x), second)))
         return x + self.dropout(leave(self.down(hidden), second))  # type: ignore[no-any-return]
 
 
@@ -187,7 +198,7 @@ class QueryBlock(Block):
 
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__(shape, config)
-        self.qkv = Linear(shape.dim, shape.dim)
+        self.qkv = Linear(shape.dim, shape.dim, shape.parts.bias)
         del self.k_norm
 
     def ask(self, x: Tensor, effect: Effect | None, angles: Tensor) -> Tensor:
@@ -209,9 +220,9 @@ class Memory(nn.Module):
     def __init__(self, shape: Shape, config: ModelConfig) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.norm = RMSNorm(shape.dim, EPS)
-        self.kv = Linear(shape.dim, 2 * shape.dim)
-        self.k_norm = RMSNorm(shape.dim // shape.heads, EPS) if config.qk_norm else nn.Identity()
+        self.norm = shape.parts.norm(shape.dim, True)
+        self.kv = Linear(shape.dim, 2 * shape.dim, shape.parts.bias)
+        self.k_norm = head_norm(config, shape.heads, shape.dim // shape.heads, asks=False)
 
     def forward(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, E) of x (B, S, D)."""

@@ -76,10 +76,12 @@ def build_conditioning(name: str, dim: int, parts: int, gated: bool = True) -> n
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw all weights of layers and embeddings from a normal distribution of deviation 0.02; then close all gates."""
+    """Draw the weights of layers and embeddings from a normal distribution of deviation 0.02; biases, gates: zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
     for module in model.modules():
         if isinstance(module, AdaLN):
             module.close()

@@ -1,4 +1,4 @@
-"""Weights that others have published, in our layout.
+"""LlamaGen's published weights, in our layout.
 
 Legend: N cells, V vocabulary, C classes, D width, F feed-forward width, L layers.
 """
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from radar.config.options import ModelConfig, TokenizerConfig
-from radar.errors import InputError
-from radar.model.blocks import PRESETS, feed_forward_width
+from radar.model.blocks import PRESETS
+from radar.model.published import check_shapes, matrix
+from radar.model.trunks import swiglu_width
 from radar.tokenizers import build_tokenizer
 
 HEAD = 64  # width of a head where no preset has this width and depth
@@ -37,10 +38,10 @@ def llamagen_gpt(
 
     Raises InputError where a tensor is missing, unknown or of another shape.
     """
-    vocabulary, dim = _matrix(state, "tok_embeddings.weight")
+    vocabulary, dim = matrix(state, "tok_embeddings.weight", "LlamaGen GPT")
     layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
-    labels, _ = _matrix(state, "cls_embedding.embedding_table.weight")
-    _check(state, _llamagen_shapes(vocabulary, labels, dim, layers))
+    labels, _ = matrix(state, "cls_embedding.embedding_table.weight", "LlamaGen GPT")
+    check_shapes(state, _llamagen_shapes(vocabulary, labels, dim, layers))
     known = [shape.heads for shape in PRESETS.values() if (shape.dim, shape.layers) == (dim, layers)]
     heads = heads or (known[0] if known else max(1, dim // HEAD))
     ours = {
@@ -66,7 +67,7 @@ def llamagen_gpt(
 
 
 def _llamagen_shapes(vocabulary: int, labels: int, dim: int, layers: int) -> dict[str, tuple[int, ...]]:
-    hidden = feed_forward_width(dim)
+    hidden = swiglu_width(dim)
     shapes: dict[str, tuple[int, ...]] = {
         "tok_embeddings.weight": (vocabulary, dim),
         "cls_embedding.embedding_table.weight": (labels, dim),
@@ -97,31 +98,12 @@ def llamagen_vq(state: Mapping[str, Tensor]) -> tuple[TokenizerConfig, dict[str,
 
     Raises InputError where a tensor is missing, unknown or of another shape.
     """
-    codes, _ = _matrix(state, "quantize.embedding.weight", "VQ tokenizer")
+    codes, _ = matrix(state, "quantize.embedding.weight", "LlamaGen VQ tokenizer")
     levels = len({name.split(".")[2] for name in state if name.startswith("encoder.conv_blocks.")})
     width = state["encoder.conv_in.bias"].shape[0] if "encoder.conv_in.bias" in state else 0
     config = TokenizerConfig(name="llamagen_vq", codebook=codes, width=width, downsample=2 ** (levels - 1))
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in build_tokenizer(config).state_dict().items()}
     ours = {name: tensor for name, tensor in state.items() if name != "quantize.codebook_used"}
-    _check(ours, shapes)
+    check_shapes(ours, shapes)
     return config, ours
-
-
-def _matrix(state: Mapping[str, Tensor], name: str, what: str = "GPT") -> tuple[int, int]:
-    if name not in state or state[name].ndim != 2:
-        raise InputError(f"this is no LlamaGen {what}: it holds no matrix {name}")
-    rows, columns = state[name].shape
-    return rows, columns
-
-
-def _check(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name, shape in shapes.items():
-        if name not in state:
-            raise InputError(f"tensor {name} {shape} is missing")
-        if tuple(state[name].shape) != shape:
-            raise InputError(f"tensor {name} has the shape {tuple(state[name].shape)}, not {shape}")
-    if unknown := sorted(set(state) - set(shapes)):
-        raise InputError(
-            f"tensor {unknown[0]} is unknown ({len(unknown)} such); known: {', '.join(list(shapes)[:5])}, ..."
-        )

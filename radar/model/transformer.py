@@ -1,7 +1,7 @@
 """The transformer: embeds slots, runs pre-norm blocks under a mask, returns logits where a slot has a target.
 
-It sees slots, cells and a mask, and never the name of an order or a variant. RMSNorm, SwiGLU, QK-norm, 2-D rotary
-positions by cell; shapes follow LlamaGen's presets.
+It sees slots, cells and a mask, and never the name of an order or a variant. By default RMSNorm, SwiGLU, QK-norm, 2-D
+rotary positions by cell; shapes follow LlamaGen's presets.
 Legend: B images, S slots, T slots with a target, N cells, V vocabulary, D width, H heads, E head width, L layers.
 """
 
@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from radar.attention import NONE, Mask, Predictions, Slots
 from radar.config.lookup import choose
 from radar.config.options import ModelConfig
-from radar.kernels.fused import EPS, RMSNorm
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table, run_block
 from radar.model.conditioning import Effect, build_conditioning, enter, initialise
@@ -57,7 +56,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape = replace(model_shape(config), hints=hints)
         self.reader = reader
-        self.hint = Linear(hints, shape.dim) if reader else None
+        self.hint = Linear(hints, shape.dim, shape.parts.bias) if reader else None
         self.vocabulary, self.classes, self.grid = vocabulary, classes, grid
         self.recompute, self.compiled = config.checkpoint_activations, config.compile
         self.tokens = nn.Embedding(vocabulary, shape.dim)
@@ -69,10 +68,10 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.layers - self.query_layers))
         self.query_blocks = nn.ModuleList(QueryBlock(shape, config) for _ in range(self.query_layers))
         self.memory = Memory(shape, config) if self.query_layers else None
-        self.norm = RMSNorm(shape.dim, EPS)
+        self.norm = shape.norm()
         self.conditioning = build_conditioning(config.conditioning, shape.dim, parts=1, gated=False)
-        self.head = Linear(shape.dim, vocabulary)
-        self.second_head = Linear(shape.dim, vocabulary) if mixes else None
+        self.head = Linear(shape.dim, vocabulary, shape.parts.bias)
+        self.second_head = Linear(shape.dim, vocabulary, shape.parts.bias) if mixes else None
         self.class_position = config.class_position
         self.register_buffer("angles", self.rotary_angles(), persistent=False)
         if not self.query.is_meta:  # of a model that is only planned, there is nothing to initialise

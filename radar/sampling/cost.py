@@ -11,7 +11,7 @@ Legend: B images, S slots, T targets, D width, F feed-forward width, L layers, V
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from radar.model.blocks import Shape, feed_forward_width
+from radar.model.blocks import Shape
 from radar.sampling.passes import Pass
 
 
@@ -44,16 +44,20 @@ class Cost:
 
 
 def weight_count(shape: Shape, vocabulary: int, heads: int = 1) -> int:
-    """Weights that every pass reads: projections, SwiGLU, heads; of embeddings only the rows in use are read."""
+    """Weights that every pass reads, without biases: of embeddings only the rows in use are read."""
     d, late = shape.dim, shape.query_layers
     blocks = block_weights(shape) - late * 2 * d * d
     return blocks + 2 * d * d * bool(late) + heads * d * vocabulary + conditioning_weights(shape) + shape.hints * d
 
 
 def block_weights(shape: Shape) -> int:
-    """Weights of all layers that every slot goes through: projections, SwiGLU."""
-    d = shape.dim
-    return shape.layers * (4 * d * d + 3 * d * feed_forward_width(d))
+    """Weights of all layers that every slot goes through."""
+    return shape.layers * _block(shape)
+
+
+def _block(shape: Shape) -> int:
+    """Weights of one: projections, feed-forward layer."""
+    return 4 * shape.dim**2 + (shape.parts.gates + 1) * shape.dim * shape.hidden
 
 
 def conditioning_weights(shape: Shape) -> int:
@@ -67,8 +71,8 @@ def pass_cost(shape: Shape, vocabulary: int, step: Pass, batch: int, element: in
     With query layers, tokens run through the other layers and make keys and values once more (2 D^2), queries run
     through the query layers, which make none (2 D^2 less).
     """
-    d, f, late = shape.dim, feed_forward_width(shape.dim), shape.query_layers
-    early, block, memory = shape.layers - late, 4 * d * d + 3 * d * f, 2 * d * d * bool(late)
+    d, late = shape.dim, shape.query_layers
+    early, block, memory = shape.layers - late, _block(shape), 2 * d * d * bool(late)
     queries = len(step.slots) - step.slots.num_tokens if late else 0
     tokens, covered = len(step.slots) - queries, step.covered - queries
     heads = 2 if step.slots.mixes else 1

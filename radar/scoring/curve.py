@@ -17,7 +17,7 @@ from radar.scoring.sample_pictures import samples_sheet
 from radar.scoring.samples import drawing
 from radar.scoring.statistics import Moments
 from radar.training.callbacks import TrainingClock
-from radar.training.checkpoints import Generator, load_tokenizer
+from radar.training.checkpoints import Generator, generator_tokenizer
 from radar.training.generative import GenerativeModule
 from radar.training.loggers import can_show, show_image
 from radar.training.shares import fetched
@@ -43,7 +43,7 @@ class FidCurve(Callback):
     def generator(self) -> Generator:
         """Data and tokenizer, opened at the first validation; the module is that of the training."""
         config = self.config
-        tokenizer = load_tokenizer(config.tokenizer).to(self.module.device)
+        tokenizer = generator_tokenizer(config).to(self.module.device)
         return Generator(config, self.module, load_data(config.data), tokenizer, "", 0.0)
 
     @cached_property

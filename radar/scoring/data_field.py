@@ -33,8 +33,10 @@ def estimate_field(
     if most < 2:
         raise InputError(f"a field cannot be estimated from {most} images: at least 2")
     data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
-    if not tokenizer.flat:
-        raise InputError(f"tokenizer '{config.tokenizer.name}' has no field: its tokens are no places of the image")
+    if not tokenizer.flat or tokenizer.continuous:
+        raise InputError(
+            f"tokenizer '{config.tokenizer.name}' has no field: its cells hold no tokens, or are no places of the image"
+        )
     tokenizer.to(pick_device(config.train.device))
     split = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)["train"]
     grid, images = tokenizer.grid(data.size), min(len(split), most)

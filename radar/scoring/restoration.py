@@ -20,7 +20,7 @@ from radar.provenance import git_commit, hardware
 from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import Reference, build_references
 from radar.scoring.statistics import MOST_KEPT, Looked, kept_statistics
-from radar.tokenizers import Tokenizer, codebook_use, tokenizer_hash
+from radar.tokenizers import Tokenizer, code_counts, codebook_use, tokenizer_hash
 from radar.training.checkpoints import (
     config_of,
     load_tokenizer,
@@ -58,7 +58,7 @@ def restore(
         grid, back = tokenizer.grid((batch.shape[2], batch.shape[3])), []
         for part in batch.split(64):
             tokens = tokenizer.encode(part.to(device))
-            told.counts += torch.bincount(tokens.flatten().cpu(), minlength=tokenizer.vocabulary)
+            told.counts += code_counts(tokens.cpu(), tokenizer.vocabulary)
             back.append(tokenizer.decode(tokens, grid).cpu())
         restored = torch.cat(back)
         told.squared += float((batch.double() - restored.double()).square().sum())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +19,7 @@ from radar.model.transformer import parameter_count
 from radar.parts import cut
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.training_rates import TrainingRates
-from radar.tokenizers.tokenizer import OnlyCodes
+from radar.tokenizers.tokenizer import Tokenizer
 from radar.training.generative import GenerativeModule, Sketch
 from radar.training.generators import generator_builder
 
@@ -67,21 +67,20 @@ class Forecast:
 
 def forecast(
     config: Config,
-    vocabulary: int,
+    tokenizer: Tokenizer,
     classes: int,
     grid: tuple[int, int],
     device: str = "cpu",
-    reader: nn.Module | None = None,
 ) -> Forecast:
     """Plan the training of a generator on a kind of device; raises InputError where its parts do not fit together.
 
-    `reader` is that of the tokenizer, whose features are not counted.
+    What a tokenizer with scales tells slots is not counted.
     """
     t = config.train
     devices = t.devices * t.nodes
     parts = cut(t.batch_size, devices, t.micro_batch)[0]
     largest = max(part.images for part in parts)
-    module = generator_builder(config)(config, OnlyCodes(vocabulary, scales=reader), classes, grid, planned=True)
+    module = generator_builder(config)(config, tokenizer, classes, grid, planned=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         module.model.to_empty(device="cpu").train()
     with torch.random.fork_rng(devices=[]):

@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from radar.config.options import ModelConfig
 from radar.errors import InputError
-from radar.kernels.fused import swiglu
-from radar.model.blocks import Block, Shape, feed_forward_width, rotary_table
+from radar.model.blocks import Block, Shape, rotary_table
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.rates import best_seconds
 
@@ -53,7 +52,7 @@ def pieces(
         block = Block(shape, ModelConfig())
         x, qkv, wide = (
             torch.randn(images, slots, width, dtype=dtype, requires_grad=True)
-            for width in (shape.dim, 3 * shape.dim, 2 * feed_forward_width(shape.dim))
+            for width in (shape.dim, 3 * shape.dim, shape.parts.gates * shape.hidden)
         )
         mask = torch.ones(slots, slots, dtype=torch.bool).tril()
         angles = rotary_table(1, slots - 1, shape.dim // shape.heads)[None, None]
@@ -61,13 +60,13 @@ def pieces(
     up, down = (layer.weight.detach().to(dtype).requires_grad_() for layer in (block.gate_up, block.down))
 
     def products() -> None:
-        back(F.linear(F.linear(x, up).chunk(2, -1)[0], down))
+        back(F.linear(F.linear(x, up).chunk(shape.parts.gates, -1)[0], down))
 
     def attention() -> None:
         back(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
     def others() -> None:
-        back(*block.split(qkv, angles), swiglu(wide), block.norm1(x))
+        back(*block.split(qkv, angles), block.activate(wide), block.norm1(x))
 
     return {PRODUCT: products, ATTENTION: attention, OTHER: others}
 

@@ -1,5 +1,5 @@
-"""Tokenizers: image <-> tokens. `levels` is lossless and has no weights; `vq`, `fsq`, `multiscale` and `frozen` are
-learned here; `llamagen_vq` is read from published weights.
+"""Tokenizers: image <-> tokens. `levels` is lossless and has no weights; `vq`, `fsq`, `multiscale`, `frozen` and
+`autoencoder` are learned here; `llamagen_vq`, `var_vae` and `kl_vae` are read from published weights.
 
 Legend: B images, V codes. To add one: a class with the methods of Tokenizer, one line in TOKENIZERS.
 """
@@ -15,12 +15,25 @@ from radar.config.options import TokenizerConfig
 from radar.provenance import weights_hash
 from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.frozen import frozen
+from radar.tokenizers.latents import Latents, autoencoder, kl_vae
 from radar.tokenizers.levels import Levels
 from radar.tokenizers.llamagen import LlamaGenVQ
 from radar.tokenizers.multiscale import Multiscale, multiscale
 from radar.tokenizers.tokenizer import Learned, Tokenizer, normalise, to_pixels
+from radar.tokenizers.var_vae import var_vae
 
-__all__ = ["TOKENIZERS", "Convolutional", "Learned", "Multiscale", "Tokenizer", "fsq", "normalise", "to_pixels", "vq"]
+__all__ = [
+    "TOKENIZERS",
+    "Convolutional",
+    "Latents",
+    "Learned",
+    "Multiscale",
+    "Tokenizer",
+    "fsq",
+    "normalise",
+    "to_pixels",
+    "vq",
+]
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "levels": Levels,
@@ -28,7 +41,10 @@ TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "fsq": fsq,
     "multiscale": multiscale,
     "frozen": frozen,
+    "autoencoder": autoencoder,
     "llamagen_vq": LlamaGenVQ,
+    "var_vae": var_vae,
+    "kl_vae": kl_vae,
 }
 
 
@@ -49,8 +65,15 @@ def reconstruction_loss(restored: Tensor, images: Tensor) -> Tensor:
     return F.mse_loss(restored, target) + F.l1_loss(restored, target)
 
 
+def code_counts(tokens: Tensor, vocabulary: int) -> Tensor:
+    """How often each code is used, (V,) float32; vectors in place of tokens have none."""
+    return torch.bincount(tokens.flatten(), minlength=vocabulary).float() if vocabulary else torch.zeros(0)
+
+
 def codebook_use(counts: Tensor) -> dict[str, float]:
-    """Share of codes used at all, and perplexity exp(entropy), from counts (V,)."""
+    """Share of codes used at all, and perplexity exp(entropy), from counts (V,); nothing where there are no codes."""
+    if not len(counts):
+        return {}
     p = counts.double() / counts.sum()
     return {
         "codebook_use": float((counts > 0).double().mean()),

@@ -5,7 +5,7 @@ Legend: B images, H x W pixels, h x w cells, N = h * w, V codes, C code width.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -51,32 +51,36 @@ def _decoder(width: int, halvings: int, code: int, attention: bool) -> nn.Sequen
     return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1))
 
 
-class Convolutional(Learned):
-    """Convolutional encoder and decoder around a quantiser of the library vector-quantize-pytorch."""
+class Halves(NamedTuple):
+    """Images (B, 3, H, W) in [-1, 1] -> codes (B, C, h, w) and back; C; pixels per cell and side; and its name."""
 
-    def __init__(
-        self,
-        kind: str,
-        quantiser: nn.Module,
-        vocabulary: int,
-        code: int,
-        width: int,
-        downsample: int,
-        attention: bool = False,
-    ) -> None:
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+    code: int
+    downsample: int
+    kind: str
+
+
+def halves(code: int, width: int, downsample: int, attention: bool) -> Halves:
+    """Convolutions of one width; raises InputError for a width or a downsampling that is not possible."""
+    halvings = downsample.bit_length() - 1
+    if downsample < 1 or 2**halvings != downsample or width < 8 or width % 8:
+        raise InputError(
+            f"tokenizer.downsample={downsample}, width={width} is not possible: "
+            "downsample must be a power of two, width a multiple of 8"
+        )
+    both = _encoder(width, halvings, code, attention), _decoder(width, halvings, code, attention)
+    return Halves(*both, code, downsample, f"width{width}-down{downsample}" + "-attention" * attention)
+
+
+class Convolutional(Learned):
+    """Convolutional encoder and decoder around a quantiser of the library vector-quantize-pytorch, or one like it."""
+
+    def __init__(self, kind: str, quantiser: nn.Module, vocabulary: int, both: Halves) -> None:
         super().__init__()
-        self.kind = f"{kind}-width{width}-down{downsample}" + "-attention" * attention
-        halvings = downsample.bit_length() - 1
-        if downsample < 1 or 2**halvings != downsample or width < 8 or width % 8:
-            raise InputError(
-                f"tokenizer.downsample={downsample}, width={width} is not possible: "
-                "downsample must be a power of two, width a multiple of 8"
-            )
-        self.vocabulary, self.downsample, self.quantiser = vocabulary, downsample, quantiser
-        # Both are of the library, but name the look-up of codes differently.
-        self.look_up: Any = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
-        self.encoder = _encoder(width, halvings, code, attention)
-        self.decoder = _decoder(width, halvings, code, attention)
+        self.kind = f"{kind}-{both.kind}"
+        self.vocabulary, self.downsample, self.quantiser = vocabulary, both.downsample, quantiser
+        self.encoder, self.decoder, self.channels = both.encoder, both.decoder, both.code
 
     @property
     def last_weight(self) -> nn.Parameter:
@@ -116,8 +120,24 @@ class Convolutional(Learned):
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
-        """Look the codes up."""
-        return self.look_up(tokens)  # type: ignore[no-any-return]
+        """Look the codes up, which quantisers of the library name differently."""
+        quantiser: Any = self.quantiser
+        look_up = getattr(quantiser, "indices_to_codes", None) or quantiser.get_output_from_indices
+        codes: Tensor = look_up(tokens)
+        return codes
+
+    @in_company
+    @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """Take the encoder's output."""
+        codes: Tensor = self.encoder(normalise(images))
+        return rearrange(codes, "b c h w -> b (h w) c")
+
+    @in_company
+    @torch.no_grad()
+    def from_latents(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Quantise them and decode the codes."""
+        return to_pixels(self.through(rearrange(latents, "b (h w) c -> b c h w", h=grid[0]))[0])
 
 
 def vq(
@@ -142,7 +162,7 @@ def vq(
         threshold_ema_dead_code=1,
         codebook_diversity_loss_weight=diversity or 0.0,
     )
-    return Convolutional(f"vq-{codebook}", quantiser, codebook, 8, width, downsample, attention)
+    return Convolutional(f"vq-{codebook}", quantiser, codebook, halves(8, width, downsample, attention))
 
 
 def fsq(
@@ -159,4 +179,4 @@ def fsq(
     kind, codes = "fsq-" + "x".join(map(str, fsq_levels)), math.prod(fsq_levels)
     check_codes(codes, f"tokenizer.fsq_levels={list(fsq_levels)}")  # before the table of all codes is built
     quantiser = FSQ(levels=list(fsq_levels))
-    return Convolutional(kind, quantiser, codes, len(fsq_levels), width, downsample, attention)
+    return Convolutional(kind, quantiser, codes, halves(len(fsq_levels), width, downsample, attention))

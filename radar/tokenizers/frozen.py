@@ -51,7 +51,7 @@ class Frozen(Convolutional):
         nn.Module.__init__(self)
         self.kind = f"frozen-{network.digest}-{plain.kind}"
         self.vocabulary, self.downsample, self.quantiser = plain.vocabulary, plain.downsample, plain.quantiser
-        self.look_up, self.decoder = plain.look_up, plain.decoder
+        self.channels, self.decoder = plain.channels, plain.decoder
         patches, last = Patches(network, plain.downsample), plain.encoder[-1]
         channels = network.cells(torch.zeros(2, 3, 64, 64), (2, 2)).shape[1]
         assert isinstance(last, nn.Conv2d)

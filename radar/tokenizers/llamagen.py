@@ -3,6 +3,8 @@
 Legend: B images, h x w cells, N = h * w, V codes, C code width, D channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -101,6 +103,27 @@ class Half(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))  # type: ignore[no-any-return]
 
 
+def published_halves(
+    width: int, multiples: Sequence[int], inner: int, latent: int | None = None, attends: bool = True
+) -> tuple[Half, Half]:
+    """Encoder, to `inner` channels, and decoder, of `latent` or as many, of VQGAN.
+
+    With so many times the width at each resolution, and attention at the lowest one or in the middle alone.
+    """
+    sizes = [width * m for m in multiples]
+    last = len(sizes) - 1
+    down = [
+        Level(a, b, RESIDUALS, attends and i == last, None if i == last else "downsample")
+        for i, (a, b) in enumerate(zip([width, *sizes], sizes, strict=False))
+    ]
+    up = [
+        Level(a, b, RESIDUALS + 1, attends and i == 0, None if i == last else "upsample")
+        for i, (a, b) in enumerate(zip([sizes[-1], *reversed(sizes)], reversed(sizes), strict=False))
+    ]
+    encoder = Half(down, [3, width, sizes[-1], inner], decodes=False)
+    return encoder, Half(up, [latent or inner, sizes[-1], sizes[0], 3], decodes=True)
+
+
 class LlamaGenVQ(Learned):
     """The published VQ-16 (default) or VQ-8 (`downsample=8`); nearest of `codebook` codes of width 8 on the sphere.
 
@@ -117,21 +140,10 @@ class LlamaGenVQ(Learned):
                 f"tokenizer llamagen_vq with width={width}, downsample={downsample} is not possible: a width that is a "
                 "multiple of 32, and 8 or 16 pixels per cell expected"
             )
-        self.vocabulary, self.downsample = codebook, downsample
+        self.vocabulary, self.downsample, self.channels = codebook, downsample, CODE
         self.kind = f"llamagen-vq-{codebook}-width{width}-down{downsample}"
-        sizes, inner = [width * m for m in MULTIPLES[downsample]], 2 * width
-        pairs = list(zip([width, *sizes], sizes, strict=False))
-        down = [
-            Level(a, b, RESIDUALS, i == len(sizes) - 1, None if i == len(sizes) - 1 else "downsample")
-            for i, (a, b) in enumerate(pairs)
-        ]
-        back = list(zip([sizes[-1], *reversed(sizes)], reversed(sizes), strict=False))
-        up = [
-            Level(a, b, RESIDUALS + 1, i == 0, None if i == len(sizes) - 1 else "upsample")
-            for i, (a, b) in enumerate(back)
-        ]
-        self.encoder = Half(down, [3, width, sizes[-1], inner], decodes=False)
-        self.decoder = Half(up, [inner, sizes[-1], sizes[0], 3], decodes=True)
+        inner = 2 * width
+        self.encoder, self.decoder = published_halves(width, MULTIPLES[downsample], inner)
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(codebook, CODE)})
         self.quant_conv, self.post_quant_conv = nn.Conv2d(inner, CODE, 1), nn.Conv2d(CODE, inner, 1)
 
@@ -150,6 +162,16 @@ class LlamaGenVQ(Learned):
     def encode(self, images: Tensor) -> Tensor:
         """Take the nearest code: the one of the largest product, since all have length 1."""
         return (self.features(images) @ self.codes.T).argmax(-1)
+
+    @in_company
+    @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """Take what is rounded to codes."""
+        return self.features(images)
+
+    def from_latents(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Round them to codes and decode these."""
+        return self.decode((F.normalize(latents, dim=-1) @ self.codes.T).argmax(-1), grid)
 
     def restore(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, N) -> images (B, 3, H, W) in about [-1, 1]."""

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from radar.errors import InputError
-from radar.tokenizers.convolutional import Convolutional
+from radar.tokenizers.convolutional import Convolutional, halves
 from radar.tokenizers.tokenizer import Tokenizer, check_codes, in_company, to_pixels
 
 MOST_SMOOTHERS = 4  # scales share them
@@ -156,11 +156,16 @@ def multiscale(
     from vector_quantize_pytorch import VectorQuantize  # takes a second, which most commands need not wait for
 
     check_codes(codebook, f"tokenizer.codebook={codebook}")
-    if len(sides) < 2 or sides[0] < 1 or list(sides) != sorted(set(sides)):
-        raise InputError(f"tokenizer.sides={list(sides)} is not possible: two at least, growing, from at least 1")
+    check_sides(sides)
     quantiser = VectorQuantize(dim=8, codebook_size=codebook, decay=0.99, kmeans_init=True, threshold_ema_dead_code=1)
     kind = f"multiscale-{codebook}-{'-'.join(map(str, sides))}"
-    return Multiscale(kind, Pyramid(quantiser, sides, 8), codebook, 8, width, downsample, attention)
+    return Multiscale(kind, Pyramid(quantiser, sides, 8), codebook, halves(8, width, downsample, attention))
+
+
+def check_sides(sides: Sequence[int]) -> None:
+    """Refuse sides that do not grow; raises InputError."""
+    if len(sides) < 2 or sides[0] < 1 or list(sides) != sorted(set(sides)):
+        raise InputError(f"tokenizer.sides={list(sides)} is not possible: two at least, growing, from at least 1")
 
 
 def _flat(x: Tensor) -> Tensor:

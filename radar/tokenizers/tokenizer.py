@@ -23,10 +23,13 @@ class Tokenizer(nn.Module):
         kind: name with all options that the weights do not show.
         learned: True if it must be trained, and its reconstruction loses something.
         flat: whether every token is one place of the image.
+        continuous: whether cells hold vectors (B, N, C) float32 in place of tokens, V being 0; C are its `channels`.
     """
 
     vocabulary: int
     flat = True
+    continuous = False
+    channels: int
     learned: bool
     kind: str
 
@@ -66,6 +69,7 @@ class Learned(Tokenizer):
 
     Attributes:
         downsample: pixels per cell and side.
+        channels: of the vectors that are rounded to codes, C.
     """
 
     learned = True
@@ -91,6 +95,14 @@ class Learned(Tokenizer):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, H, W) uint8 -> reconstruction in about [-1, 1], tokens (B, N), quantiser loss."""
+        raise NotImplementedError
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 -> vectors (B, N, C) before they are rounded to codes."""
+        raise NotImplementedError
+
+    def from_latents(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Vectors (B, N, C) -> images (B, 3, H, W) uint8."""
         raise NotImplementedError
 
 

@@ -18,7 +18,7 @@ from radar.errors import InputError
 from radar.hub import is_remote, local
 from radar.model.blocks import model_shape
 from radar.sampling.guidance import guidance
-from radar.tokenizers import Learned, Tokenizer, build_tokenizer, tokenizer_hash
+from radar.tokenizers import Latents, Learned, Tokenizer, build_tokenizer, tokenizer_hash
 from radar.training.callbacks import TrainingClock, WeightAverage
 from radar.training.devices import pick_device
 from radar.training.exported import described, is_exported, read_exported
@@ -113,6 +113,16 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return tokenizer.eval().requires_grad_(False)
 
 
+def as_drawn(tokenizer: Tokenizer, config: Config) -> Tokenizer:
+    """The tokenizer, or its vectors before they are rounded to codes if a diffusion is to draw these."""
+    return Latents(tokenizer).eval() if config.diffusion.latents and not tokenizer.continuous else tokenizer
+
+
+def generator_tokenizer(config: Config) -> Tokenizer:
+    """That of a generator; see `load_tokenizer` and `as_drawn`."""
+    return as_drawn(load_tokenizer(config.tokenizer), config)
+
+
 @dataclass(frozen=True)
 class Generator:
     """A trained generator with all that it needs to make and judge images, on one device.
@@ -151,7 +161,7 @@ def build_generator(
     """
     guidance(config.sample.guidance_schedule, config.sample.guidance_power)
     data = load_data(config.data) if data is None else data
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = generator_tokenizer(config)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
     module = generator_builder(config)(config, tokenizer, len(data.classes), grid, origin, step, planned)

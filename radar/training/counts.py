@@ -78,7 +78,7 @@ def training_flops(module: GenerativeModule) -> float:
     is hidden; what activation checkpointing computes twice counts once. Exact for the packed layout, an estimate for
     the sampled.
     """
-    tokens = torch.zeros(1, module.cells, dtype=torch.long, device=module.device)
+    tokens = module.example(1)
     labels = torch.zeros(1, dtype=torch.long, device=module.device)
     # The counter knows attention only by its matrix products, which the MATH backend shows, and sees no compiled code.
     with (

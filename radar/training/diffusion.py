@@ -1,12 +1,11 @@
-"""The LightningModule that trains a diffusion of the codes of tokens (DiT): all cells at once, out of noise.
+"""The LightningModule that trains a diffusion of codes or vectors (DiT): all cells at once, out of noise.
 
-Legend: B images, N cells, V vocabulary, C channels, T noise levels, K levels that sampling uses.
+Legend: B images, N cells, C channels, T noise levels, K levels that sampling uses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,8 @@ from radar.data.token_arrays import TokenSplit
 from radar.decoding.decoding_order import DecodingOrder
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain
-from radar.diffusion.solvers import denoise, nearest_tokens, passes_of, solver_of
+from radar.diffusion.solvers import denoise, passes_of, solver_of
+from radar.diffusion.spaces import Space
 from radar.errors import InputError
 from radar.kernels.linear import fast_products
 from radar.parts import Draws
@@ -42,7 +42,7 @@ class DiffusionModule(GenerativeModule):
 
     Args:
         config: all options.
-        codes: (V, C) codes of all tokens.
+        space: what is drawn.
         classes: number of labels.
         grid: (h, w).
         origin: names of what options say by path; in checkpoints, compared when loading.
@@ -58,7 +58,7 @@ class DiffusionModule(GenerativeModule):
     def __init__(
         self,
         config: Config,
-        codes: Tensor,
+        space: Space,
         classes: int,
         grid: tuple[int, int],
         origin: dict[str, str] | None = None,
@@ -75,7 +75,7 @@ class DiffusionModule(GenerativeModule):
         self.chain = Chain.whole(config.diffusion)
         outputs = 2 if config.diffusion.learned_variance else 1
         with torch.device("meta") if planned else nullcontext():
-            self.model = Denoiser(config.model, codes.to("meta") if planned else codes.clone(), classes, grid, outputs)
+            self.model = Denoiser(config.model, space.to("meta") if planned else space, classes, grid, outputs)
         self.alignment = build_alignment(config.train, self.model.shape.dim, len(self.model.blocks))
         check_unread(config.revise, "revise", ("rings", "every"), "a diffusion")
         check_unread(config.model, "model", ("class_position", "backend"), "a diffusion")
@@ -91,16 +91,13 @@ class DiffusionModule(GenerativeModule):
         """One per cell."""
         return self.cells
 
+    def example(self, images: int) -> Tensor:
+        """Inputs (B, N) or (B, N, C) of any images."""
+        return self.model.space.example(images, self.cells).to(self.device)
+
     def learn_from(self, splits: Mapping[str, TokenSplit]) -> None:
-        """Normalise the codes: every channel has mean 0 and deviation 1 over the cells of the training images."""
-        tokens, count = splits["train"].tokens, self.model.vocabulary
-        parts = (tokens[start : start + 4096] for start in range(0, len(tokens), 4096))
-        seen = sum((np.bincount(np.asarray(part).ravel(), minlength=count) for part in parts), np.zeros(count))
-        share = torch.from_numpy(seen / seen.sum())[:, None]
-        codes = self.model.codes.double()
-        mean = (share * codes).sum(0)
-        deviation = (share * (codes - mean).square()).sum(0).sqrt().clamp(min=1e-6)
-        self.model.codes.copy_((codes - mean) / deviation)
+        """Normalise: every channel has mean 0 and deviation 1 over the cells of the training images."""
+        self.model.space.fit(splits["train"])
 
     def check_sampling(self, settings: SampleConfig) -> None:
         """Raise InputError for a solver that is unknown, or passes, channels and options that are not possible."""
@@ -129,12 +126,12 @@ class DiffusionModule(GenerativeModule):
 
     @contextmanager
     def ready_to_draw(self, settings: SampleConfig) -> Iterator[Drawer]:
-        """Draw codes, then the nearest tokens; nothing is recorded (radar/kernels)."""
+        """Draw vectors, then what they stand for; nothing is recorded (radar/kernels)."""
 
         def draw(labels: Tensor, images: Sequence[int]) -> Tensor:
             with self._without_gradients(settings):
-                *_, (codes, _) = self._passes(settings, labels, images)
-                return nearest_tokens(codes, self.model.codes)
+                *_, (x, _) = self._passes(settings, labels, images)
+                return self.model.space.back(x)
 
         with fast_products(self.model, product_dtype(settings)):
             yield draw
@@ -149,9 +146,10 @@ class DiffusionModule(GenerativeModule):
                 if number not in shown:
                     continue
                 trace.numbers.append(number)
-                tokens = nearest_tokens(clean, self.model.codes).cpu()
+                tokens = self.model.space.back(clean).cpu()
                 first = not trace.tokens
-                trace.revised.append(none if first else tokens != trace.tokens[-1])
+                changed = none if first else (tokens != trace.tokens[-1]).view(*none.shape, -1).any(-1)
+                trace.revised.append(changed)
                 trace.written.append(~none if first else none)
                 trace.tokens.append(tokens)
         return trace
@@ -172,7 +170,8 @@ class DiffusionModule(GenerativeModule):
 
         def losses(images: int) -> Tensor:
             labels = torch.zeros(images, dtype=torch.long)
-            tokens, noise = labels[:, None].expand(-1, self.cells), torch.zeros(images, self.cells, self.model.channels)
+            tokens = self.example(images)
+            noise = torch.zeros(images, self.cells, self.model.channels)
             return sum(self.losses(tokens, labels, labels, noise))  # type: ignore[return-value]
 
         return [Sketch(self.cells, losses)]
@@ -208,7 +207,7 @@ class DiffusionModule(GenerativeModule):
     def losses(self, tokens: Tensor, labels: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Squared error (B,) of the predicted noise, and the variational bound (B,) that its variance learns from."""
         chain = self.chain = self.chain.to(tokens.device)
-        x = self.model.codes[tokens]
+        x = self.model.space(tokens)
         noisy = chain.noisy(x, noise, level)
         predicted, *share = self.model(noisy, chain.times[level], labels).float().split(self.model.channels, dim=-1)
         squared = (predicted - noise).square().flatten(1).mean(1)

@@ -67,8 +67,8 @@ def check_reader(slots: Slots, reader: Pyramid | None, config: Config) -> None:
     if reader is None:
         return
     if not slots.blind:
-        raise InputError(f"attention '{config.attention}' is not possible with scales of tokens; choose blockwise")
-    groups = slots.group[slots.rank != NONE].bincount().tolist()
+        raise InputError(f"attention '{config.attention}' is not possible with scales of tokens; choose block_causal")
+    groups = slots.in_pass[slots.predicts_new].bincount().tolist()
     if groups != [side**2 for side in reader.sides] or config.order.name != "scales":
         raise InputError(
             f"order '{config.order.name}' in groups of {sizes_text(groups)} is not that of "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from radar.config.lookup import choose
@@ -97,6 +98,10 @@ class GenerativeModule(TrainedModule):
     def aligned(self, seen: Sequence[Tensor], tokens: Tensor, cells: Tensor, there: Tensor) -> Tensor | float:
         """Loss of the alignment (see Alignment); 0 without."""
         return self.alignment(seen, tokens, cells, there) if self.alignment else 0.0
+
+    def example(self, images: int) -> Tensor:
+        """Inputs (B, N) of any images."""
+        return torch.zeros(images, self.cells, dtype=torch.long, device=self.device)
 
     def learn_from(self, splits: Mapping[str, TokenSplit]) -> None:
         """Measure what must be known of the tokens before a training begins; nothing by default."""

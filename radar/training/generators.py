@@ -6,6 +6,7 @@ from torch import Tensor
 
 from radar.config.lookup import choose
 from radar.config.options import Config
+from radar.diffusion.spaces import Codes, Vectors
 from radar.errors import InputError
 from radar.tokenizers import Tokenizer
 from radar.training.diffusion import DiffusionModule
@@ -31,16 +32,22 @@ class Build(Protocol):
 
 
 def autoregressive(config: Config, tokenizer: Tokenizer, *args: Any, **options: Any) -> GenerativeModule:
-    """Tokens, one group after the other."""
+    """Tokens, one group after the other; raises InputError for what is of a diffusion alone."""
+    if tokenizer.continuous:
+        raise InputError(
+            f"generator=autoregressive needs tokens, and tokenizer '{tokenizer.kind}' gives vectors; choose "
+            "method=dit, or another tokenizer"
+        )
     options |= {"reader": tokenizer.reader}
     return GeneratorModule(config, tokenizer.vocabulary, *args, **options)
 
 
 def diffusion(config: Config, tokenizer: Tokenizer, *args: Any, **options: Any) -> GenerativeModule:
-    """The codes of all tokens, out of noise; raises InputError for tokens of scales."""
+    """Codes of all tokens, or vectors, out of noise; raises InputError for tokens of scales."""
     if not tokenizer.flat:
         raise InputError("generator=diffusion needs tokens that are one place of the image, not those of scales")
-    return DiffusionModule(config, tokenizer.embed_all(), *args, **options)
+    space = Vectors(tokenizer.channels) if tokenizer.continuous else Codes(tokenizer.embed_all())
+    return DiffusionModule(config, space, *args, **options)
 
 
 GENERATORS: dict[str, Build] = {"autoregressive": autoregressive, "diffusion": diffusion}

@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from radar.config.load import to_config
+from radar.config.options import Config, TokenizerConfig
 from radar.data import load_data
 from radar.errors import InputError
 from radar.files import replacing
 from radar.hub import local
+from radar.model.autoencoders import kl_autoencoder, var_tokenizer
+from radar.model.dit import dit_denoiser
 from radar.model.llamagen import llamagen_gpt, llamagen_vq
+from radar.model.var import var_transformer
 from radar.tokenizers import Learned, build_tokenizer
-from radar.training.checkpoints import build_generator, load_tokenizer
+from radar.tokenizers.multiscale import Pyramid
+from radar.training.checkpoints import build_generator, generator_tokenizer, load_tokenizer
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import TrainedModule
 
-WRAPPERS = ("model", "module", "state_dict")  # under which published files keep their tensors
+WRAPPERS = ("ema", "model", "module", "state_dict")  # under which published files keep their tensors
 
 
 def read_published(path: str) -> dict[str, Tensor]:
@@ -29,7 +35,8 @@ def read_published(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(f"file {path} does not exist")
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        named = path.endswith(".safetensors")
+        found: Any = load_file(path) if named else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path} is damaged or holds more than tensors ({type(error).__name__})") from error
     for key in WRAPPERS:
@@ -52,10 +59,54 @@ def import_gpt(state: dict[str, Tensor], source: str, options: list[str]) -> Tra
 def import_vq(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
     """LlamaGen's tokenizers."""
     config, weights = llamagen_vq(state)
+    return _filled(config, weights, source, to_config({}, options))
+
+
+def import_var_vae(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
+    """VAR's tokenizer, with `tokenizer.sides` for other images than of 256x256 pixels."""
+    given = to_config({}, options)
+    config, weights = var_tokenizer(state, given.tokenizer.sides)
+    return _filled(config, weights, source, given)
+
+
+def import_kl_vae(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
+    """The autoencoder of latent diffusion, with `tokenizer.downsample` for cells of several latent pixels."""
+    given = to_config({}, options)
+    config, weights = kl_autoencoder(state, (given.tokenizer.downsample or 8) // 8)
+    return _filled(config, weights, source, given)
+
+
+def import_var(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
+    """VAR's transformer; raises InputError where it does not fit the images and the tokenizer."""
+    config = to_config({"method": "var"}, options)
+    reader = load_tokenizer(config.tokenizer).reader
+    if not isinstance(reader, Pyramid):
+        raise InputError(f"VAR draws tokens of several scales; tokenizer '{config.tokenizer.name}' has none")
+    model, weights = var_transformer(state, reader.sides)
+    module = build_generator(replace(config, model=model))[0]
+    fill(module.model, weights, source)
+    return module
+
+
+def import_dit(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
+    """DiT's network; raises InputError where it does not fit the images and the tokenizer."""
+    config = to_config({"method": "dit"}, options)
+    tokenizer = generator_tokenizer(config)
+    if not tokenizer.continuous:
+        raise InputError(f"DiT draws vectors; tokenizer '{config.tokenizer.name}' gives tokens")
+    model, weights = dit_denoiser(state, tokenizer.channels, config.model.heads)
+    two = weights["head.bias"].shape[0] > tokenizer.channels
+    diffusion = replace(config.diffusion, learned_variance=two)
+    module = build_generator(replace(config, model=model, diffusion=diffusion))[0]
+    fill(module.model, weights, source)
+    return module
+
+
+def _filled(config: TokenizerConfig, weights: dict[str, Tensor], source: str, given: Config) -> TrainedModule:
     tokenizer = build_tokenizer(config)
     assert isinstance(tokenizer, Learned)
     fill(tokenizer, weights, source)
-    return TokenizerModule(replace(to_config({}, options), tokenizer=config), tokenizer)
+    return TokenizerModule(replace(given, tokenizer=config), tokenizer)
 
 
 def fill(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -70,6 +121,10 @@ def fill(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> No
 IMPORTS: dict[str, Callable[[dict[str, Tensor], str, list[str]], TrainedModule]] = {
     "llamagen-gpt": import_gpt,
     "llamagen-vq": import_vq,
+    "var": import_var,
+    "var-vae": import_var_vae,
+    "kl-vae": import_kl_vae,
+    "dit": import_dit,
 }
 
 

@@ -21,7 +21,7 @@ from radar.training.checkpoints import (
     adopt,
     begin_with,
     build_generator,
-    load_tokenizer,
+    generator_tokenizer,
     read_checkpoint,
     tell_if_changed,
 )
@@ -93,7 +93,7 @@ def encode_images(config: Config) -> Path:
 
     Raises InputError for bad options.
     """
-    data, tokenizer = load_data(config.data), load_tokenizer(config.tokenizer)
+    data, tokenizer = load_data(config.data), generator_tokenizer(config)
     if data.codes is not None:
         raise InputError("data.name=codes is encoded already: there is nothing to do")
     path = cache_path(data, tokenizer, config.data.cache)

@@ -15,7 +15,7 @@ from radar.config.options import Config
 from radar.data.batches import Batch
 from radar.encoders.network import FeatureNetwork
 from radar.parts import Part
-from radar.tokenizers import Learned, codebook_use, normalise, reconstruction_loss
+from radar.tokenizers import Learned, code_counts, codebook_use, normalise, reconstruction_loss
 from radar.training.adversary import build_adversary
 from radar.training.devices import over_devices
 from radar.training.optimizers import OPTIMIZERS, Together, sorted_weights
@@ -80,7 +80,7 @@ class TokenizerModule(TrainedModule):
 
     def _log(self, part: Part, found: dict[str, Tensor], tokens: Tensor) -> None:
         """Log figures of the batch, and the use of its codes."""
-        counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary).float()
+        counts = code_counts(tokens, self.tokenizer.vocabulary)
         if (means := self.over_parts(part, found | {"counts": counts / part.images})) is not None:
             values = means | codebook_use(means.pop("counts")) | {"images_seen": self.images_seen()}
             self.log_values({f"train/{key}": value for key, value in values.items()})
@@ -110,7 +110,7 @@ class TokenizerModule(TrainedModule):
         images, weight = batch.inputs, batch.place.weight
         tokens = self.tokenizer.encode(images)
         restored = self.tokenizer.decode(tokens, self.tokenizer.grid((images.shape[2], images.shape[3])))
-        self._counts += weight * torch.bincount(tokens.flatten().cpu(), minlength=self.tokenizer.vocabulary)
+        self._counts += weight * code_counts(tokens.cpu(), self.tokenizer.vocabulary)
         squared = (normalise(restored) - normalise(images)).double().square()
         self._error += weight * torch.tensor([float(squared.sum()), squared.numel()], dtype=torch.float64)
 
