@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +15,13 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def quick_classifier(monkeypatch) -> None:
+    """The classifier of a data set is trained for five steps; some tests say otherwise."""
+    room = import_module("radar.networks.classifier")
+    monkeypatch.setattr(room, "train_classifier", partial(room.train_classifier, steps=5))
 
 
 @pytest.fixture

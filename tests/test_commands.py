@@ -24,7 +24,7 @@ from radar.config.load import load_config
 from radar.data import load_data
 from radar.errors import DiskFull
 from radar.files import locked, locked_or_refused
-from radar.networks.classifier import Classifier, train_classifier
+from radar.networks.classifier import Classifier
 from radar.scoring.evaluation import evaluate, open_references
 from radar.scoring.reference import build_reference
 from radar.scoring.samples import draw_samples
@@ -106,8 +106,7 @@ def test_nll_of_a_uniform_model(tmp_path, cache):
         assert row["nll"] == pytest.approx(64 * np.log(17), rel=1e-6)
 
 
-def test_a_reference_is_built_again_for_other_images_only(checkpoint, monkeypatch):
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
+def test_a_reference_is_built_again_for_other_images_only(checkpoint):
     generator = load_generator(checkpoint)
     first = open_references(generator)
     assert open_references(load_generator(checkpoint, ["sample.temperature=0.5"])) is first
@@ -228,9 +227,8 @@ def test_broken_run_folder(checkpoint, tmp_path, cache, capsys):
     assert "is damaged or not a checkpoint" in error
 
 
-def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys, monkeypatch):
+def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
     """Train vq, train a generator on its tokens, score it: rfid stands beside fid; a swapped tokenizer is refused."""
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     small = ["data.images=60", "train.max_steps=3", "train.batch_size=4", "train.warmup=1", "tokenizer.width=8"]
     small += [f"data.cache={tmp_path / 'cache'}", "model.dim=16", "model.heads=1", "model.layers=1"]
     small += ["evaluate.images=20", "evaluate.timing_repeats=1", "evaluate.timing_batch=2"]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from radar.config.load import to_config
 from radar.config.options import TrainConfig
 from radar.data.batches import BatchDataset, OrderedBatches
 from radar.errors import InputError, NonFiniteLoss, RunError
-from radar.networks import classifier
 from radar.parts import Draws, Part, cut
 from radar.scoring.curve import curve_callbacks
 from radar.training import devices
@@ -158,9 +156,8 @@ def test_each_device_holds_a_share(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("kind", [[], ["method=dit", "sample.passes=5"]], ids=["nested", "dit"])
-def test_curves_and_patience(strategy, kind, tmp_path, monkeypatch):
+def test_curves_and_patience(strategy, kind, tmp_path):
     """Samples for a curve of fid, and the best weights kept, are those of one device; one draws a batch more."""
-    monkeypatch.setattr(classifier, "train_classifier", partial(classifier.train_classifier, steps=5))
     options = ["train.val_samples=7", "train.patience=1", "train.val_every=2", "evaluate.images=8", *kind]
     options += ["sample.batch_size=3"]
     found = []

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 
 from ablations.cli import main
 from radar.config.options import TokenizerConfig
-from radar.networks.classifier import train_classifier
 from radar.tokenizers import build_tokenizer
 from tests.test_docs import PAGES
 from tests.test_published import shapes
@@ -57,11 +55,11 @@ COMMANDS = {
     "radar tokenizer shapes_fsq tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 run=runs/scales",
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8 run=runs/scales",
     "radar tokenizer shapes_fsq tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
     "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 run=runs/shapes-latents",
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8 run=runs/shapes-latents",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar export runs/digits/last.ckpt digits": DRAWN,
@@ -220,7 +218,6 @@ def prepare() -> None:
 @pytest.mark.parametrize("pages", [FIRST, pytest.param(PAGES, marks=pytest.mark.slow)], ids=["first", "all"])
 def test_documented_commands_run(pages, tmp_path, monkeypatch, capsys, fashion_files):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     prepare()
     shown = documented(pages)
     for command, small in COMMANDS.items():

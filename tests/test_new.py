@@ -1,6 +1,5 @@
 """`radar new`: what it writes runs as written, on images as people have them."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import decode_steps
-from radar.networks.classifier import train_classifier
 from tests.command_line import fails
 from tests.test_studies import quick_workers
 
@@ -34,8 +32,7 @@ def images(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_study_that_runs_as_written(images, capsys, monkeypatch):
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
+def test_a_study_that_runs_as_written(images, capsys):
     main(["new", "mine", "--images", images.name, "--size", "16", "--orders", "radial,raster", "--variants",
           "plain,causal", "--steps", "4", "--max-steps", "2"])  # fmt: skip
     written = yaml.safe_load(Path("mine.yaml").read_text())

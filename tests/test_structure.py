@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import sys
 import typing
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from experiments.configs import find_config
 from radar.config.load import load_config, merge_options, read_yaml, to_config
 from radar.config.options import Config
 from radar.data import load_data
-from radar.networks.classifier import train_classifier
 from radar.tokenizers import build_tokenizer
 from radar.training.runs import train_generator, train_tokenizer
 from tests.command_line import fails
@@ -149,7 +147,6 @@ QUICK = ("ordering", "revisions", "tokenizer")  # a grid, sampling options and a
 )
 def test_every_study_runs_one_step(path, tmp_path, monkeypatch, fashion_files):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=5))
     overrides = ["train.max_steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []

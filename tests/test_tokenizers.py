@@ -1,7 +1,6 @@
 """Round trips, hashes, and caches that know who made them."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from radar.data.batches import batch_indices
 from radar.data.images import load_images
 from radar.data.tokens import cached_tokens
 from radar.errors import InputError
-from radar.networks.classifier import train_classifier
 from radar.networks.features import load_features
 from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, normalise, tokenizer_hash
 from radar.training.checkpoints import load_tokenizer
@@ -166,9 +164,8 @@ def test_what_is_not_given_is_taken_from_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cnn", "efficientnet_lite0"])
-def test_what_a_network_sees_is_restored_too(name, tmp_path, monkeypatch):
+def test_what_a_network_sees_is_restored_too(name, tmp_path):
     """The loss is zero for the image itself, its gradient reaches the pixels, and no network is trained or kept."""
-    monkeypatch.setattr("radar.networks.classifier.train_classifier", partial(train_classifier, steps=2))
     data = load_data(DataConfig("shapes", images=20))
     network, images = load_features(name, data, str(tmp_path)), load_images(data.train, range(3))[0]
     assert perceptual_distance(network, normalise(images), images) < 1e-9
