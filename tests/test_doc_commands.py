@@ -55,11 +55,15 @@ COMMANDS = {
     "radar tokenizer shapes_fsq tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8 run=runs/scales",
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": (
+        f"{SMALL} data.images=40 tokenizer.width=8 run=runs/scales"
+    ),
     "radar tokenizer shapes_fsq tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
     "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8 run=runs/shapes-latents",
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": (
+        f"{SMALL} data.images=40 tokenizer.width=8 run=runs/shapes-latents"
+    ),
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar export runs/digits/last.ckpt digits": DRAWN,
