@@ -81,10 +81,17 @@ def test_what_is_not_possible(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["llamagen", "dit"])
-def test_from_images_to_a_row(method, tmp_path):
+def test_from_images_to_a_row(method, tmp_path, capsys):
     run, small = tmp_path / "run", ["model.dim=16", "model.heads=1", "model.layers=2", "train.batch_size=8"]
     options = ["train.max_steps=4", "train.align=cnn", f"run={run}", f"data.cache={tmp_path}", "sample.passes=3"]
     options = options if method == "dit" else options[:-1]
     main(["train", "digits", f"method={method}", *small, *options])
     main(["evaluate", str(run / "last.ckpt"), "evaluate.images=60", "evaluate.timing_repeats=1"])
     assert json.loads((run / "evaluation.json").read_text())["fid"] > 0
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    assert checkpoint["radar"]["origin"]["teacher"].startswith("digits-cnn:")
+    checkpoint["radar"]["origin"]["teacher"] = "digits-cnn:another"
+    torch.save(checkpoint, run / "last.ckpt")
+    capsys.readouterr()
+    line = fails(capsys, "train", "digits", f"method={method}", *small, *options)
+    assert "was trained with other teacher (digits-cnn:another, here digits-cnn:" in line

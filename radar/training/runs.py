@@ -128,9 +128,9 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     tokenizer.to(pick_device(config.train.device))
     splits = cached_tokens(data, tokenizer, config.data.cache, config.data.workers)
     module.learn_from(splits)
-    teach(module, config, data, tokenizer)
     if config.init is not None and not (Path(config.run) / LAST).exists():
         begin_with(module, config.init)
+    teach(module, config, data, tokenizer)
     batches = token_batches(config, splits, module.takes_others)
     return fit(config, module, batches, title, more=more(config))
 
@@ -140,6 +140,7 @@ def teach(module: GenerativeModule, config: Config, data: ImageData, tokenizer: 
     if module.alignment is not None and config.train.align is not None:
         network = load_features(config.train.align, data, config.data.cache).eval().requires_grad_(False)
         network.maps(torch.zeros(2, 3, *data.size))
+        module.origin["teacher"] = network.title
         module.alignment.learn_from(Teacher(network, tokenizer, module.grid, module.model.shape.dim))  # type: ignore[arg-type]
 
 
