@@ -171,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         verb, module, args = read_command(sys.argv[1:] if argv is None else argv)
         check_outputs(verb, args)
+        if getattr(args, "plugins", None):
+            import_module("radar.config.plugins").import_plugins(args.plugins)
         module.main(args)
         sys.stdout.flush()
     except Exception as error:

@@ -5,10 +5,12 @@ All arms decode groups of equal sizes, but those that decode cell by cell.
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.study.plan import read_plan
 from ablations.study.prepare import check_arms
+from experiments.arguments import add_plugins
 from radar.attention import VARIANTS
 from radar.config.lookup import choose
 from radar.config.options import DataConfig
@@ -29,6 +31,7 @@ base: digits              # what is not given here is as in this ready-made conf
 seeds: [0, 1, 2]          # every arm is trained so many times: error bars are over seeds
 baseline: {baseline}
 config:
+  plugins: {plugins}           # Python files of your own that add orders and attentions
   data:
     name: folder          # a sub-folder per class, or images of one class
     root: {images}
@@ -65,6 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", default="plain,nested", help="attention, by commas (default plain,nested)")
     parser.add_argument("--steps", type=int, default=7, help="forward passes per image (default 7)")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    add_plugins(parser)
     parser.add_argument("--max-steps", type=int, default=2000, help="optimizer steps of each training (default 2000)")
 
 
@@ -77,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"{path} is there already: give another name, or delete it")
     arms = _words(args.orders), _words(args.variants)
     skip = args.skip_unreadable
-    text = study(args.name, args.images, args.size, *arms, args.steps, args.max_steps, skip)
+    text = study(args.name, args.images, args.size, *arms, args.steps, args.max_steps, skip, args.plugins)
     load_data(
         DataConfig(name="folder", root=args.images, size=args.size, skip_unreadable=skip)
     )  # fails here, before anything is written
@@ -88,7 +92,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def study(
-    name: str, images: str, size: int, orders: list[str], variants: list[str], steps: int, max_steps: int, skip: bool
+    name: str,
+    images: str,
+    size: int,
+    orders: list[str],
+    variants: list[str],
+    steps: int,
+    max_steps: int,
+    skip: bool,
+    plugins: Sequence[str] = (),
 ) -> str:
     """Text of a study; raises InputError for what is not possible."""
     if size < 2 * DOWNSAMPLE or size % DOWNSAMPLE:
@@ -107,6 +119,7 @@ def study(
         name=name, quoted=_quoted(name), count=len(arms), images=_quoted(images), steps=steps,
         size=size, side=side, downsample=DOWNSAMPLE,
         baseline=next(iter(arms)), max_steps=max_steps, arms=lines, skip=str(skip).lower(),
+        plugins="[" + ", ".join(map(_quoted, plugins)) + "]",
     )  # fmt: skip
 
 

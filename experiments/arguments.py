@@ -27,6 +27,11 @@ def beside(checkpoint: str) -> Path:
     return Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Declare Python files of a user's own; `ablations/cli.py` imports them."""
+    parser.add_argument("--plugins", nargs="+", default=[], help="Python files that add orders or attentions")
+
+
 def parse_grid(text: str, option: str = "--grid") -> tuple[int, int]:
     """Read `16x16`; raises InputError."""
     try:

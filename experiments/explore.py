@@ -5,7 +5,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from experiments.arguments import parse_grid
+from experiments.arguments import add_plugins, parse_grid
 from radar.errors import InputError
 
 MARK = "/*DATA*/null"
@@ -16,6 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grids", default="8x8,16x16", help="rows x columns, by commas (default 8x8,16x16)")
     parser.add_argument("--steps", default="4,7,10,13", help="numbers of steps, by commas (default 4,7,10,13)")
     parser.add_argument("--out", default="runs/explorer.html", help="page to write")
+    add_plugins(parser)
 
 
 def main(args: argparse.Namespace) -> None:

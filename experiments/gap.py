@@ -13,7 +13,7 @@ import torch
 from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
 
-from experiments.arguments import parse_grid
+from experiments.arguments import add_plugins, parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, parse_order
 from radar.decoding.fields import IMAGES
@@ -36,6 +36,7 @@ USED = ("data.", "tokenizer.", "train.device=")  # options of a configuration th
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
+    add_plugins(parser)
     parser.add_argument("--orders", help="with commas and options: radial,halton:steps=13:schedule=cosine")
     parser.add_argument("--steps", type=int, help="of orders that give none; sizes: cosine (default: natural groups)")
     parser.add_argument("--grid", help="rows x columns (default 16x16)")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments.arguments import parse_grid
+from experiments.arguments import add_plugins, parse_grid
 from radar.attention import VARIANTS
 from radar.config.load import parse_order, to_config
 from radar.config.lookup import choose
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="nested")
     parser.add_argument("--grid", default="8x8")
     parser.add_argument("--out", help="PNG (default runs/mask-ORDER-VARIANT.png)")
+    add_plugins(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from experiments.arguments import parse_grid
+from experiments.arguments import add_plugins, parse_grid
 from experiments.remembered import remembered, show
+from radar.config.plugins import plugins_digest
 from radar.errors import InputError
 
 PICTURE = "orders.png"
@@ -16,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=float, default=4.0, help="length scale of the Gaussian field, in cells")
     parser.add_argument("--steps", type=int, help="steps of the last rows (default: as radial)")
     parser.add_argument("--out", default="runs/orders.png", help="PNG with all step maps")
+    add_plugins(parser)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -23,7 +25,7 @@ def main(args: argparse.Namespace) -> None:
     h, w = parse_grid(args.grid)
     if not 0 < args.length < float("inf"):
         raise InputError(f"--length {args.length} is not possible: it must be above 0 and finite")
-    wanted = [h, w, args.length, args.steps]
+    wanted = [h, w, args.length, args.steps, *([plugins_digest(args.plugins)] if args.plugins else [])]
     found = remembered("orders", wanted, lambda to: compute(h, w, args.length, args.steps, to), PICTURE)
     show(found, PICTURE, Path(args.out))
 

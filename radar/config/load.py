@@ -99,6 +99,8 @@ def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
 def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
     """Let a word stand for a list of one, where an option is a list of words."""
     found = dict(values)
+    if isinstance(word := found.get("plugins"), str):
+        found["plugins"] = [word]
     for group, name in _lists_of_words():
         if isinstance(word := found.get(group, {}).get(name), str):
             found[group] = {**found[group], name: [word]}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radar.config.described import LARGEST, check_options, group, option
+from radar.config.plugins import import_plugins
 from radar.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16-true would round the rotary table
@@ -364,13 +365,20 @@ class Config:
     sample: SampleConfig = group(SampleConfig)
     evaluate: EvaluateConfig = group(EvaluateConfig)
     init: str | None = option(None, "checkpoint of a generator to begin with, whose `model` options then hold")
+    plugins: list[str] = option([], "Python files of your own that add orders, attentions and the like; imported first")
     seed: int = option(0, "of weights, batches and corruption", at_least=0, at_most=LARGEST)
     run: str = option("runs/default", "folder of logs and checkpoints")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what another process sends, which has checked it."""
+        self.__dict__.update(state)
+        import_plugins(self.plugins)
 
     def __post_init__(self) -> None:
         """Check all options; raises InputError."""
         _expand_paths(self)
         check_options(self)
+        import_plugins(self.plugins)
         if not self.run:
             raise InputError(f"run={self.run!r} is not possible: it must be the name of a folder")
         if self.sample.guidance != 1 and not self.model.label_dropout:
@@ -404,7 +412,7 @@ def _expand_paths(config: Config) -> None:
     holders: list[tuple[Any, tuple[str, ...]]] = [(config, ("init", "run"))]
     holders += [(getattr(config, name), options) for name, options in PATHS.items()]
     holders += [(config.train, ("align",))]
-    for words in (config.evaluate.features, config.train.perceptual):
+    for words in (config.evaluate.features, config.train.perceptual, config.plugins):
         words[:] = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
     for holder, names in holders:
         for name in names:

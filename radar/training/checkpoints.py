@@ -11,6 +11,7 @@ from torch import Tensor
 
 from radar.config.load import merge_options, to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
+from radar.config.plugins import plugins_digest
 from radar.config.renamed import refuse_old_name, upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
@@ -31,7 +32,7 @@ from radar.training.trained import TrainedModule
 # Options of a checkpoint that may be set anew.
 MAY_CHANGE = (
     "sample.", "evaluate.", "data.cache=", "data.root=", "data.workers=", "tokenizer.checkpoint=",
-    "tokenizer.encoder=", "order.covariance=",
+    "tokenizer.encoder=", "order.covariance=", "plugins=",
     "order.path=", "train.device=", "train.devices=", "train.nodes=", "model.compile=",
 )  # fmt: skip
 
@@ -164,6 +165,8 @@ def build_generator(
     tokenizer = generator_tokenizer(config)
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
+    if config.plugins:
+        origin["plugins"] = plugins_digest(config.plugins)
     module = generator_builder(config)(config, tokenizer, len(data.classes), grid, origin, step, planned)
     return module, data, tokenizer
 
@@ -191,10 +194,14 @@ def begin_with(module: GenerativeModule, path: str | Path) -> None:
 
 
 def check_origin(module: TrainedModule, checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuse a generator that was trained on other tokens than these images give here."""
+    """Refuse a generator that was trained on other tokens than these images give here; tell of other plugins."""
     for what, mine in module.origin.items():
-        if (theirs := checkpoint["radar"]["origin"].get(what)) != mine:
-            raise InputError(f"checkpoint {path} was trained with other {what} ({theirs}, here {mine})")
+        if (theirs := checkpoint["radar"]["origin"].get(what)) == mine:
+            continue
+        said = f"{path} was trained with other {what} ({theirs}, here {mine})"
+        if what != "plugins":
+            raise InputError(f"checkpoint {said}")
+        print(f"radar: {said}", file=sys.stderr)  # what is in them may still be the same
 
 
 def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any] | None = None) -> None:

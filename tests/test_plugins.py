@@ -1,0 +1,118 @@
+"""Orders and attentions of a user's own, by `plugins`: known to every command and to processes of their own."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import radar
+from ablations.cli import main
+from radar.attention import VARIANTS
+from radar.config.load import load_config
+from radar.decoding.orders import ORDERS
+from tests.command_line import fails
+from tests.test_studies import quick_workers
+
+__all__ = ["quick_workers"]  # a fixture
+
+OWN = """
+import numpy as np
+from radar.attention import VARIANTS
+from radar.attention.frozen import plain
+from radar.decoding.orders import ORDERS
+
+def curtains(h, w):
+    column = np.arange(h * w) % w
+    return np.minimum(column, w - 1 - column)[None]
+
+ORDERS["curtains"] = curtains
+VARIANTS["as_plain"] = lambda sizes: plain(sizes)
+"""
+SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.max_steps=2", "train.batch_size=4"]
+MAIN = "from ablations.cli import main; main()"
+ARM = ["order.name=curtains", "attention=as_plain"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A file that adds an order and an attention; what it adds is gone after the test."""
+    (tmp_path / "own.py").write_text(OWN)
+    yield tmp_path / "own.py"
+    ORDERS.pop("curtains", None)
+    VARIANTS.pop("as_plain", None)
+
+
+def test_commands_and_workers_know_them(own, tmp_path, capsys):
+    cache, out = f"data.cache={tmp_path / 'cache'}", tmp_path / "out"
+    study = tmp_path / "own.yaml"
+    study.write_text(
+        f"name: own\nbase: digits\nbaseline: radial\nconfig: {{plugins: {own}, evaluate: {{images: 20, "
+        "timing_repeats: 1}}\narms:\n  curtains: {order: {name: curtains}, attention: as_plain}\n"
+        "  radial: {order: {name: radial}, attention: plain}\n"
+    )
+    main(["ablate", str(study), "--workers", "1", "--out", str(out), cache, *SMALL])
+    assert "curtains" in (out / "report.md").read_text()
+    run = next(path for path in (out / "runs").iterdir() if "curtains" in (path / "config.yaml").read_text())
+    command = [sys.executable, "-c", MAIN, "sample", str(run / "last.ckpt"), "sample.images=4", cache]
+    subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True)
+    own.write_text(OWN + "\n# changed\n")
+    told = subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True, text=True)
+    assert "was trained with other plugins (own.py " in told.stderr
+    main(["export", str(run / "last.ckpt"), str(tmp_path / "folder"), cache])
+    assert str(own) not in (tmp_path / "folder" / "config.json").read_text()
+    loaded = radar.load(tmp_path / "folder", f"plugins=[{own}]")
+    assert loaded.sample(images=2).images.shape == (2, 3, 8, 8)
+
+
+def test_verbs_without_a_configuration(own, tmp_path, capsys, monkeypatch):
+    main(["orders", "--grid", "4x8", "--out", str(tmp_path / "orders.png"), "--plugins", str(own)])
+    assert "curtains" in capsys.readouterr().out
+    main(["gap", "--grid", "4x8", "--orders", "curtains", "--plugins", str(own)])
+    assert "curtains" in capsys.readouterr().out
+    main(
+        [
+            "masks",
+            "--order",
+            "curtains",
+            "--variant",
+            "as_plain",
+            "--out",
+            str(tmp_path / "m.png"),
+            "--plugins",
+            str(own),
+        ]
+    )
+    assert load_config(None, [f"plugins={own}"]).plugins == [str(own)]
+    monkeypatch.chdir(tmp_path)
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (16, 16), (20 * i, 90, 9)).save(tmp_path / "images" / label / f"{i}.png")
+    new = ["--images", "images", "--size", "16", "--orders", "curtains", "--variants", "as_plain", "--steps", "3"]
+    main(["new", "mine", *new, "--plugins", str(own)])
+    assert f"plugins: ['{own}']" in (tmp_path / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such Python file"),
+        ("raise ValueError('mine')", "cannot be imported: ValueError: mine"),
+        ("def", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_what_cannot_be_imported(text, message, tmp_path, capsys):
+    path = tmp_path / "bad.py"
+    if text is not None:
+        path.write_text(text)
+    assert message in fails(capsys, "train", "digits", f"plugins=[{path}]", f"run={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+    assert message in fails(capsys, "orders", "--grid", "4x4", "--plugins", path, "--out", tmp_path / "o.png")
+
+
+def test_an_attention_of_ones_own_that_leaks_is_refused(own, tmp_path, capsys):
+    own.write_text(OWN + "from dataclasses import replace\nVARIANTS['as_plain'] = lambda sizes: replace(plain(sizes), "
+                   "sees=lambda a, b: (a.step >= -1) & (b.step >= -1))\n")  # fmt: skip
+    line = fails(capsys, "train", "digits", *ARM, f"plugins={own}", f"run={tmp_path / 'run'}", f"data.cache={tmp_path}")
+    assert "who sees whom leaks" in line
