@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.arguments import add_config
 from experiments.configs import find_config
 from radar.config.load import load_config, merge_options, parse_order, read_yaml, to_config
 from radar.config.options import Config
+from radar.errors import InputError
+from radar.files import replacing
 from radar.loading import LoadedGenerator, load
 from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import check_scoring
@@ -40,15 +44,42 @@ def train(config: str | Path | Mapping[str, Any], *options: str, **groups: Any) 
     Args:
         config: YAML file, name of a ready-made configuration, or nested options.
         options: `key=value`, as on the command line.
-        groups: options in its place: `order="halton:steps=7"`, `attention="nested"`, `train={"max_steps": 500}`,
-            `method="maskgit"`, `run="runs/mine"`.
+        groups: options in its place: `order="halton:steps=7"`, or the step of every cell as an array,
+            `attention="nested"`, `train={"max_steps": 500}`, `method="maskgit"`, `run="runs/mine"`.
 
-    Raises InputError for bad options.
+    An array is written to `steps.npy` in the run's folder. Raises InputError for bad options.
     """
+    if not isinstance(config, str | Path | Mapping) or not all(isinstance(text, str) for text in options):
+        raise InputError(
+            "radar.train is not possible: a configuration, options 'key=value' and groups by name expected"
+        )
+    for name, value in groups.items():
+        if callable(value):
+            raise InputError(f"{name}={value!r} is not possible: a name expected; plugins=[FILE] adds your own to them")
     values = dict(config) if isinstance(config, Mapping) else read_yaml(find_config(str(config)))
     if isinstance(order := groups.get("order"), str):  # another order, and not only another name for the options of one
         values["order"], groups = {}, groups | {"order": given(parse_order(order))}
+    elif order is not None and not isinstance(order, Mapping):
+        plain = {name: value for name, value in groups.items() if name != "order"}
+        path = _written(Path(to_config(merge_options(values, plain), options).run) / "steps.npy", order)
+        values["order"], groups = {}, plain | {"order": {"name": "file", "path": path}}
     return load(run(to_config(merge_options(values, groups), options)))
+
+
+def _written(path: Path, order: Any) -> str:
+    """Write the step of every cell; raises InputError for what is no array, and where there is another one."""
+    steps = np.asarray(order)
+    if steps.dtype.kind not in "iu":
+        raise InputError(
+            f"order={type(order).__name__} is not possible: a name, or an array of whole numbers, expected"
+        )
+    if path.exists():
+        if not np.array_equal(np.load(path), steps):
+            raise InputError(f"{path} holds another order; choose another run=")
+        return str(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, steps)
+    return str(path)
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files by `hf://user/name`: fetched once through huggingface_hub, into its own cache; and folders sent there."""
 
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ def local(path: str | Path) -> Path:
 
     Raises InputError for a malformed name, without the package, and where it cannot be fetched.
     """
-    if not is_remote(path):
-        return Path(path)
-    name, file = _split(str(path))
+    return _fetched(str(path)) if is_remote(path) else Path(path)
+
+
+@cache
+def _fetched(path: str) -> Path:
+    """Fetch once per process, so that a command sees one state of what may change there."""
+    name, file = _split(path)
     hub = _package()
     try:
         if file:

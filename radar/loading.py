@@ -3,8 +3,9 @@
 Legend: B images, N cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ class LoadedGenerator:
         return load_images(split, range(min(count, len(split))))
 
     def sheet(self, samples: Samples) -> Image.Image:
-        """Picture of up to 100 samples, by class where there are ten at most."""
+        """Picture of up to 100 samples, by class where there are ten at most; raises InputError for anything else."""
+        if not isinstance(samples, Samples):
+            raise InputError(f"sheet({type(samples).__name__}) is not possible: what `sample` returns is expected")
         return Image.fromarray(samples_sheet(self.generator, samples))
 
     def _with(self, options: dict[str, Any]) -> Generator:
@@ -131,6 +134,8 @@ class LoadedGenerator:
     def _checked(self, images: Tensor, labels: Labels) -> Tensor:
         """Labels (B,) of images; raises InputError where the images are none of this data's kind."""
         shape = (3, *self.generator.data.size)
+        if not isinstance(images, Tensor):
+            raise InputError(f"images of type {type(images).__name__} are not possible: a tensor expected")
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
             raise InputError(
                 f"images of shape {tuple(images.shape)}, {images.dtype} are not possible: (B, 3, {shape[1]}, "
@@ -142,7 +147,7 @@ class LoadedGenerator:
         return found
 
     def _numbers(self, labels: Labels) -> Tensor:
-        if isinstance(labels, int | str) or any(not isinstance(one, str) and one != int(one) for one in labels):
+        if not isinstance(labels, Iterable) or isinstance(labels, str) or not all(map(_is_label, labels)):
             raise InputError(f"labels={labels} is not possible: a list of numbers or names expected")
         found = [label_of(one, self.classes) if isinstance(one, str) else int(one) for one in labels]
         most = len(self.classes)
@@ -150,6 +155,13 @@ class LoadedGenerator:
             if not 0 <= one <= most:
                 raise InputError(f"label {one} is not possible: 0..{most - 1}, or {most} for none")
         return torch.tensor(found, dtype=torch.long)
+
+
+def _is_label(one: object) -> bool:
+    """A name, or a whole number of any kind."""
+    if isinstance(one, Tensor):
+        return one.ndim == 0 and not one.is_floating_point()
+    return isinstance(one, str | Integral) and not isinstance(one, bool)
 
 
 def load(checkpoint: str | Path, *options: str) -> LoadedGenerator:

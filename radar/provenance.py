@@ -19,15 +19,19 @@ ROOT = Path(__file__).parent.parent
 def git_commit() -> str:
     """Name the commit of this source tree, with `-dirty` if tracked files differ.
 
-    Outside a checkout of its own, as where the package is installed inside somebody else's repository: `unknown`.
+    Outside a checkout of its own, as where the package is installed: `version 0.1.0, code 0123456789ab`.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
-            return "unknown"
+            return _installed()
         _git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT)))
         return _git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return _installed()
+
+
+def _installed() -> str:
+    return f"version {version('radar-ablations')}, code {source_hash()}"
 
 
 def _git(*arguments: str) -> str:

@@ -194,7 +194,7 @@ def test_what_is_left_out_is_told_and_linked_folders_are_followed_once(tmp_path,
     data = load_data(config)
     assert len(data.train) + len(data.held_out) == 9, "through the link, and not round and round"
     said = capsys.readouterr().err
-    assert "left out 1 files" in said and "1 .txt" in said and "1 .heic" in said
+    assert "left out what is no image or cannot be read here" in said and "1 .txt" in said and "1 .heic" in said
 
 
 def test_dead_links_and_bombs_are_named_with_their_reason(tmp_path, monkeypatch, capsys):
@@ -208,7 +208,7 @@ def test_dead_links_and_bombs_are_named_with_their_reason(tmp_path, monkeypatch,
         load_data(config)
     config.skip_unreadable = True
     assert len(load_data(config).train) == 4
-    assert "left out 2 unreadable images: a/gone.png" in capsys.readouterr().err
+    assert "left out what cannot be read: a/gone.png" in capsys.readouterr().err
 
 
 def test_unknown_background(tmp_path):

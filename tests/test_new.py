@@ -82,7 +82,7 @@ def test_images_beside_the_folders_of_classes_are_left_out(images, capsys):
         Image.new("RGB", (20, 20), (60 * i, 0, 0)).save(images / "a" / f"{i}.png")
     data = load_data(DataConfig(name="folder", root=str(images), size=16, held_out=0.25))
     assert data.classes == ("a",) and len(data.train) == 3
-    assert "left out 60 images that lie beside the folders of classes" in capsys.readouterr().err
+    assert "left out what lies beside the folders of classes (images: 60)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["2019_05", "007", "null", "true", "it's"])

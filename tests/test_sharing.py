@@ -78,6 +78,16 @@ def test_judging_and_editing_in_python(room):
     assert edited.hidden.sum() == 4 * 32
 
 
+def test_an_order_that_is_an_array(room, tmp_path):
+    steps = torch.arange(64).flip(0) // 8
+    options = {"run": str(tmp_path / "run"), "order": steps, "attention": "plain"}
+    model = radar.train("digits", *TINY, "train.max_steps=2", **options)
+    assert torch.equal(model.generator.module.order.step, steps)
+    assert repr(model.sample(images=3)) == "<3 samples of 8x8 pixels>"
+    with pytest.raises(InputError, match=r"steps.npy holds another order; choose another run="):
+        radar.train("digits", *TINY, "train.max_steps=2", **options | {"order": steps.flip(0)})
+
+
 @pytest.mark.parametrize(
     ("call", "line"),
     [
@@ -95,6 +105,16 @@ def test_judging_and_editing_in_python(room):
         (lambda m: m.nll(m.held_out(2)[0] / 255, [1, 2]), "torch.float32 are not possible"),
         (lambda m: m.nll(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [1]), r"\(1, 3, 16, 16\), torch.uint8 are not"),
         (lambda m: m.edit(m.held_out(1)[0][0], [1]), r"images of shape \(3, 8, 8\)"),
+        (lambda m: m.sample(labels=[None]), r"labels=\[None\] is not possible"),
+        (lambda m: m.sheet(None), r"sheet\(NoneType\) is not possible: what `sample` returns is expected"),
+        (lambda m: m.nll(None, [1]), "images of type NoneType are not possible"),
+        (lambda m: radar.train("digits", 5), "a configuration, options 'key=value' and groups by name expected"),
+        (lambda m: radar.train("digits", attention=len), "a name expected; plugins="),
+        (lambda m: radar.train("digits", order=torch.ones(64) / 2), "a name, or an array of whole numbers, expected"),
+        (lambda m: radar.independence_gap([0], torch.eye(1)), r"independence_gap\(list, Tensor\) is not possible"),
+        (lambda m: radar.independence_gap(torch.arange(3), torch.eye(4)), r"a covariance \(4, 4\) are not possible"),
+        (lambda m: radar.independence_gap(torch.arange(2), -torch.eye(2)), "not positive definite"),
+        (lambda m: radar.exponential_covariance(-1, 4), "a grid of -1x4 is not possible"),
     ],
 )
 def test_bad_calls(call, line):
@@ -161,9 +181,20 @@ def test_scores_are_those_of_this_training_and_sampling(room, capsys, tmp_path):
     assert "1.25" in Path("again/README.md").read_text(), "an exported folder is exported with its scores"
     for what, options in {
         "another training than": ["runs/own/last.ckpt"],
-        "another way of sampling than": ["runs/digits/last.ckpt", "sample.guidance=4"],
+        "another way of sampling (sample.guidance=1.0) than": ["runs/digits/last.ckpt", "sample.guidance=4"],
     }.items():
         assert f"are scores of {what}" in fails(capsys, "export", options[0], "wrong", "--scores", row, *options[1:])
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    (study / "rows").mkdir()
+    shutil.copytree("runs/digits", study / "runs" / "0123")
+    (study / "rows" / "another.json").write_text(json.dumps(row_of("own")))
+    (study / "rows" / "its-own.json").write_text(row.read_text())
+    main(["export", str(study / "runs" / "0123" / "last.ckpt"), "of-a-study"])
+    assert "1.25" in Path("of-a-study/README.md").read_text(), "the row of a study is found"
+    main(["export", str(study / "runs" / "0123" / "last.ckpt"), "otherwise", "sample.guidance=4"])
+    told = capsys.readouterr().err
+    assert "its-own.json is left out: it is of another way of sampling (sample.guidance=1.0)" in told
     row.write_text(json.dumps(row_of("digits") | {"kept_step": 2}))
     assert "another optimizer step" in fails(capsys, "export", "runs/digits/last.ckpt", "wrong", "--scores", row)
     row.write_text(json.dumps({key: value for key, value in row_of("digits").items() if key != "fid_feature"}))

@@ -258,8 +258,9 @@ def headline(rows: Sequence[Row]) -> str:
             arm = best(means, key=means.__getitem__)
             column = column_of(key)
             said.append(f"{word} {titled(column, rows)}: {arm} ({means[arm]:.{column.digits}f})")
-    several = any(len(group) > 1 for group in by_arm(rows).values())
-    return f"{'By means over seeds' if several else 'One seed'}: {'; '.join(said)}." if said else ""
+    seeds = max(len(group) for group in by_arm(rows).values())
+    of = "One seed" if seeds == 1 else "By means over seeds" + ", two, too few for an interval" * (seeds == 2)
+    return f"{of}: {'; '.join(said)}." if said else ""
 
 
 def warnings(results: Results) -> list[str]:

@@ -73,7 +73,7 @@ def list_images(classes: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
         found[path].sort()
         if left_out:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
-            tell(f"{path}: left out {left_out.total()} files that are no images or cannot be read here ({kinds})")
+            tell(f"{path}: left out what is no image or cannot be read here ({kinds})")
     return found
 
 
@@ -174,7 +174,7 @@ def readable(found: Mapping[Path, tuple[str, str | None]], base: Path, skip: boo
             raise InputError(
                 f"{len(bad)} unreadable images in {base}: {named}; remove them or set data.skip_unreadable=true"
             )
-        tell(f"{base}: left out {len(bad)} unreadable images: {named}")
+        tell(f"{base}: left out what cannot be read: {named}")
     good = [path for path, (_, reason) in found.items() if reason is None]
     if not good:
         raise InputError(f"data.root='{base}' holds no readable image")

@@ -88,5 +88,5 @@ def class_folders(base: Path) -> list[Path]:
     inner = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
     beside = sum(path.suffix.lower() in suffixes() for path in base.iterdir() if path.is_file())
     if inner and beside:
-        tell(f"{base}: left out {beside} images that lie beside the folders of classes")
+        tell(f"{base}: left out what lies beside the folders of classes (images: {beside})")
     return inner or [base]

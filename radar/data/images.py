@@ -132,6 +132,17 @@ def stratified_split(
     labels: NDArray[np.int64], held_out: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the train and the held-out split, with the same share of each class; raises InputError."""
+    counts = np.bincount(labels)
+    if (counts == 1).any():
+        raise InputError(
+            f"class {int((counts == 1).argmax())} (counted from 0, by name) has one image alone: at least 2 expected, to "
+            "learn from one and to hold one out"
+        )
+    if round(held_out * len(labels)) < (classes := int((counts > 0).sum())):
+        raise InputError(
+            f"data.held_out={held_out} of {len(labels)} images is less than one for each of {classes} classes; choose "
+            "a larger share"
+        )
     try:
         train, test = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:

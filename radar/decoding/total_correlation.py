@@ -25,9 +25,11 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 def kernel_covariance(kernel: str, h: int, w: int, length: float = 4.0, nugget: float = 1e-4) -> Tensor:
     """Covariance (N, N) float64 of a stationary field on the grid: kernel(distance / length) + nugget * I.
 
-    Raises InputError for an unknown kernel or a length that is not above 0.
+    Raises InputError for an unknown kernel, a grid without cells or a length that is not above 0.
     """
     curve = choose("kernel", kernel, KERNELS)
+    if min(h, w) < 1:
+        raise InputError(f"a grid of {h}x{w} is not possible: sides of at least 1")
     if not 0 < length < float("inf"):
         raise InputError(f"length={length} is not possible: it must be above 0 and finite")
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
@@ -46,7 +48,10 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     Args:
         step: (N,) the step of each cell; of several orders, (M, N), it is the mean.
         covariance: (N, N) of the field, positive definite.
+
+    Raises InputError for tensors of other shapes, and a covariance that is none.
     """
+    _check(step, covariance)
     if step.ndim > 1:
         return torch.stack([independence_gap(one, covariance) for one in step]).mean(0)
     # The Schur complement of a group given all earlier ones is L L^T of the group's diagonal block of the Cholesky
@@ -58,6 +63,20 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     variance = (factor.square() * same).sum(1)
     excess = 0.5 * (variance.log() - factor.diagonal().square().log())
     return torch.zeros(int(step.max()) + 1, dtype=torch.float64).index_add(0, step[permutation], excess)
+
+
+def _check(step: Tensor, covariance: Tensor) -> None:
+    if not isinstance(step, Tensor) or not isinstance(covariance, Tensor):
+        kinds = f"{type(step).__name__}, {type(covariance).__name__}"
+        raise InputError(f"independence_gap({kinds}) is not possible: tensors of steps and of a covariance expected")
+    cells = step.shape[-1] if step.ndim in (1, 2) else 0
+    if not cells or step.is_floating_point() or tuple(covariance.shape) != (cells, cells):
+        raise InputError(
+            f"steps {tuple(step.shape)} {step.dtype} and a covariance {tuple(covariance.shape)} are not possible: "
+            "whole numbers (N,) or (M, N), and (N, N), expected"
+        )
+    if torch.linalg.cholesky_ex(covariance.double()).info:
+        raise InputError("the covariance is not positive definite")
 
 
 class Pair(NamedTuple):

@@ -153,6 +153,11 @@ class Edited:
     labels: Tensor
     own: Tensor
 
+    def __repr__(self) -> str:
+        """How many, in a line."""
+        hidden = self.hidden.double().mean()
+        return f"<{len(self.after)} edited images, {hidden:.0%} of their cells drawn anew>"
+
     def take(self, rows: Tensor | slice) -> "Edited":
         """Some of the images."""
         return Edited(**{name: value[rows] for name, value in vars(self).items()})

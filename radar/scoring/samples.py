@@ -30,6 +30,10 @@ class Samples:
     tokens: Tensor
     labels: Tensor
 
+    def __repr__(self) -> str:
+        """How many, in a line."""
+        return f"<{len(self.images)} samples of {self.images.shape[2]}x{self.images.shape[3]} pixels>"
+
 
 def label_rule(generator: Generator, name: str) -> LabelRule:
     """Which label an image of a number has, by a rule of LABELS; raises InputError for an unknown one."""

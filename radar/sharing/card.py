@@ -87,10 +87,11 @@ def facts_of(generator: Generator) -> dict[str, str]:
     c, data, module = generator.config, generator.data, generator.as_trained or generator.module
     h, w = module.grid
     passes, sizes = module.sampling(c.sample).passes, step_sizes(module.order.sampled(c.sample))
-    ordered = c.generator == "autoregressive"
+    ordered, tokenizer = c.generator == "autoregressive", generator.tokenizer
+    cell = f"{tokenizer.channels} numbers each" if tokenizer.continuous else f"{tokenizer.vocabulary} codes"
     return {
         "images": f"{data.name}, {len(data.classes)} classes, {data.size[0]}x{data.size[1]} pixels ({data.crop})",
-        "tokens": f"{h * w} cells of tokenizer `{c.tokenizer.name}`, {generator.tokenizer.vocabulary} codes",
+        "tokens": f"{h * w} cells of tokenizer `{c.tokenizer.name}`, {cell}",
         "sampling": f"{passes} forward passes"
         + (f", order `{c.order.name}`, {min(sizes)} to {max(sizes)} cells in each" if ordered else ""),
         "attention": f"`{c.attention}`" if ordered else "every cell sees every other",

@@ -15,11 +15,11 @@ from radar.scoring.sample_pictures import samples_sheet
 from radar.scoring.samples import class_counts, draw_samples
 from radar.sharing.card import CARD, NEEDED, SAMPLES, generator_card, tokenizer_card
 from radar.sheets import save_image
-from radar.tokenizers import Learned
 from radar.training.checkpoints import Generator, holds_tokenizer, load_generator, load_tokenizer, read_checkpoint
 from radar.training.exported import TOKENIZER, description_of, write_exported
 
 SCORES = "evaluation.json"
+SAMPLED = "another way of sampling"
 
 
 def export(checkpoint: str, folder: Path, licence: str | None, scores: Path | None, options: list[str]) -> None:
@@ -29,7 +29,8 @@ def export(checkpoint: str, folder: Path, licence: str | None, scores: Path | No
         checkpoint: file, exported folder, or name on the hub.
         folder: to be made.
         licence: of the weights, for the card.
-        scores: row of `radar evaluate`; by default the one beside the checkpoint, if it is of this training.
+        scores: row of `radar evaluate` or of a study; by default the one beside the checkpoint, or in the study that
+            it is of, if it is of this training.
         options: of how to sample, as `radar sample` takes them.
 
     Raises InputError for a folder that is there, for scores of another training or of other sampling, and for options
@@ -76,7 +77,7 @@ def write_generator(generator: Generator, folder: Path) -> None:
     told = found["radar"] | {"config": portable(found["radar"]["config"] | sample)}
     whole = found | {"radar": told, "seconds": generator.train_seconds}
     write_exported(folder, module.state_dict(), whole, description_of(generator.data, class_counts(generator)))
-    if isinstance(generator.tokenizer, Learned) and generator.config.tokenizer.checkpoint is not None:
+    if generator.tokenizer.learned and generator.config.tokenizer.checkpoint is not None:
         (folder / TOKENIZER).mkdir()
         own = generator.config.tokenizer
         write_tokenizer(str(own.checkpoint), own.encoder, folder / TOKENIZER)
@@ -122,10 +123,27 @@ def scores_of(checkpoint: str, generator: Generator, path: Path | None) -> dict[
 
     Raises InputError for a given one of another training, step or way of sampling, or that is no such row.
     """
+    if path is not None:
+        row, said = _read_scores(path, generator)
+        if said is None:
+            return row
+        raise InputError(f"{path} are scores of {said} than {checkpoint} as it is exported")
     there = local(checkpoint)
-    found = path or (there if there.is_dir() else there.parent) / SCORES
-    if path is None and not found.is_file():
-        return None
+    beside, read = (there if there.is_dir() else there.parent) / SCORES, []
+    rows = sorted(there.parent.parent.parent.glob("rows/*.json")) if there.parent.parent.name == "runs" else []
+    for found in [beside, *rows] if beside.is_file() else rows:
+        row, said = _read_scores(found, generator)
+        if said is None:
+            return row
+        if found == beside or said.startswith(SAMPLED):
+            read.append(f"{found} is left out: it is of {said}")
+    if read:
+        print(f"radar: {read[0]}", file=sys.stderr)
+    return None
+
+
+def _read_scores(found: Path, generator: Generator) -> tuple[dict[str, Any], str | None]:
+    """A row, and in what it is another one; raises InputError where it is none."""
     try:
         row: dict[str, Any] = json.loads(found.read_text())
         scored = to_config(row["options"] | {"run": generator.config.run})
@@ -134,15 +152,13 @@ def scores_of(checkpoint: str, generator: Generator, path: Path | None) -> dict[
             raise KeyError(missing[0])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{found} is no row of `radar evaluate` ({type(error).__name__}: {error})") from error
-    said = "another training" if _training(scored) != _training(generator.config) else None
-    said = said or ("another optimizer step" if steps != generator.kept_step else None)
-    said = said or ("another way of sampling" if _drawing(scored) != _drawing(generator.config) else None)
-    if said is None:
-        return row
-    if path is None:
-        print(f"radar: {found} is left out: it is of {said}", file=sys.stderr)
-        return None
-    raise InputError(f"{path} are scores of {said} than {checkpoint} as it is exported")
+    if _training(scored) != _training(generator.config):
+        return row, "another training"
+    if steps != generator.kept_step:
+        return row, "another optimizer step"
+    own, theirs = _drawing(generator.config), _drawing(scored)
+    other = " ".join(f"sample.{name}={value}" for name, value in theirs.items() if value != own[name])
+    return row, f"{SAMPLED} ({other})" if other else None
 
 
 def _training(config: Config) -> dict[str, Any]:

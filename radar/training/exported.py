@@ -40,6 +40,8 @@ def write_exported(folder: Path, weights: dict[str, Tensor], checkpoint: dict[st
 
 def read_exported(folder: Path) -> dict[str, Any]:
     """Read a folder as a checkpoint; raises InputError if it is damaged or foreign."""
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"folder {folder} is damaged: {WEIGHTS} is missing")
     try:
         found = dict(json.loads((folder / DESCRIPTION).read_text())["radar"])
         tensors = load_file(folder / WEIGHTS)
@@ -65,8 +67,8 @@ def read_exported(folder: Path) -> dict[str, Any]:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder is one of these."""
-    return (folder / DESCRIPTION).is_file() and (folder / WEIGHTS).is_file()
+    """Whether a folder is one of these, or was one."""
+    return (folder / DESCRIPTION).is_file()
 
 
 def description_of(data: ImageData, counts: Tensor) -> dict[str, Any]:
