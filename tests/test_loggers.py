@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ablations.cli import main
+from radar.errors import RunError
 from radar.training import loggers
+from radar.training.generator import GeneratorModule
 from radar.training.logs import validations
 from tests.command_line import fails
 
@@ -27,8 +29,8 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def train(name: str, steps: int) -> None:
-    main(["train", "digits", *TINY, f"train.max_steps={steps}", f"train.loggers=[csv,{name}]"])
+def train(name: str, steps: int, *more: str) -> None:
+    main(["train", "digits", *TINY, f"train.max_steps={steps}", f"train.loggers=[csv,{name}]", *more])
 
 
 def test_tensorboard():
@@ -69,6 +71,42 @@ def test_trackio():
     with sqlite3.connect(path) as database:
         text = str(database.execute("select * from metrics").fetchall())
     assert "val/nll" in text and "val/fid" in text and "train/loss" in text
+
+
+@pytest.mark.parametrize("name", [name for name in ("mlflow", "wandb", "trackio") if find_spec(name)])
+def test_a_training_that_goes_on_is_one_run(name, monkeypatch):
+    original = GeneratorModule.training_step
+
+    def struck(self, *given):
+        if self.global_step == 3:
+            raise RunError("stopped")
+        return original(self, *given)
+
+    with monkeypatch.context() as broken, pytest.raises(SystemExit):
+        broken.setattr(GeneratorModule, "training_step", struck)
+        train(name, 6, "train.checkpoint_every=2")
+    train(name, 6, "train.checkpoint_every=2")
+    if name == "wandb":
+        names = {path.name.rsplit("-", 1)[1] for path in Path("run/wandb").glob("offline-run-*")}
+        assert len(names) == 1, "two files of one run, to be sent as one"
+        return
+    if name == "mlflow":
+        found = logged("run/mlflow.db", "select distinct run_uuid from metrics")
+        steps = logged("run/mlflow.db", "select step from metrics")
+    else:
+        from trackio.utils import TRACKIO_DIR  # read when it was first imported, maybe by another test
+
+        own = f"run {Path('run/.log-id').read_text()[:6]}"
+        found = logged(
+            TRACKIO_DIR / "radar-ablations.db", f"select distinct run_name from metrics where run_name like '{own}%'"
+        )
+        steps = logged(TRACKIO_DIR / "radar-ablations.db", f"select step from metrics where run_name = '{own}'")
+    assert len(found) == 1 and {2, 4, 6} <= set(steps)
+
+
+def logged(path, query):
+    with sqlite3.connect(path) as database:
+        return [value for (value,) in database.execute(query)]
 
 
 def test_loggers_do_not_change_what_is_trained():

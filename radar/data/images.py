@@ -135,8 +135,8 @@ def stratified_split(
     counts = np.bincount(labels)
     if (counts == 1).any():
         raise InputError(
-            f"class {int((counts == 1).argmax())} (counted from 0, by name) has one image alone: at least 2 expected, to "
-            "learn from one and to hold one out"
+            f"class {int((counts == 1).argmax())} (counted from 0, by name) has one image alone: at least 2 expected, "
+            "to learn from one and to hold one out"
         )
     if round(held_out * len(labels)) < (classes := int((counts > 0).sum())):
         raise InputError(

@@ -4,6 +4,7 @@ The CSV files are always there: curves are read from them.
 """
 
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from radar.errors import InputError
 from radar.sheets import Pixels
 
 PROJECT = "radar-ablations"
+TAG = "radar_run"  # by which a training finds its run again
 ShowImage = Callable[[Any, str, Pixels, int], None]  # logger, name, pixels (H, W, 3), optimizer step
 
 
@@ -36,6 +38,20 @@ class Place(NamedTuple):
     open: Callable[[Path], Logger]
     package: str
     told: bool = True
+
+
+def identity(run: Path) -> str:
+    """Name of a training wherever it is logged: drawn once for its folder, so that it goes on as the same run."""
+    path = identity_file(run)
+    if not path.exists() and getattr(rank_zero_only, "rank", 0) == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text() if path.exists() else ""
+
+
+def identity_file(run: Path) -> Path:
+    """Where it is kept."""
+    return run / ".log-id"
 
 
 class TrackioLogger(Logger):
@@ -62,7 +78,12 @@ class TrackioLogger(Logger):
         import trackio
 
         if self._opened is None:
-            self._opened = trackio.init(PROJECT, name=str(self.run), config=self._options, embed=False)
+            own: dict[str, Any] = {
+                "name": f"{self.run} {identity(self.run)[:6]}",
+                "config": self._options,
+                "resume": "allow",
+            }
+            self._opened = trackio.init(PROJECT, **own, embed=False)
         return self._opened
 
     @rank_zero_only
@@ -123,14 +144,28 @@ class FinishedWandbLogger(WandbLogger):
 
 
 def _wandb(run: Path) -> Logger:
-    return FinishedWandbLogger(project=PROJECT, name=str(run), save_dir=run)
+    return FinishedWandbLogger(project=PROJECT, name=str(run), save_dir=run, id=identity(run) or None, resume="allow")
 
 
 def _mlflow(run: Path) -> Logger:
     place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve()}/mlflow.db"
     run.mkdir(parents=True, exist_ok=True)
     files = None if os.environ.get("MLFLOW_TRACKING_URI") else (run.resolve() / "mlflow").as_uri()
-    return MLFlowLogger(PROJECT, run_name=str(run), tracking_uri=place, artifact_location=files)
+    tags = {TAG: identity(run)}
+    return MLFlowLogger(
+        PROJECT, run_name=str(run), tracking_uri=place, artifact_location=files, tags=tags, run_id=_logged(place, tags)
+    )
+
+
+def _logged(place: str, tags: Mapping[str, str]) -> str | None:
+    """The run with these tags, if there is one."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(place)
+    experiments = client.search_experiments(filter_string=f"name = '{PROJECT}'")
+    wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    found = client.search_runs([one.experiment_id for one in experiments], wanted, max_results=1) if experiments else []
+    return str(found[0].info.run_id) if found else None
 
 
 LOGGERS = {
@@ -154,11 +189,12 @@ def check_loggers(names: Sequence[str]) -> None:
 
 def open_loggers(config: Config) -> list[Logger]:
     """Loggers of a training, with its options."""
-    found = []
+    run = Path(config.run)
+    found, begins = [], not identity_file(run).exists()
     for name in config.train.loggers:
         place = LOGGERS[name]
-        found.append(logger := place.open(Path(config.run)))
-        if place.told:
+        found.append(logger := place.open(run))
+        if place.told and begins:  # a run that goes on has them
             logger.log_hyperparams(flatten(to_dict(config)))
     return found
 
