@@ -58,13 +58,13 @@ def run_notebook(path: Path, folder: Path, target: Path) -> None:
     target.write_text(text)
 
 
-def lay_out(pages: Path, work: Path) -> None:
-    """Copy, generate, run."""
+def lay_out(pages: Path, work: Path | None) -> None:
+    """Copy, generate, and run the notebooks in the folder `work`, if there is one."""
     copy(pages)
     (pages / "docs" / "verbs.md").write_text(verbs())
     (pages / "docs" / "columns.md").write_text(columns())
-    main(["explore", "--out", str(pages / "docs" / "explorer.html")])
-    for path in NOTEBOOKS:
+    main(["explore", "--out", str(pages / "docs" / "order-explorer.html")])
+    for path in NOTEBOOKS if work else []:
         print(f"notebook {path.stem}", file=sys.stderr, flush=True)
         run_notebook(path, work, pages / "docs" / "learn" / path.name)
 
@@ -72,9 +72,11 @@ def lay_out(pages: Path, work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("pages", type=Path, help="folder to be made anew")
-    chosen = parser.parse_args().pages.resolve()
+    parser.add_argument("--still", action="store_true", help="notebooks as they are written, not run")
+    args = parser.parse_args()
+    chosen = args.pages.resolve()
     shutil.rmtree(chosen, ignore_errors=True)
     rooms = chosen.parent / "notebooks"
     shutil.rmtree(rooms, ignore_errors=True)
     rooms.mkdir(parents=True)
-    lay_out(chosen, rooms)
+    lay_out(chosen, None if args.still else rooms)
