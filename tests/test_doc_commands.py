@@ -229,6 +229,8 @@ def test_documented_commands_run(pages, tmp_path, monkeypatch, capsys, fashion_f
             continue
         for written, here in FILES.items():
             command = command.replace(written, here)
+        if (made := Path("my-study.yaml")).exists():  # of `radar new`; tests/test_new.py runs all of its seeds
+            made.write_text(made.read_text().replace("seeds: [0, 1, 2]", "seeds: [0]"))
         try:
             main(shlex.split(f"{command} {small}")[1:])
         except SystemExit as error:
