@@ -54,9 +54,15 @@ def test_completion(shell, capsys, tmp_path):
     assert all(verb in script for verb in VERBS)
     if shell == "bash":
         (tmp_path / "script").write_text(script)
-        asked = f"source {tmp_path}/script; COMP_WORDS=(radar or); COMP_CWORD=1; _shtab_radar; echo ${{COMPREPLY[@]}}"
-        found = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
-        assert found.stdout == "orders\n", found.stderr
+        for words, found in {
+            "radar or": "orders",
+            "radar train fashion_t": "fashion_tokenizer",
+            "radar ablate clai": "claims claims_cpu claims_orders",
+            "radar train digits train.max_s": "train.max_steps=",
+        }.items():
+            asked = f"COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; _shtab_radar; echo ${{COMPREPLY[@]}}"
+            told = subprocess.run(["bash", "-c", f"source {tmp_path}/script; {asked}"], capture_output=True, text=True)
+            assert told.stdout == f"{found}\n", told.stderr
 
 
 def test_the_version_stands_in_one_place(capsys):
