@@ -21,5 +21,5 @@ def main(args: argparse.Namespace) -> None:
         for name in ("train", "held_out"):
             views, cells = np.load(path / f"{name}-tokens.npy", mmap_mode="r").shape[:2]
             images = len(np.load(path / f"{name}-labels.npy", mmap_mode="r"))
-            print(f"{name}: {images:,} images, {views // max(1, images)} views of each, {cells} tokens of each view")
+            print(f"{name}: {images:,} images, {views // max(1, images)} views of each, {cells} cells of each view")
         print(path)

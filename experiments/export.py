@@ -11,7 +11,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="written by `radar train`, `radar tokenizer` or `radar import`")
     parser.add_argument("folder", help="to be made")
     parser.add_argument("--licence", help="of the weights, by its short name (apache-2.0), for the card")
-    parser.add_argument("--scores", help="row of `radar evaluate` (default: evaluation.json beside the checkpoint)")
+    parser.add_argument(
+        "--scores", help="row of `radar evaluate` (default: evaluation.json beside it, or its row in a study)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from radar.config.lookup import choose
+from radar.errors import InputError
 from radar.scoring.evaluation import check_scoring
 from radar.training.imported import IMPORTS, read_published, save_checkpoint
 
@@ -16,14 +17,22 @@ from radar.training.imported import IMPORTS, read_published, save_checkpoint
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("kind", help=f"what it is: {', '.join(IMPORTS)}")
-    parser.add_argument("file", help="published weights: a state dict, by itself or under model or state_dict")
+    parser.add_argument(
+        "file", help="published weights: a state dict, by itself or under ema, model, module or state_dict"
+    )
     parser.add_argument("--out", help="checkpoint to write (default runs/KIND/NAME.ckpt)")
 
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar import`."""
     read = choose("kind of weights", args.kind, IMPORTS)
-    module = read(read_published(args.file), args.file, args.options)
+    state = read_published(args.file)
+    try:
+        module = read(state, args.file, args.options)
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:  # names and shapes that none of these files has
+        raise InputError(f"{args.file} holds no weights of kind {args.kind} ({error})") from error
     check_scoring(module.config.evaluate)
     path = Path(args.out or f"runs/{args.kind}/{Path(args.file).stem}.ckpt")
     save_checkpoint(module, path, args.file)

@@ -1,7 +1,9 @@
 """`radar train CONFIG [key=value ...]`, or `radar.train` in Python: train a generator, or go on where it stopped."""
 
 import argparse
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def train(config: str | Path | Mapping[str, Any], *options: str, **groups: Any) 
         groups: options in its place: `order="halton:steps=7"`, or the step of every cell as an array,
             `attention="nested"`, `train={"max_steps": 500}`, `method="maskgit"`, `run="runs/mine"`.
 
-    An array is written to `steps.npy` in the run's folder. Raises InputError for bad options.
+    An array (N,) is written into the run's folder. Raises InputError for bad options.
     """
     if not isinstance(config, str | Path | Mapping) or not all(isinstance(text, str) for text in options):
         raise InputError(
@@ -60,26 +62,40 @@ def train(config: str | Path | Mapping[str, Any], *options: str, **groups: Any) 
     if isinstance(order := groups.get("order"), str):  # another order, and not only another name for the options of one
         values["order"], groups = {}, groups | {"order": given(parse_order(order))}
     elif order is not None and not isinstance(order, Mapping):
-        plain = {name: value for name, value in groups.items() if name != "order"}
-        path = _written(Path(to_config(merge_options(values, plain), options).run) / "steps.npy", order)
-        values["order"], groups = {}, plain | {"order": {"name": "file", "path": path}}
+        return _in_own_order(values, options, groups | {"order": {}}, order)
     return load(run(to_config(merge_options(values, groups), options)))
 
 
-def _written(path: Path, order: Any) -> str:
-    """Write the step of every cell; raises InputError for what is no array, and where there is another one."""
-    steps = np.asarray(order)
-    if steps.dtype.kind not in "iu":
-        raise InputError(
-            f"order={type(order).__name__} is not possible: a name, or an array of whole numbers, expected"
-        )
-    if path.exists():
-        if not np.array_equal(np.load(path), steps):
-            raise InputError(f"{path} holds another order; choose another run=")
-        return str(path)
+def _in_own_order(
+    values: dict[str, Any], options: Sequence[str], groups: dict[str, Any], order: Any
+) -> LoadedGenerator:
+    """Train in the order of an array, which is written beside the checkpoint; raises InputError for what is none."""
+    try:
+        steps = np.asarray(order.tolist() if hasattr(order, "tolist") else order)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"order={type(order).__name__} is no array ({error})") from error
+    if steps.dtype.kind not in "iu" or not steps.ndim:
+        kind = type(order).__name__
+        raise InputError(f"order={kind} is not possible: a name, or an array of whole numbers (N,), expected")
+    values["order"] = {}
+    folder = Path(to_config(merge_options(values, groups), options).run)
+    path = folder / f"steps-{hashlib.sha256(steps.astype(np.int64).tobytes()).hexdigest()[:8]}.npy"
+    new = not path.exists()
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, steps)
-    return str(path)
+    try:
+        return load(run(to_config(merge_options(values, groups | {"order": named(path)}), options)))
+    except InputError:
+        if new:  # nothing half-written
+            path.unlink()
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def named(path: Path) -> dict[str, str]:
+    """Options of an order that a file holds."""
+    return {"name": "file", "path": str(path)}
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,10 @@ def git_commit() -> str:
 
 
 def _installed() -> str:
-    return f"version {version('radar-ablations')}, code {source_hash()}"
+    try:
+        return f"version {version('radar-ablations')}, code {source_hash()}"
+    except PackageNotFoundError:
+        return f"unknown version, code {source_hash()}"
 
 
 def _git(*arguments: str) -> str:

@@ -181,7 +181,7 @@ def test_encode_as_a_command(tmp_path, capsys):
     for _ in range(2):
         main(command)
         said = capsys.readouterr().out.splitlines()
-        assert said[0] == "train: 1,347 images, 2 views of each, 64 tokens of each view"
+        assert said[0] == "train: 1,347 images, 2 views of each, 64 cells of each view"
         assert Path(said[2]).is_dir() and Path(said[2]).parent == tmp_path
     main(["train", "digits", *command[2:], *SMALL, f"run={tmp_path / 'run'}"])
     assert load_generator(tmp_path / "run" / "last.ckpt").data.augment == "flip"

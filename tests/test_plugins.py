@@ -1,8 +1,10 @@
 """Orders and attentions of a user's own, by `plugins`: known to every command and to processes of their own."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -50,7 +52,10 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
         f"name: own\nbase: digits\nbaseline: radial\nconfig: {{plugins: {own}, evaluate: {{images: 20, "
         "timing_repeats: 1}}\narms:\n  curtains: {order: {name: curtains}, attention: as_plain}\n"
         "  radial: {order: {name: radial}, attention: plain}\n"
+        + "".join(f"  file {k}: {{order: {{name: file, path: {tmp_path / k}.npy}}, attention: plain}}\n" for k in "ab")
     )
+    for k, shift in ("a", 0), ("b", 8):
+        np.save(tmp_path / f"{k}.npy", np.roll(np.arange(64) // 16, shift))
     main(["ablate", str(study), "--workers", "1", "--out", str(out), cache, *SMALL])
     assert "curtains" in (out / "report.md").read_text()
     run = next(path for path in (out / "runs").iterdir() if "curtains" in (path / "config.yaml").read_text())
@@ -58,8 +63,14 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True)
     own.write_text(OWN + "\n# changed\n")
     told = subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True, text=True)
-    assert "was trained with other plugins (own.py " in told.stderr
+    assert "was trained with other plugins (" in told.stderr
+    for path in (out / "runs").iterdir():  # their options are alike but for a path
+        if f"{tmp_path}/b.npy" in (path / "config.yaml").read_text():
+            main(["export", str(path / "last.ckpt"), str(tmp_path / "b"), cache])
+            assert json.loads((tmp_path / "b" / "evaluation.json").read_text())["arm"] == "file b"
+    (out / "rows" / "stray.json").write_text("[1]")
     main(["export", str(run / "last.ckpt"), str(tmp_path / "folder"), cache])
+    assert json.loads((tmp_path / "folder" / "evaluation.json").read_text())["arm"] == "curtains"
     assert str(own) not in (tmp_path / "folder" / "config.json").read_text()
     loaded = radar.load(tmp_path / "folder", f"plugins=[{own}]")
     assert loaded.sample(images=2).images.shape == (2, 3, 8, 8)

@@ -22,7 +22,7 @@ from radar.scoring.reference import build_references
 from radar.scoring.restoration import restored_distances
 from radar.scoring.row import Row
 from radar.tokenizers import build_tokenizer, tokenizer_hash
-from radar.training.checkpoints import adopt, build_generator, has_ended, load_tokenizer, read_checkpoint
+from radar.training.checkpoints import adopt, as_drawn, build_generator, has_ended, load_tokenizer, read_checkpoint
 from radar.training.devices import pick_device
 from radar.training.generators import generator_builder
 from radar.training.runs import tokenizer_folder, train_tokenizer
@@ -76,6 +76,7 @@ def check_arms(plan: Plan) -> None:
             tokenizer_folder(Path(path))
             data, order = load_data(config.data), replace(config.order, covariance=None)
             config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
+            tokenizer = as_drawn(tokenizer, config)
             generator_builder(config)(config, tokenizer, len(data.classes), tokenizer.grid(data.size), planned=True)
 
 
@@ -137,7 +138,10 @@ def prepare(plan: Plan, rows: Sequence[Row]) -> None:
     Raises InputError if the rows that are there already were scored by others.
     """
     configs = [trial.config for trial in plan.trials] or [plan.sketch().config]
-    parts = {repr((c.data, c.tokenizer, c.evaluate.features, c.evaluate.reference_images)): c for c in configs}
+    parts = {
+        repr((c.data, c.tokenizer, c.diffusion.latents, c.evaluate.features, c.evaluate.reference_images)): c
+        for c in configs
+    }
     for config in parts.values():
         _, data, tokenizer = build_generator(config)
         device = pick_device(config.train.device)

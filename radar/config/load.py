@@ -164,9 +164,15 @@ SPREAD = (
 )  # fmt: skip
 
 
+def stored_config(checkpoint: Mapping[str, Any]) -> Config:
+    """Options of a checkpoint that are only looked at: nothing of its own is imported."""
+    return to_config({**checkpoint["radar"]["config"], "plugins": []})
+
+
 def training_options(config: Config) -> dict[str, Any]:
     """Options that can change the trained weights; what options name by path is known by what it holds."""
     options = {key: value for key, value in result_options(config).items() if key not in ("sample", "evaluate")}
+    options.pop("plugins")
     for name in ("train", "model"):
         options[name] = {key: value for key, value in options[name].items() if f"{name}.{key}" not in SPREAD}
     options["data"] = {**options["data"], "root": None}

@@ -100,7 +100,7 @@ class TokenizerConfig:
         None, "vq, frozen: weight of each cell's entropy of codes in a batch, which is to grow", above=0
     )
     width: int | None = option(None, "all that are learned: channels of the convolutions")
-    downsample: int | None = option(None, "all that are learned: pixels per cell and side, a power of two")
+    downsample: int | None = option(None, "all that are learned: pixels per cell and side")
     checkpoint: str | None = option(None, "those that are learned: trained by `radar tokenizer`")
 
 

@@ -32,13 +32,13 @@ def _import(path: Path, text: str) -> None:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's own code raises
+    except (Exception, SystemExit) as error:  # whatever a user's own code raises
         del sys.modules[spec.name]
-        raise InputError(f"plugins={text} cannot be imported: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"plugins={text} cannot be imported: {type(error).__name__}: {said}") from error
     _digests[path] = digest
 
 
 def plugins_digest(paths: Sequence[str]) -> str:
-    """Name files that are imported, with what they held: `own.py 0123456789ab`."""
-    found = (Path(text).expanduser().resolve() for text in paths)
-    return ", ".join(f"{path.name} {_digests[path]}" for path in found)
+    """Name files that are imported by what they held."""
+    return ", ".join(_digests[Path(text).expanduser().resolve()] for text in paths)

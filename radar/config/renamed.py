@@ -79,7 +79,8 @@ def upgrade(checkpoint: dict[str, Any]) -> None:
     Raises InputError where it was trained under a variant that is another one now.
     """
     checkpoint["radar"]["config"] = with_new_names(checkpoint["radar"]["config"])
-    refuse_old_attention(checkpoint["radar"]["config"].get("attention"))
+    if not any(name.startswith("tokenizer.") for name in checkpoint["state_dict"]):
+        refuse_old_attention(checkpoint["radar"]["config"].get("attention"))
     weights = checkpoint["state_dict"]
     for old, new in WEIGHTS.items():
         if old in weights:

@@ -1,5 +1,6 @@
 """What every data set is: two splits of labelled images and a description."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -138,7 +139,7 @@ def stratified_split(
             f"class {int((counts == 1).argmax())} (counted from 0, by name) has one image alone: at least 2 expected, "
             "to learn from one and to hold one out"
         )
-    if round(held_out * len(labels)) < (classes := int((counts > 0).sum())):
+    if math.ceil(held_out * len(labels)) < (classes := int((counts > 0).sum())):
         raise InputError(
             f"data.held_out={held_out} of {len(labels)} images is less than one for each of {classes} classes; choose "
             "a larger share"

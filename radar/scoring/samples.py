@@ -24,7 +24,7 @@ LabelRule = Callable[[Sequence[int]], Tensor]  # numbers of images (B,) -> label
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (B, 3, H, W) uint8, their tokens (B, N) and labels (B,)."""
+    """Images (B, 3, H, W) uint8, their tokens (B, N), or vectors (B, N, C) float32, and labels (B,)."""
 
     images: Tensor
     tokens: Tensor

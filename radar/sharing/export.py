@@ -3,10 +3,11 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from radar.config.load import to_config, to_dict, training_options
+from radar.config.load import stored_config, to_config, to_dict, training_options
 from radar.config.options import PATHS, Config
 from radar.errors import InputError
 from radar.files import replacing_folder
@@ -20,6 +21,7 @@ from radar.training.exported import TOKENIZER, description_of, write_exported
 
 SCORES = "evaluation.json"
 SAMPLED = "another way of sampling"
+CACHE = ("data", "cache")  # which changes nothing
 
 
 def export(checkpoint: str, folder: Path, licence: str | None, scores: Path | None, options: list[str]) -> None:
@@ -63,7 +65,7 @@ def export_tokenizer(
     if scores is not None:
         raise InputError("--scores has no effect on a tokenizer: its card shows none")
     found = read_checkpoint(checkpoint)
-    config = to_config(found["radar"]["config"], options)
+    config = to_config({**found["radar"]["config"], "plugins": []}, options)
     with replacing_folder(folder) as made:
         write_tokenizer(checkpoint, config.tokenizer.encoder, made)
         (made / CARD).write_text(tokenizer_card(config, found, licence))
@@ -89,7 +91,7 @@ def write_tokenizer(checkpoint: str, encoder: str | None, folder: Path) -> None:
     A frozen encoder is not written: whoever opens the folder has it, and says where.
     """
     found = read_checkpoint(checkpoint)
-    options = to_config(found["radar"]["config"]).tokenizer
+    options = stored_config(found).tokenizer
     options.checkpoint, options.encoder = checkpoint, encoder or options.encoder
     weights = {f"tokenizer.{name}": value for name, value in load_tokenizer(options).state_dict().items()}
     told = found["radar"] | {"config": portable(found["radar"]["config"])}
@@ -128,18 +130,36 @@ def scores_of(checkpoint: str, generator: Generator, path: Path | None) -> dict[
         if said is None:
             return row
         raise InputError(f"{path} are scores of {said} than {checkpoint} as it is exported")
-    there = local(checkpoint)
-    beside, read = (there if there.is_dir() else there.parent) / SCORES, []
-    rows = sorted(there.parent.parent.parent.glob("rows/*.json")) if there.parent.parent.name == "runs" else []
-    for found in [beside, *rows] if beside.is_file() else rows:
-        row, said = _read_scores(found, generator)
-        if said is None:
-            return row
-        if found == beside or said.startswith(SAMPLED):
-            read.append(f"{found} is left out: it is of {said}")
-    if read:
-        print(f"radar: {read[0]}", file=sys.stderr)
-    return None
+    there = local(checkpoint).resolve()
+    beside = (there if there.is_dir() else there.parent) / SCORES
+    found = beside if beside.is_file() else _row_of_study(there, generator)
+    if found is None:
+        return None
+    row, said = _read_scores(found, generator)
+    if said is not None:
+        print(f"radar: {found} is left out: it is of {said}", file=sys.stderr)
+        return None
+    return row
+
+
+def _row_of_study(checkpoint: Path, generator: Generator) -> Path | None:
+    """Row of a study's folder that is of this training, to the last path; None where it is not clear which one is."""
+    mine, found = training_options(generator.config), list[Path]()
+    for path in sorted(checkpoint.parent.parent.parent.glob("rows/*.json")) if checkpoint.is_file() else []:
+        try:
+            row = json.loads(path.read_text())
+            same = row["order_hash"] == generator.module.order.digest and row["kept_step"] == generator.kept_step
+            if same and _paths(row["options"]) == _paths(to_dict(generator.config)):
+                found += [path] if training_options(to_config(row["options"] | {"run": "row"})) == mine else []
+        except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # whatever else lies there
+    return found[0] if len(found) == 1 else None
+
+
+def _paths(options: Mapping[str, Any]) -> list[Any]:
+    """What options name by path, and what they begin with."""
+    named = [options[group][name] for group, names in PATHS.items() for name in names if (group, name) != CACHE]
+    return [*named, options["init"], options.get("plugins", [])]
 
 
 def _read_scores(found: Path, generator: Generator) -> tuple[dict[str, Any], str | None]:

@@ -74,7 +74,13 @@ def halves(code: int, width: int, downsample: int, attention: bool) -> Halves:
 
 
 class Convolutional(Learned):
-    """Convolutional encoder and decoder around a quantiser of the library vector-quantize-pytorch, or one like it."""
+    """Convolutional encoder and decoder around a quantiser of the library vector-quantize-pytorch, or one like it.
+
+    Attributes:
+        trained_here: whether it can be trained; else it is filled by `radar import`.
+    """
+
+    trained_here = True
 
     def __init__(self, kind: str, quantiser: nn.Module, vocabulary: int, both: Halves) -> None:
         super().__init__()

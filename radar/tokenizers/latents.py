@@ -13,7 +13,10 @@ from radar.tokenizers.tokenizer import Learned, Tokenizer
 
 
 class Latents(Tokenizer):
-    """A learned tokenizer whose cells hold vectors (B, N, C) float32: they are rounded to codes only to be decoded."""
+    """A learned tokenizer whose cells hold vectors (B, N, C) float32: they are rounded to codes only to be decoded.
+
+    It stands around one that is trained, and is not to be trained itself.
+    """
 
     continuous = True
     learned = True
@@ -92,7 +95,9 @@ def kl_vae(width: int = 128, downsample: int = PIXELS) -> Tokenizer:
     there = nn.Sequential(encoder, nn.Conv2d(2 * LATENT, 2 * LATENT, 1), First(LATENT), nn.PixelUnshuffle(patch))
     back = nn.Sequential(nn.PixelShuffle(patch), nn.Conv2d(LATENT, LATENT, 1), decoder)
     both = Halves(there, back, LATENT * patch**2, downsample, f"width{width}-down{downsample}")
-    return Autoencoder("kl-vae", nn.Identity(), 0, both)
+    tokenizer = Autoencoder("kl-vae", nn.Identity(), 0, both)
+    tokenizer.trained_here = False
+    return tokenizer
 
 
 def autoencoder(code: int = 8, width: int = 64, downsample: int = 4, attention: bool = False) -> Tokenizer:

@@ -49,4 +49,6 @@ def var_vae(codebook: int = 4096, width: int = 160, sides: Sequence[int] = SIDES
     back = nn.Sequential(around[1], decoder)
     both = Halves(nn.Sequential(encoder, around[0]), back, CODE, 16, f"width{width}-down16")
     kind = f"var-vae-{codebook}-{'-'.join(map(str, sides))}"
-    return Multiscale(kind, Pyramid(Nearest(codebook, CODE), sides, CODE), codebook, both)
+    tokenizer = Multiscale(kind, Pyramid(Nearest(codebook, CODE), sides, CODE), codebook, both)
+    tokenizer.trained_here = False
+    return tokenizer

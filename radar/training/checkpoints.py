@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radar.config.load import merge_options, to_config
+from radar.config.load import merge_options, stored_config, to_config
 from radar.config.options import Config, ModelConfig, TokenizerConfig
 from radar.config.plugins import plugins_digest
 from radar.config.renamed import refuse_old_name, upgrade
@@ -90,7 +90,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     there = config.checkpoint is not None and (is_remote(config.checkpoint) or Path(config.checkpoint).exists())
     checkpoint = read_checkpoint(config.checkpoint) if config.checkpoint is not None and there else None
-    trained = None if checkpoint is None else to_config(checkpoint["radar"]["config"])
+    trained = None if checkpoint is None else stored_config(checkpoint)
     if trained is None or trained.tokenizer.name != config.name:
         tokenizer = build_tokenizer(config)
         if not isinstance(tokenizer, Learned):
@@ -178,7 +178,7 @@ def adopt(config: Config) -> Config:
     """
     if config.init is None:
         return config
-    theirs = to_config(read_checkpoint(config.init)["radar"]["config"]).model
+    theirs = stored_config(read_checkpoint(config.init)).model
     asked, there = model_shape(config.model), model_shape(theirs)
     if asked not in (model_shape(ModelConfig()), there):
         raise InputError(f"init={config.init} is a model of another size: {there}; the options model.* give {asked}")
@@ -214,7 +214,7 @@ def tell_if_changed(order: DecodingOrder, path: str | Path, found: dict[str, Any
         if not order.is_current():
             said = f"{path} was trained in another order '{name}' than this version and these files give; "
             said += "its own is used"
-        elif found is not None and own and own != order.sampled_digest(to_config(found["config"]).sample):
+        elif found is not None and own and own != order.sampled_digest(stored_config({"radar": found}).sample):
             said = f"{path} was trained by a version that draws other orders for single images than this one does"
         else:
             return

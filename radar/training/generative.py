@@ -23,7 +23,7 @@ from radar.training.fsdp import Sharded
 from radar.training.optimizers import OPTIMIZERS
 from radar.training.trained import TrainedModule
 
-Drawer = Callable[[Tensor, Sequence[int]], Tensor]  # labels (B,), numbers of the images -> tokens (B, N) by cell
+Drawer = Callable[[Tensor, Sequence[int]], Tensor]  # labels (B,), numbers of images -> tokens (B, N), or vectors
 
 
 class Sampling(NamedTuple):

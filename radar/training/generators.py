@@ -36,7 +36,7 @@ def autoregressive(config: Config, tokenizer: Tokenizer, *args: Any, **options: 
     if tokenizer.continuous:
         raise InputError(
             f"generator=autoregressive needs tokens, and tokenizer '{tokenizer.kind}' gives vectors; choose "
-            "method=dit, or another tokenizer"
+            "method=dit, or another tokenizer, and diffusion.latents=false"
         )
     options |= {"reader": tokenizer.reader}
     return GeneratorModule(config, tokenizer.vocabulary, *args, **options)

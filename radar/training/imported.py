@@ -72,7 +72,10 @@ def import_var_vae(state: dict[str, Tensor], source: str, options: list[str]) ->
 def import_kl_vae(state: dict[str, Tensor], source: str, options: list[str]) -> TrainedModule:
     """The autoencoder of latent diffusion, with `tokenizer.downsample` for cells of several latent pixels."""
     given = to_config({}, options)
-    config, weights = kl_autoencoder(state, (given.tokenizer.downsample or 8) // 8)
+    wide = given.tokenizer.downsample or 8
+    if wide < 8 or wide % 8:
+        raise InputError(f"tokenizer.downsample={wide} is not possible with kl-vae: a multiple of 8 expected")
+    config, weights = kl_autoencoder(state, wide // 8)
     return _filled(config, weights, source, given)
 
 
@@ -103,6 +106,10 @@ def import_dit(state: dict[str, Tensor], source: str, options: list[str]) -> Tra
 
 
 def _filled(config: TokenizerConfig, weights: dict[str, Tensor], source: str, given: Config) -> TrainedModule:
+    for name, value in vars(given.tokenizer).items():
+        found = getattr(config, name)
+        if value != getattr(TokenizerConfig(), name) and value != found:
+            raise InputError(f"tokenizer.{name}={value} is not possible: {source} holds one of {name}={found}")
     tokenizer = build_tokenizer(config)
     assert isinstance(tokenizer, Learned)
     fill(tokenizer, weights, source)

@@ -19,10 +19,13 @@ from radar.config.load import flatten, to_dict
 from radar.config.lookup import choose
 from radar.config.options import Config
 from radar.errors import InputError
+from radar.files import replacing
 from radar.sheets import Pixels
+from radar.training.devices import is_first
 
 PROJECT = "radar-ablations"
 TAG = "radar_run"  # by which a training finds its run again
+NAMED, LAST = ".log-id", "last.ckpt"  # in a run's folder: its name, and its checkpoint
 ShowImage = Callable[[Any, str, Pixels, int], None]  # logger, name, pixels (H, W, 3), optimizer step
 
 
@@ -40,18 +43,17 @@ class Place(NamedTuple):
     told: bool = True
 
 
+def name_training(run: Path) -> None:
+    """Draw a name for a training that begins; one that goes on from its checkpoint keeps its own."""
+    path = run / NAMED
+    if not (path.exists() and (run / LAST).exists()):
+        with replacing(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex)
+
+
 def identity(run: Path) -> str:
-    """Name of a training wherever it is logged: drawn once for its folder, so that it goes on as the same run."""
-    path = identity_file(run)
-    if not path.exists() and getattr(rank_zero_only, "rank", 0) == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text() if path.exists() else ""
-
-
-def identity_file(run: Path) -> Path:
-    """Where it is kept."""
-    return run / ".log-id"
+    """Name of a training wherever it is logged: one that goes on is the same run there."""
+    return (run / NAMED).read_text()
 
 
 class TrackioLogger(Logger):
@@ -144,7 +146,14 @@ class FinishedWandbLogger(WandbLogger):
 
 
 def _wandb(run: Path) -> Logger:
-    return FinishedWandbLogger(project=PROJECT, name=str(run), save_dir=run, id=identity(run) or None, resume="allow")
+    return FinishedWandbLogger(project=PROJECT, name=str(run), save_dir=run, id=identity(run), resume="allow")
+
+
+class ResumedMLFlowLogger(MLFlowLogger):
+    """Goes on with a run, whose options cannot be written anew."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Leave them as they are."""
 
 
 def _mlflow(run: Path) -> Logger:
@@ -152,8 +161,9 @@ def _mlflow(run: Path) -> Logger:
     run.mkdir(parents=True, exist_ok=True)
     files = None if os.environ.get("MLFLOW_TRACKING_URI") else (run.resolve() / "mlflow").as_uri()
     tags = {TAG: identity(run)}
-    return MLFlowLogger(
-        PROJECT, run_name=str(run), tracking_uri=place, artifact_location=files, tags=tags, run_id=_logged(place, tags)
+    known = _logged(place, tags)
+    return (ResumedMLFlowLogger if known else MLFlowLogger)(
+        PROJECT, run_name=str(run), tracking_uri=place, artifact_location=files, tags=tags, run_id=known
     )
 
 
@@ -188,13 +198,16 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(config: Config) -> list[Logger]:
-    """Loggers of a training, with its options."""
-    run = Path(config.run)
-    found, begins = [], not identity_file(run).exists()
+    """Loggers of a training, with its options; of several processes the first has all of them."""
+    run, found = Path(config.run), []
+    if is_first(config.train):
+        name_training(run)
     for name in config.train.loggers:
         place = LOGGERS[name]
+        if place.told and not is_first(config.train):
+            continue  # one process speaks to it
         found.append(logger := place.open(run))
-        if place.told and begins:  # a run that goes on has them
+        if place.told:
             logger.log_hyperparams(flatten(to_dict(config)))
     return found
 

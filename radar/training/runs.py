@@ -45,9 +45,9 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
     starts = must_start(config.train)
     seed_everything(config.seed, verbose=False)
     data, tokenizer = load_data(config.data), build_tokenizer(config.tokenizer)
-    if not isinstance(tokenizer, Convolutional):
+    if not isinstance(tokenizer, Convolutional) or not tokenizer.trained_here:
         raise InputError(
-            f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq, multiscale or frozen"
+            f"tokenizer '{config.tokenizer.name}' is not trained here; choose vq, fsq, multiscale, frozen, autoencoder"
         )
     if tokenizer.averages and config.train.devices * config.train.nodes * parts_of_a_step(config.train) > 1:
         raise InputError(
