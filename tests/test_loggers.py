@@ -109,6 +109,13 @@ def logged(path, query):
         return [value for (value,) in database.execute(query)]
 
 
+@pytest.mark.skipif(not find_spec("mlflow"), reason="mlflow is not installed")
+def test_one_of_several_devices_speaks():
+    train("mlflow", 2, "train.devices=2", "train.device=cpu")
+    assert set(logged("run/mlflow.db", "select distinct key from metrics")) >= {"train/loss", "val/nll"}
+    assert len(logged("run/mlflow.db", "select run_uuid from runs")) == 1
+
+
 def test_loggers_do_not_change_what_is_trained():
     """Another logger is no other training: it is done."""
     train("tensorboard", 2)

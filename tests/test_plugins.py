@@ -61,6 +61,14 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     run = next(path for path in (out / "runs").iterdir() if "curtains" in (path / "config.yaml").read_text())
     command = [sys.executable, "-c", MAIN, "sample", str(run / "last.ckpt"), "sample.images=4", cache]
     subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True)
+    moved = own.rename(tmp_path / "elsewhere.py")
+    told = subprocess.run(
+        [*command, f"plugins={moved}", "--out", str(tmp_path / "samples")], check=True, capture_output=True
+    )
+    assert b"plugins" not in told.stderr, "it holds the same"
+    begun = [f"init={run / 'last.ckpt'}", f"plugins={moved}", *ARM, f"run={tmp_path / 'tuned'}", cache]
+    train = [sys.executable, "-c", MAIN, "train", "digits", *begun, "train.max_steps=2", "train.batch_size=4"]
+    subprocess.run(train, check=True, capture_output=True)
     own.write_text(OWN + "\n# changed\n")
     told = subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True, text=True)
     assert "was trained with other plugins (" in told.stderr

@@ -360,6 +360,27 @@ def test_dit_computes_what_was_published():
     assert float(model.space(torch.ones(CHANNELS))[0]) == pytest.approx(0.18215) and waves(time).shape == (3, 256)
 
 
+@pytest.mark.parametrize("name", ["var_vae", "kl_vae", "llamagen_vq"])
+def test_what_is_imported_is_not_trained_here(name, capsys, tmp_path):
+    options = ["tokenizer.levels=null", f"tokenizer.name={name}", "tokenizer.width=32", f"run={tmp_path / 'run'}"]
+    assert f"tokenizer '{name}' is not trained here; choose" in fails(capsys, "tokenizer", "digits", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_a_file_contradicts(capsys, tmp_path):
+    torch.save(kl_state(), tmp_path / "kl.ckpt")
+    for option, line in {
+        "tokenizer.downsample=12": "a multiple of 8 expected",
+        "tokenizer.width=64": "holds one of width=32",
+        "tokenizer.sides=[1,2]": "holds one of sides=None",
+    }.items():
+        assert line in fails(capsys, "import", "kl-vae", tmp_path / "kl.ckpt", option)
+    state = kl_state()
+    state["decoder.up.x.block.0.norm1.weight"] = state.pop("decoder.up.0.block.0.norm1.weight")
+    torch.save(state, tmp_path / "kl.ckpt")
+    assert "holds no weights of kind kl-vae" in fails(capsys, "import", "kl-vae", tmp_path / "kl.ckpt")
+
+
 def test_from_published_files_to_images(tmp_path, capsys):
     """`radar import` of all three, on tiny images of a folder, then samples."""
     from PIL import Image
