@@ -5,7 +5,7 @@ Legend: B images, N cells.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,8 @@ class LoadedGenerator:
 
         Raises InputError as `sample`, and where nothing is hidden.
         """
+        if not isinstance(hidden, str) and not (len(hidden) == 4 and all(isinstance(one, Real) for one in hidden)):
+            raise InputError("hidden is not possible: a word of what is kept, or four numbers expected")
         edit = Edit(keep=hidden) if isinstance(hidden, str) else Edit(box=tuple(hidden))
         own, classes = self._with(options), self._checked(images, labels)
         editor, numbers = Editor(own, edit, own.config.sample), range(len(images))

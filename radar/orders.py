@@ -9,6 +9,7 @@ from radar.config.load import parse_order
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import ORDERS, decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
+from radar.errors import InputError
 
 __all__ = ["ORDERS", "gap", "names", "permutation", "sizes", "steps"]
 
@@ -30,6 +31,8 @@ def steps(order: str, grid: Grid) -> Tensor:
     >>> sizes("halton:steps=4:schedule=cosine", (8, 8))
     [5, 14, 21, 24]
     """
+    if not isinstance(order, str):
+        raise InputError(f"an order of type {type(order).__name__}: a name, with options behind colons, expected")
     return decode_steps(parse_order(order), *grid)
 
 

@@ -69,6 +69,8 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     begun = [f"init={run / 'last.ckpt'}", f"plugins={moved}", *ARM, f"run={tmp_path / 'tuned'}", cache]
     train = [sys.executable, "-c", MAIN, "train", "digits", *begun, "train.max_steps=2", "train.batch_size=4"]
     subprocess.run(train, check=True, capture_output=True)
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 2 and "was trained with plugins=" in told.stderr and "give plugins=[FILE]" in told.stderr
     own.write_text(OWN + "\n# changed\n")
     told = subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True, text=True)
     assert "was trained with other plugins (" in told.stderr
@@ -80,6 +82,10 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     main(["export", str(run / "last.ckpt"), str(tmp_path / "folder"), cache])
     assert json.loads((tmp_path / "folder" / "evaluation.json").read_text())["arm"] == "curtains"
     assert str(own) not in (tmp_path / "folder" / "config.json").read_text()
+    assert "own.py`, not part of this" in (tmp_path / "folder" / "README.md").read_text()
+    open_it = [sys.executable, "-c", MAIN, "sample", str(tmp_path / "folder")]
+    told = subprocess.run(open_it, capture_output=True, text=True)
+    assert "unknown attention 'as_plain'" in told.stderr and "give plugins=[FILE]" in told.stderr
     loaded = radar.load(tmp_path / "folder", f"plugins=[{own}]")
     assert loaded.sample(images=2).images.shape == (2, 3, 8, 8)
 
@@ -128,6 +134,17 @@ def test_what_cannot_be_imported(text, message, tmp_path, capsys):
     assert message in fails(capsys, "train", "digits", f"plugins=[{path}]", f"run={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
     assert message in fails(capsys, "orders", "--grid", "4x4", "--plugins", path, "--out", tmp_path / "o.png")
+
+
+def test_functions_that_fail(own, tmp_path, capsys):
+    own.write_text(OWN + "ORDERS['curtains'] = lambda h, w: 1 / 0\nVARIANTS['as_plain'] = lambda sizes: None\n")
+    run = [f"plugins={own}", f"run={tmp_path / 'run'}", f"data.cache={tmp_path}"]
+    line = fails(capsys, "train", "digits", *ARM, *run)
+    assert "order 'curtains', of a plugin, fails: ZeroDivisionError" in line
+    assert "gives NoneType: Slots expected" in fails(capsys, "train", "digits", ARM[1], *run)
+    assert "fails: ZeroDivisionError" in fails(capsys, "orders", "--grid", "4x4", "--plugins", own)
+    (tmp_path / "study.yaml").write_text("name: a\nbase: digits\narms:\n  one: {}\n")
+    assert "is a study, not one configuration" in fails(capsys, "train", tmp_path / "study.yaml")
 
 
 def test_an_attention_of_ones_own_that_leaks_is_refused(own, tmp_path, capsys):

@@ -208,6 +208,8 @@ def check_leaks(slots: Slots) -> None:
 
     Through any number of layers. Layouts of more than MOST_CHECKED slots are not looked at.
     """
+    if not isinstance(slots, Slots):
+        raise InputError(f"an attention gives {type(slots).__name__}: Slots expected")
     if len(slots) > MOST_CHECKED:
         return
     reach = slots.mask().float()

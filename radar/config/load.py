@@ -30,7 +30,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Raises InputError for a missing or malformed file, an unknown key, a wrong type, or a value out of range.
     """
-    return to_config(read_yaml(path) if path else {}, overrides)
+    values = read_yaml(path) if path else {}
+    if "arms" in values:
+        raise InputError(
+            f"{path} is a study, not one configuration: `radar ablate` runs it, `radar plan --study` plans it"
+        )
+    return to_config(values, overrides)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from radar.errors import InputError
 
 T = TypeVar("T")
+OWN = "radar_plugin_"  # with which the modules of plugins begin
 
 
 def choose(what: str, name: str, table: Mapping[str, T]) -> T:
@@ -29,7 +30,14 @@ def call(what: str, name: str, table: Mapping[str, Callable[..., T]], *args: Any
             raise InputError(
                 f"{what} '{name}' takes no option '{key}'; it takes: {', '.join(taken) or 'none'}; null leaves it out"
             )
-    return function(*args, **given)
+    try:
+        return function(*args, **given)
+    except InputError:
+        raise
+    except Exception as error:
+        if not str(function.__module__).startswith(OWN):
+            raise
+        raise InputError(f"{what} '{name}', of a plugin, fails: {type(error).__name__}: {error}") from error
 
 
 def takes(name: str, table: Mapping[str, Callable[..., Any]], option: str) -> bool:

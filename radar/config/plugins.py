@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from radar.config.lookup import OWN
 from radar.errors import InputError
 
 _digests: dict[Path, str] = {}  # of those that are imported, in their sequence
@@ -26,7 +27,7 @@ def _import(path: Path, text: str) -> None:
     if path.suffix != ".py" or not path.is_file():
         raise InputError(f"plugins={text} is not possible: no such Python file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    spec = spec_from_file_location(f"radar_plugin_{path.stem}_{digest}", path)
+    spec = spec_from_file_location(f"{OWN}{path.stem}_{digest}", path)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -46,11 +46,12 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     """Gap per step in nats, (K,) float64: 0.5 * (sum log diag S - logdet S) with S the group's Schur complement.
 
     Args:
-        step: (N,) the step of each cell; of several orders, (M, N), it is the mean.
+        step: (N,) the step of each cell; of several orders, (M, N), it is the mean. Tensors or arrays.
         covariance: (N, N) of the field, positive definite.
 
-    Raises InputError for tensors of other shapes, and a covariance that is none.
+    Raises InputError for other shapes, and a covariance that is none.
     """
+    step, covariance = (_tensor(each) for each in (step, covariance))
     _check(step, covariance)
     if step.ndim > 1:
         return torch.stack([independence_gap(one, covariance) for one in step]).mean(0)
@@ -65,10 +66,14 @@ def independence_gap(step: Tensor, covariance: Tensor) -> Tensor:
     return torch.zeros(int(step.max()) + 1, dtype=torch.float64).index_add(0, step[permutation], excess)
 
 
+def _tensor(values: object) -> Tensor:
+    try:
+        return values if isinstance(values, Tensor) else torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{type(values).__name__} is no tensor of numbers ({error})") from error
+
+
 def _check(step: Tensor, covariance: Tensor) -> None:
-    if not isinstance(step, Tensor) or not isinstance(covariance, Tensor):
-        kinds = f"{type(step).__name__}, {type(covariance).__name__}"
-        raise InputError(f"independence_gap({kinds}) is not possible: tensors of steps and of a covariance expected")
     cells = step.shape[-1] if step.ndim in (1, 2) else 0
     if not cells or step.is_floating_point() or tuple(covariance.shape) != (cells, cells):
         raise InputError(

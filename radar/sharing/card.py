@@ -42,6 +42,12 @@ def encoder_line(config: Config) -> list[str]:
     )
 
 
+def plugins_line(checkpoint: dict[str, Any]) -> list[str]:
+    """Which Python files must be there, if any."""
+    names = [Path(text).name for text in checkpoint["radar"]["config"].get("plugins", [])]
+    return [f"- plugins: `{', '.join(names)}`, not part of this: `radar.load(..., 'plugins=[FILE]')`"] * bool(names)
+
+
 def tokenizer_card(config: Config, checkpoint: dict[str, Any], licence: str | None) -> str:
     """Card of a tokenizer."""
     c, trained = config.tokenizer, "imported" not in checkpoint["radar"]
@@ -68,6 +74,7 @@ def generator_card(
         *facts,
         f"- budget: {budget(checkpoint, config)}",
         *encoder_line(config),
+        *plugins_line(checkpoint),
         "",
         "## Use",
         "",

@@ -15,7 +15,7 @@ from radar.config.plugins import plugins_digest
 from radar.config.renamed import refuse_old_name, upgrade
 from radar.data import ImageData, load_data
 from radar.decoding.decoding_order import DecodingOrder
-from radar.errors import InputError
+from radar.errors import InputError, naming
 from radar.hub import is_remote, local
 from radar.model.blocks import model_shape
 from radar.sampling.guidance import guidance
@@ -229,6 +229,10 @@ def config_of(checkpoint: dict[str, Any], overrides: list[str]) -> Config:
         refuse_old_name(text.partition("=")[0])
         if not text.startswith(MAY_CHANGE):
             raise InputError(f"'{text}' would change what was trained; a checkpoint takes: {', '.join(MAY_CHANGE)}")
+    own = checkpoint["radar"]["config"].get("plugins") or []
+    gone = [text for text in own if not Path(text).expanduser().is_file()]
+    if gone and not any(text.startswith("plugins=") for text in overrides):
+        raise InputError(f"it was trained with plugins={','.join(gone)}, not to be found here: give plugins=[FILE]")
     one = {"train": {"devices": 1, "nodes": 1}}  # however many have trained it
     return to_config(merge_options(checkpoint["radar"]["config"], one), overrides)
 
@@ -244,10 +248,18 @@ def load_generator(path: str | Path, overrides: list[str] | None = None) -> Gene
     Raises InputError for a bad checkpoint, and for an override that would change what was trained.
     """
     checkpoint = read_checkpoint(path)
-    config = config_of(checkpoint, overrides or [])
-    module, data, tokenizer = build_generator(
-        config, checkpoint["radar"].get("order"), data=images_of(config, checkpoint)
-    )
+    if not any(name.startswith("model.") for name in checkpoint["state_dict"]):
+        raise InputError(f"checkpoint {path} is that of a tokenizer; one of a generator expected")
+    with naming(f"checkpoint {path}"):
+        config = config_of(checkpoint, overrides or [])
+    try:
+        module, data, tokenizer = build_generator(
+            config, checkpoint["radar"].get("order"), data=images_of(config, checkpoint)
+        )
+    except InputError as error:
+        if config.plugins or "plugins" not in checkpoint["radar"]["origin"]:
+            raise
+        raise InputError(f"{error}; {path} was trained with plugins: give plugins=[FILE]") from error
     tell_if_changed(module.order, path, checkpoint["radar"])
     restore_weights(module, checkpoint, path)
     check_origin(module, checkpoint, path)
