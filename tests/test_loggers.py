@@ -1,5 +1,6 @@
 """Every place where a training can be logged, offline: figures, images, options."""
 
+import json
 import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_tensorboard():
     ).Reload()
     assert {"train/loss", "val/nll", "val/fid"} <= set(found.Tags()["scalars"])
     assert found.Tags()["images"] == ["val/samples"]
+    assert "validations/text_summary" in found.Tags()["tensors"]
     assert [event.step for event in found.Scalars("val/nll")] == [2]
 
 
@@ -53,6 +55,8 @@ def test_mlflow():
         options = dict(database.execute("select key, value from params"))
     assert {"train/loss", "val/nll", "val/fid"} <= keys
     assert options["model.dim"] == "16"
+    table = json.loads(next(Path("run/mlflow").rglob("validations.json")).read_text())
+    assert table["columns"][0] == "step" and [row[0] for row in table["data"]] == [2.0, 4.0]
     assert any(Path("run/mlflow").rglob("*.png"))
 
 
@@ -61,6 +65,7 @@ def test_wandb():
     train("wandb", 4)
     (run,) = Path("run/wandb").glob("offline-run-*")
     assert any(run.rglob("*.png")), "the samples"
+    assert any(run.rglob("validations*.table.json"))
     assert next(iter(run.glob("run-*.wandb"))).stat().st_size > 1000
 
 
@@ -70,7 +75,7 @@ def test_trackio():
     (path,) = Path("trackio").glob("*.db")
     with sqlite3.connect(path) as database:
         text = str(database.execute("select * from metrics").fetchall())
-    assert "val/nll" in text and "val/fid" in text and "train/loss" in text
+    assert "val/nll" in text and "val/fid" in text and "train/loss" in text and "validations" in text
 
 
 @pytest.mark.parametrize("name", [name for name in ("mlflow", "wandb", "trackio") if find_spec(name)])

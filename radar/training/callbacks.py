@@ -14,6 +14,8 @@ from torch import Tensor
 
 from radar import clock
 from radar.files import replacing
+from radar.training.loggers import show_table
+from radar.training.logs import validation_table
 from radar.training.shares import kept, put_back, share
 
 
@@ -125,6 +127,20 @@ class TrainingClock(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.spent = state_dict["seconds"]
+
+
+class ValidationTable(Callback):
+    """Logs all validations as a table when a training ends, wherever tables can be shown."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read them from the CSV files, which hold those before a stop as well."""
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()
+            show_table(trainer.loggers, "validations", validation_table(self.run))
 
 
 class PlainProgress(Callback):

@@ -27,6 +27,8 @@ PROJECT = "radar-ablations"
 TAG = "radar_run"  # by which a training finds its run again
 NAMED, LAST = ".log-id", "last.ckpt"  # in a run's folder: its name, and its checkpoint
 ShowImage = Callable[[Any, str, Pixels, int], None]  # logger, name, pixels (H, W, 3), optimizer step
+Table = dict[str, list[float | None]]  # columns by name
+ShowTable = Callable[[Any, str, Table], None]  # logger, name, table
 
 
 class Place(NamedTuple):
@@ -125,6 +127,27 @@ def _trackio_image(logger: TrackioLogger, name: str, pixels: Pixels, step: int) 
     logger.experiment.log({name: trackio.Image(np.asarray(pixels))}, step=step)
 
 
+def _tensorboard_table(logger: TensorBoardLogger, name: str, table: Table) -> None:
+    lines = [list(table), ["---"] * len(table), *zip(*table.values(), strict=True)]
+    text = "\n".join(f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines)
+    logger.experiment.add_text(name, text)
+
+
+def _wandb_table(logger: WandbLogger, name: str, table: Table) -> None:
+    logger.log_table(name, list(table), [list(row) for row in zip(*table.values(), strict=True)])
+
+
+def _mlflow_table(logger: MLFlowLogger, name: str, table: Table) -> None:
+    logger.experiment.log_table(logger.run_id, table, f"{name}.json")
+
+
+def _trackio_table(logger: TrackioLogger, name: str, table: Table) -> None:
+    import trackio
+
+    rows = [list(row) for row in zip(*table.values(), strict=True)]
+    logger.experiment.log({name: trackio.Table(columns=list(table), data=rows)})
+
+
 def _csv(run: Path) -> Logger:
     return CSVLogger(run, "csv", flush_logs_every_n_steps=1)
 
@@ -212,11 +235,11 @@ def open_loggers(config: Config) -> list[Logger]:
     return found
 
 
-SHOWN: dict[type[Logger], ShowImage] = {
-    TensorBoardLogger: _tensorboard_image,
-    WandbLogger: _wandb_image,
-    MLFlowLogger: _mlflow_image,
-    TrackioLogger: _trackio_image,
+SHOWN: dict[type[Logger], tuple[ShowImage, ShowTable]] = {
+    TensorBoardLogger: (_tensorboard_image, _tensorboard_table),
+    WandbLogger: (_wandb_image, _wandb_table),
+    MLFlowLogger: (_mlflow_image, _mlflow_table),
+    TrackioLogger: (_trackio_image, _trackio_table),
 }
 
 
@@ -229,6 +252,15 @@ def can_show(loggers: Iterable[Any]) -> bool:
 def show_image(loggers: Iterable[Any], name: str, pixels: Pixels, step: int) -> None:
     """Log an image (H, W, 3) uint8 wherever that is possible."""
     for logger in loggers:
-        for kind, show in SHOWN.items():
+        for kind, (show, _) in SHOWN.items():
             if isinstance(logger, kind):
                 show(logger, name, pixels, step)
+
+
+@rank_zero_only
+def show_table(loggers: Iterable[Any], name: str, table: Table) -> None:
+    """Log a table wherever that is possible."""
+    for logger in loggers:
+        for kind, (_, show) in SHOWN.items():
+            if isinstance(logger, kind) and table:
+                show(logger, name, table)

@@ -11,7 +11,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from radar.config.options import Config, TrainConfig
-from radar.training.callbacks import AtomicCheckpointIO, StepCheckpoint, TrainingClock, WeightAverage, progress
+from radar.training.callbacks import (
+    AtomicCheckpointIO,
+    StepCheckpoint,
+    TrainingClock,
+    ValidationTable,
+    WeightAverage,
+    progress,
+)
 from radar.training.devices import pick_device
 from radar.training.fsdp import Sharded
 from radar.training.loggers import open_loggers
@@ -61,7 +68,7 @@ def build_trainer(config: Config, title: str, average: bool = True, more: Sequen
     saver = StepCheckpoint(
         run, "last", every_n_train_steps=t.checkpoint_every, save_top_k=1, enable_version_counter=False
     )
-    callbacks: list[Callback] = [TrainingClock(), saver, progress(title), *more]
+    callbacks: list[Callback] = [TrainingClock(), saver, progress(title), *more, ValidationTable(run)]
     if t.profile:
         callbacks.append(Profile(run / "profile"))
     if average and t.ema:
