@@ -251,7 +251,8 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
     with_b = f"tokenizer.checkpoint={tmp_path / 'b' / 'last.ckpt'}"
     error = fails(capsys, "train", "shapes_vq", *options, with_b, f"run={tmp_path / 'other'}", f"data.cache={tokens}")
     assert "was made with another tokenizer" in error
-    assert "does not fit this model" in fails(capsys, "sample", tmp_path / "a" / "last.ckpt", with_a)
+    line = fails(capsys, "sample", tmp_path / "a" / "last.ckpt", with_a)
+    assert "is that of a tokenizer; one of a generator expected" in line
     error = fails(capsys, "sample", tmp_path / "run" / "last.ckpt", with_b)
     assert "was trained with other tokenizer (vq-256-width8-down4-" in error
     logged = (tmp_path / "a" / "csv" / "version_0" / "metrics.csv").read_text()

@@ -11,6 +11,7 @@ from PIL import Image
 import radar
 from ablations.cli import main
 from radar.attention import VARIANTS
+from radar.config import plugins
 from radar.config.load import load_config
 from radar.decoding.orders import ORDERS
 from tests.command_line import fails
@@ -32,7 +33,6 @@ ORDERS["curtains"] = curtains
 VARIANTS["as_plain"] = lambda sizes: plain(sizes)
 """
 SMALL = ["model.dim=16", "model.heads=1", "model.layers=1", "train.max_steps=2", "train.batch_size=4"]
-MAIN = "from ablations.cli import main; main()"
 ARM = ["order.name=curtains", "attention=as_plain"]
 
 
@@ -41,6 +41,12 @@ def own(tmp_path):
     """A file that adds an order and an attention; what it adds is gone after the test."""
     (tmp_path / "own.py").write_text(OWN)
     yield tmp_path / "own.py"
+    forget()
+
+
+def forget() -> None:
+    """As another process, which has imported nothing."""
+    plugins._digests.clear()
     ORDERS.pop("curtains", None)
     VARIANTS.pop("as_plain", None)
 
@@ -59,21 +65,23 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     main(["ablate", str(study), "--workers", "1", "--out", str(out), cache, *SMALL])
     assert "curtains" in (out / "report.md").read_text()
     run = next(path for path in (out / "runs").iterdir() if "curtains" in (path / "config.yaml").read_text())
-    command = [sys.executable, "-c", MAIN, "sample", str(run / "last.ckpt"), "sample.images=4", cache]
-    subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True)
+    checkpoint, drawn = str(run / "last.ckpt"), ["sample.images=4", cache, "--out", str(tmp_path / "samples")]
+    again = [sys.executable, "-c", "from ablations.cli import main; main()", "sample", checkpoint, *drawn]
+    subprocess.run(again, check=True, capture_output=True)  # really another process
     moved = own.rename(tmp_path / "elsewhere.py")
-    told = subprocess.run(
-        [*command, f"plugins={moved}", "--out", str(tmp_path / "samples")], check=True, capture_output=True
-    )
-    assert b"plugins" not in told.stderr, "it holds the same"
-    begun = [f"init={run / 'last.ckpt'}", f"plugins={moved}", *ARM, f"run={tmp_path / 'tuned'}", cache]
-    train = [sys.executable, "-c", MAIN, "train", "digits", *begun, "train.max_steps=2", "train.batch_size=4"]
-    subprocess.run(train, check=True, capture_output=True)
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.returncode == 2 and "was trained with plugins=" in told.stderr and "give plugins=[FILE]" in told.stderr
+    forget()
+    assert "was trained with plugins=" in (line := fails(capsys, "sample", checkpoint, *drawn[:2]))
+    assert "give plugins=[FILE]" in line
+    main(["sample", checkpoint, *drawn, f"plugins={moved}"])
+    assert "plugins" not in capsys.readouterr().err, "it holds the same"
+    forget()
+    begun = [f"init={checkpoint}", f"plugins={moved}", *ARM, f"run={tmp_path / 'tuned'}", cache]
+    main(["train", "digits", *begun, "train.max_steps=2", "train.batch_size=4"])
+    forget()
     own.write_text(OWN + "\n# changed\n")
-    told = subprocess.run([*command, "--out", str(tmp_path / "samples")], check=True, capture_output=True, text=True)
-    assert "was trained with other plugins (" in told.stderr
+    capsys.readouterr()
+    main(["sample", checkpoint, *drawn])
+    assert "was trained with other plugins (" in capsys.readouterr().err
     for path in (out / "runs").iterdir():  # their options are alike but for a path
         if f"{tmp_path}/b.npy" in (path / "config.yaml").read_text():
             main(["export", str(path / "last.ckpt"), str(tmp_path / "b"), cache])
@@ -83,9 +91,10 @@ def test_commands_and_workers_know_them(own, tmp_path, capsys):
     assert json.loads((tmp_path / "folder" / "evaluation.json").read_text())["arm"] == "curtains"
     assert str(own) not in (tmp_path / "folder" / "config.json").read_text()
     assert "own.py`, not part of this" in (tmp_path / "folder" / "README.md").read_text()
-    open_it = [sys.executable, "-c", MAIN, "sample", str(tmp_path / "folder")]
-    told = subprocess.run(open_it, capture_output=True, text=True)
-    assert "unknown attention 'as_plain'" in told.stderr and "give plugins=[FILE]" in told.stderr
+    forget()
+    capsys.readouterr()
+    line = fails(capsys, "sample", tmp_path / "folder")
+    assert "unknown attention 'as_plain'" in line and "give plugins=[FILE]" in line
     loaded = radar.load(tmp_path / "folder", f"plugins=[{own}]")
     assert loaded.sample(images=2).images.shape == (2, 3, 8, 8)
 
