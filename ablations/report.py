@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from ablations.arguments import add_study
 from ablations.reporting.columns import featured, numbers
@@ -65,7 +66,7 @@ def save_figures(results: Results) -> dict[str, str]:
     maps = step_maps(rows)
     made["step at which each cell is decoded"] = (draw_steps(maps) if maps else None, "steps.png")
     saved = {}
-    for title, (figure, name) in made.items():
+    for title, (figure, name) in tqdm(made.items(), "pictures", disable=None, leave=False):
         if figure is None:
             (results.out / name).unlink(missing_ok=True)  # of an earlier report, with other rows
         else:

@@ -5,6 +5,7 @@ In a field of a kernel, or in one estimated from the tokens of a configuration's
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
+from tqdm import tqdm
 
 from experiments.arguments import add_plugins, parse_grid
 from experiments.configs import find_config
@@ -81,12 +83,17 @@ def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int])
         sizes = {text: "" if orders[text].schedule else ":schedule=cosine" for text in natural}
         cut = {} if args.steps is None else {text: f"{text}:steps={args.steps}{sizes[text]}" for text in natural}
         titles = [cut.get(text, text) for text in orders]
-        return {title: decode_steps(parse_order(title), *grid) for title in titles}
+        return {title: decode_steps(parse_order(title), *grid) for title in _shown(titles)}
     count = STEPS if args.steps is None else args.steps
     texts = ["radial", *(f"{name}:steps={count}:schedule=cosine" for name in SHOWN)]
-    steps = {text: decode_steps(parse_order(text), *grid) for text in texts}
+    steps = {text: decode_steps(parse_order(text), *grid) for text in _shown(texts)}
     made = optimise(field.numpy(), group_sizes(len(field), count, "cosine"))
     return steps | {f"optimised for this field, {count}": torch.from_numpy(made)}
+
+
+def _shown(titles: list[str]) -> Iterable[str]:
+    """With a bar: large grids take seconds."""
+    return tqdm(titles, "orders", disable=None, leave=False)
 
 
 def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:
