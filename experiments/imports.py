@@ -26,6 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run `radar import`."""
     read = choose("kind of weights", args.kind, IMPORTS)
+    for text in args.options:
+        if text.startswith("model.") and not text.startswith("model.heads="):
+            raise InputError(f"'{text}' has no effect: the file says what the model is, but for model.heads")
     state = read_published(args.file)
     try:
         module = read(state, args.file, args.options)

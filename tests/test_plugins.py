@@ -154,6 +154,8 @@ def test_functions_that_fail(own, tmp_path, capsys):
     assert "fails: ZeroDivisionError" in fails(capsys, "orders", "--grid", "4x4", "--plugins", own)
     (tmp_path / "study.yaml").write_text("name: a\nbase: digits\narms:\n  one: {}\n")
     assert "is a study, not one configuration" in fails(capsys, "train", tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text("name: a\nbase: digits\nseeds: 3\narms:\n  one: {}\n")
+    assert "a list expected, as [0, 1, 2]" in fails(capsys, "ablate", tmp_path / "study.yaml")
 
 
 def test_an_attention_of_ones_own_that_leaks_is_refused(own, tmp_path, capsys):

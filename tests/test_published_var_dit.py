@@ -375,6 +375,8 @@ def test_options_that_a_file_contradicts(capsys, tmp_path):
         "tokenizer.sides=[1,2]": "holds one of sides=None",
     }.items():
         assert line in fails(capsys, "import", "kl-vae", tmp_path / "kl.ckpt", option)
+    line = fails(capsys, "import", "llamagen-gpt", tmp_path / "kl.ckpt", "model.dim=128")
+    assert "'model.dim=128' has no effect: the file says what the model is" in line
     state = kl_state()
     state["decoder.up.x.block.0.norm1.weight"] = state.pop("decoder.up.0.block.0.norm1.weight")
     torch.save(state, tmp_path / "kl.ckpt")

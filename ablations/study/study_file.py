@@ -127,6 +127,8 @@ def read_study(path: str) -> StudyFile:
     values = read_yaml(find_yaml(path, Path(__file__).parents[1] / "studies", "study"))
     if isinstance(arms := values.get("arms"), dict):
         values["arms"] = {str(name): options for name, options in arms.items()}
+    if not isinstance(values.get("seeds", []), list):
+        raise InputError(f"{path}: seeds={values['seeds']} is not possible: a list expected, as [0, 1, 2]")
     study = structured(StudyFile, values, path)
     try:
         _check(study)
