@@ -84,18 +84,15 @@ def _in_own_order(
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, steps)
     try:
-        return load(run(to_config(merge_options(values, groups | {"order": named(path)}), options)))
+        return load(
+            run(to_config(merge_options(values, groups | {"order": {"name": "file", "path": str(path)}}), options))
+        )
     except InputError:
         if new:  # nothing half-written
             path.unlink()
             with suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def named(path: Path) -> dict[str, str]:
-    """Options of an order that a file holds."""
-    return {"name": "file", "path": str(path)}
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from radar.config.options import TokenizerConfig
 from radar.tokenizers import build_tokenizer
 from tests.test_docs import PAGES
 from tests.test_published import shapes
-from tests.test_published_var_dit import DIM, dit_state, kl_state, vae_state, var_state
+from tests.test_published_autoencoders import kl_state, vae_state
+from tests.test_published_var_dit import DIM, dit_state, var_state
 from tests.test_studies import quick_workers
 
 __all__ = ["quick_workers"]  # a fixture

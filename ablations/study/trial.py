@@ -31,8 +31,7 @@ from radar.seeding import Stream, derive
 from radar.timing.rounds import measure_rounds, measure_speed, speed_columns
 from radar.training.checkpoints import Generator, configured, load_generator
 from radar.training.devices import pick_device
-from radar.training.fit import LAST
-from radar.training.logs import learning_curve, validations
+from radar.training.logs import LAST, learning_curve, validations
 from radar.training.other_grid import cropped
 from radar.training.runs import train_generator
 

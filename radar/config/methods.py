@@ -154,8 +154,8 @@ def radar() -> Options:
 def var() -> Options:
     """VAR (arXiv 2404.02905): scale after scale, all cells of one at once, from what the lower ones give; 10 passes.
 
-    Needs a tokenizer `multiscale`; on 8x8 cells 7 passes. Differs here: QK-norm in place of normalised queries and keys
-    with a learned scale, RMSNorm, SwiGLU; the class token is a slot before the first scale.
+    Needs a tokenizer `multiscale`; on 8x8 cells 7 passes. Differs here: QK-norm, RMSNorm, SwiGLU; its own blocks are
+    `model.trunk=vit model.cosine_attention=true`.
     """
     return _method(
         {"name": "scales"},
@@ -168,8 +168,9 @@ def var() -> Options:
 def dit() -> Options:
     """DiT (arXiv 2212.09748): a diffusion of all cells at once, known by adaLN-zero what level and class; 250 passes.
 
-    Differs here: codes of the tokens, normalised, in place of the latents of a continuous autoencoder; one cell per
-    slot; learned and rotary positions, RMSNorm, QK-norm and SwiGLU; optimizer and schedule of all arms.
+    Differs here: codes of the tokens, normalised, unless `diffusion.latents=true` or tokenizer `autoencoder` give the
+    latents that it draws; learned and rotary positions, RMSNorm, QK-norm and SwiGLU, its own blocks being
+    `model.trunk=vit model.qk_norm=false`; optimizer and schedule of all arms.
     """
     return _method({"name": "together"}, "bidirectional", model={"conditioning": "adaln"}, generator="diffusion")
 

@@ -23,12 +23,10 @@ from radar.training.checkpoints import (
 )
 from radar.training.devices import is_first, pick_device
 from radar.training.loggers import open_loggers
-from radar.training.logs import validations
+from radar.training.logs import LAST, validations
 from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
 from radar.training.trainer import build_trainer, quiet_lightning
-
-LAST = "last.ckpt"
 
 
 def fit(

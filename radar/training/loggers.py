@@ -22,10 +22,11 @@ from radar.errors import InputError
 from radar.files import replacing
 from radar.sheets import Pixels
 from radar.training.devices import is_first
+from radar.training.logs import LAST
 
 PROJECT = "radar-ablations"
 TAG = "radar_run"  # by which a training finds its run again
-NAMED, LAST = ".log-id", "last.ckpt"  # in a run's folder: its name, and its checkpoint
+NAMED = ".log-id"  # the file of a run's folder that holds its name
 ShowImage = Callable[[Any, str, Pixels, int], None]  # logger, name, pixels (H, W, 3), optimizer step
 Table = dict[str, list[float | None]]  # columns by name
 ShowTable = Callable[[Any, str, Table], None]  # logger, name, table

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+LAST = "last.ckpt"  # the newest checkpoint of a run's folder
+
 
 def logged(run: Path) -> Iterator[dict[str, str]]:
     """Lines of the logs of all parts of a training, the oldest first."""

@@ -26,9 +26,10 @@ from radar.training.checkpoints import (
     tell_if_changed,
 )
 from radar.training.devices import must_launch, must_start, on_devices, pick_device
-from radar.training.fit import LAST, check_same, fit
+from radar.training.fit import check_same, fit
 from radar.training.generative import GenerativeModule
 from radar.training.loggers import check_loggers
+from radar.training.logs import LAST
 from radar.training.other_grid import on_sampled_grid
 from radar.training.tokenizer import TokenizerModule
 from radar.training.trained import parts_of_a_step
