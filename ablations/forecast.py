@@ -96,7 +96,7 @@ def line(arm: str, found: Forecast, seconds: float) -> list[str]:
     memory = [f"{getattr(found, part) / GB:.2f}" for part in PARTS]
     work = f"{sum(found.flops.values()) / 1e12:.3g}"
     hours = found.steps * seconds / 3600
-    parameters, speed = f"{found.parameters / 1e6:.1f}", f"{found.images / seconds:.3g}"
+    parameters, speed = f"{found.parameters / 1e6:.3g}", f"{found.images / seconds:.3g}"
     return [arm, parameters, *memory, work, f"{seconds:.3g}", speed, f"{hours:.3g}"]
 
 
