@@ -247,6 +247,7 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
     judged = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
     assert judged["rfid"] == row["rfid"] and judged["fid_restored"] == row["fid_restored"] > 0, "the same images"
     assert judged["fid_floor"] == row["fid_floor"] and judged["floor_images"] == 20 and 5 < judged["psnr"] < 60
+    assert 0 < judged["ssim"] < 1
     (tokens,) = (tmp_path / "cache").glob("tokens-*")
     with_b = f"tokenizer.checkpoint={tmp_path / 'b' / 'last.ckpt'}"
     error = fails(capsys, "train", "shapes_vq", *options, with_b, f"run={tmp_path / 'other'}", f"data.cache={tokens}")

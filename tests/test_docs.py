@@ -128,17 +128,17 @@ def test_every_table_of_edits_is_that_of_its_report(page, where, title, text):
 
 
 def tokenizers() -> str:
-    """One line per judged tokenizer: PSNR, use of codes, and by both networks what is restored against what is real."""
+    """One line per judged tokenizer: PSNR, SSIM, use of codes, what both networks see of what is restored."""
     judges = [
         (f"[{label}]", key) for label, key in (("fashion-cnn", ""), ("efficientnet_lite0", "[efficientnet_lite0]"))
     ]
-    titles = ["tokenizer", "cells", "codes", "used", "perplexity", "PSNR (dB)"]
+    titles = ["tokenizer", "cells", "codes", "used", "perplexity", "PSNR (dB)", "SSIM"]
     titles += [f"{name}{label}" for label, _ in judges for name in ("rfid", "fid_restored", "fid_floor")]
     lines = [titles, ["---"] * len(titles)]
     for path in sorted((REPORTS / "tokenizers").glob("*/evaluation.json")):
         row = json.loads(path.read_text())
         line = [path.parent.name, "x".join(map(str, row["grid"])), str(row["codes"]), f"{row['codebook_use']:.0%}"]
-        line += [f"{row['perplexity']:.0f}", f"{row['psnr']:.1f}"]
+        line += [f"{row['perplexity']:.0f}", f"{row['psnr']:.1f}", f"{row['ssim']:.3f}"]
         line += [f"{row[name + key]:.3f}" for _, key in judges for name in ("rfid", "fid_restored", "fid_floor")]
         lines.append(line)
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,9 +1,11 @@
 """Round trips, hashes, and caches that know who made them."""
 
 import json
+import math
 
 import pytest
 import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from radar.config.load import to_config
 from radar.config.options import DataConfig, TokenizerConfig
@@ -13,6 +15,7 @@ from radar.data.images import load_images
 from radar.data.tokens import cached_tokens
 from radar.errors import InputError
 from radar.networks.features import load_features
+from radar.scoring.restoration import Restoration, restore
 from radar.tokenizers import TOKENIZERS, Convolutional, build_tokenizer, codebook_use, normalise, tokenizer_hash
 from radar.training.checkpoints import load_tokenizer
 from radar.training.runs import train_tokenizer
@@ -43,6 +46,27 @@ def test_levels_is_lossless_on_all_digits():
     for split in (data.train, data.held_out):
         images, _ = load_images(split, range(len(split)))
         assert torch.equal(tokenizer.decode(tokenizer.encode(images), data.size), images)
+
+
+def test_what_is_counted_of_restored_images():
+    """Equal images are as alike as can be, others as torchmetrics finds all at once; small ones have no SSIM."""
+    torch.manual_seed(0)
+    images, _ = load_images(load_data(DataConfig(name="shapes")).train, range(10))
+    digits, _ = load_images(load_data(DataConfig()).train, range(10))
+
+    def told(name, images):
+        tokenizer = build_tokenizer(TokenizerConfig(name=name)).eval()
+        counted = Restoration(torch.zeros(tokenizer.vocabulary))
+        back = torch.cat(list(restore(tokenizer, images.split(4), torch.device("cpu"), counted)))
+        return counted, back.float(), images.float()
+
+    counted, _, _ = told("levels", digits)
+    assert counted.psnr == math.inf and counted.ssim == 1.0
+    counted, back, images = told("fsq", images)
+    assert counted.psnr == pytest.approx(float(peak_signal_noise_ratio(back, images, data_range=255.0)), abs=1e-4)
+    whole = structural_similarity_index_measure(back, images, data_range=255.0)
+    assert counted.ssim == pytest.approx(float(whole), abs=1e-5) and -1 < counted.ssim < 1
+    assert told("levels", digits[..., :4, :4])[0].ssim is None
 
 
 def test_levels_refuses_what_it_would_lose():

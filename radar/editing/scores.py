@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 from scipy.stats import t as student
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from radar.editing.edits import Edited
 from radar.editing.filling import HoleFiller
 from radar.editing.holes import pixels_of
 from radar.encoders.network import FeatureNetwork
 from radar.networks.features import extract, shown
+from radar.scoring.similarity import structural_similarity
 
 BEST_PSNR = 58.9  # dB, of the mean squared error 1/12 that rounding makes
-LEAST_SSIM = 6  # pixels per side: its window of 11 is reflected at the borders
 
 
 class Judged(NamedTuple):
@@ -58,13 +58,7 @@ def psnr(of: Judged) -> Tensor:
 
 def ssim(of: Judged) -> Tensor:
     """Structural similarity of the whole image to what it was; none of images smaller than its window allows."""
-    if min(of.edited.before.shape[2:]) < LEAST_SSIM:
-        return torch.full((len(of.edited.before),), torch.nan)
-    found = structural_similarity_index_measure(
-        of.edited.after.float(), of.edited.before.float(), data_range=255.0, reduction="none"
-    )
-    assert isinstance(found, Tensor)
-    return found.view(-1)
+    return structural_similarity(of.edited.after, of.edited.before)
 
 
 def feature_distance(of: Judged) -> Tensor:

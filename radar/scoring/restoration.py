@@ -19,6 +19,7 @@ from radar.networks.features import check_features
 from radar.provenance import git_commit, hardware
 from radar.scoring.distances import frechet_distance
 from radar.scoring.reference import Reference, build_references
+from radar.scoring.similarity import structural_similarity
 from radar.scoring.statistics import MOST_KEPT, Looked, kept_statistics
 from radar.tokenizers import Tokenizer, code_counts, codebook_use, tokenizer_hash
 from radar.training.checkpoints import (
@@ -38,16 +39,24 @@ class Restoration:
     Attributes:
         counts: how often each code was used, (V,).
         squared, pixels: sum of squared errors of pixel values, and their number.
+        similarity, images: sum of the images' SSIM, and their number.
     """
 
     counts: Tensor
     squared: float = 0.0
     pixels: int = 0
+    similarity: float = 0.0
+    images: int = 0
 
     @property
     def psnr(self) -> float:
         """Peak signal-to-noise ratio in dB, by the mean squared error over all images."""
         return 10 * math.log10(255**2 * self.pixels / self.squared) if self.squared else math.inf
+
+    @property
+    def ssim(self) -> float | None:
+        """Mean structural similarity of the images to themselves, restored; none where they are too small for it."""
+        return None if math.isnan(self.similarity) else self.similarity / self.images
 
 
 def restore(
@@ -63,6 +72,8 @@ def restore(
         restored = torch.cat(back)
         told.squared += float((batch.double() - restored.double()).square().sum())
         told.pixels += batch.numel()
+        told.similarity += float(structural_similarity(restored, batch).sum())
+        told.images += len(batch)
         yield restored
 
 
@@ -99,7 +110,7 @@ def named(key: str, reference: Reference, first: Reference) -> str:
 
 
 def judge_tokenizer(path: str | Path, overrides: Sequence[str] = ()) -> Columns:
-    """Score the tokenizer of a checkpoint: PSNR and use of codes on held-out images, and what every network sees.
+    """Score the tokenizer of a checkpoint: PSNR, SSIM and use of codes on held-out images, and what every network sees.
 
     Raises InputError for a bad checkpoint, and for an override that would change what was trained.
     """
@@ -115,7 +126,7 @@ def judge_tokenizer(path: str | Path, overrides: Sequence[str] = ()) -> Columns:
     deque(restore(tokenizer, first.held_out_batches(), device, told), 0)
     count = min(config.evaluate.images, first.held_out_images, MOST_KEPT)
     row: Columns = {"tokenizer": tokenizer_hash(tokenizer), "codes": tokenizer.vocabulary}
-    row |= {"grid": list(tokenizer.grid(data.size)), "psnr": told.psnr, **codebook_use(told.counts)}
+    row |= {"grid": list(tokenizer.grid(data.size)), "psnr": told.psnr, "ssim": told.ssim, **codebook_use(told.counts)}
     row |= restored_distances(tokenizer, references, device, count, config.data.cache)
     for reference in references:
         assert reference.held_out is not None
