@@ -16,22 +16,24 @@ Pixels = NDArray[np.uint8]
 WRITTEN, REVISED, UNKNOWN = (0, 114, 178), (230, 159, 0), (200, 200, 200)  # blue, orange, grey
 LEGEND = (("written", WRITTEN), ("corrected", REVISED), ("unknown", UNKNOWN))
 KEPT = (*(colour for _, colour in LEGEND), (0, 0, 0), (255, 255, 255))  # exactly, whatever else a picture holds
+PLACES = np.array([1 << 16, 1 << 8, 1], dtype=np.int32)  # make one number of a colour
 LINE = 14  # pixels of a line of text
 
 
 def with_palette(pixels: Pixels) -> Image.Image:
     """Picture of (H, W, 3) uint8 pixels in 256 colours: exact where there are no more, else KEPT and the nearest."""
-    packed = pixels.reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
-    codes, index = np.unique(packed, return_inverse=True)  # numbers: rows would take a hundred times as long
-    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
-    if len(colours) > 256:
-        nearest = Image.fromarray(pixels).quantize(256 - len(KEPT), dither=Image.Dither.NONE)
+    shown = Image.fromarray(pixels)
+    if (counted := shown.getcolors(256)) is not None:
+        colours = np.array(sorted(colour for _, colour in counted))
+        index = np.searchsorted(colours @ PLACES, pixels.astype(np.int32) @ PLACES)
+    else:
+        nearest = shown.quantize(256 - len(KEPT), dither=Image.Dither.NONE)
         found = nearest.getpalette() or []
         colours = np.concatenate([np.array(KEPT), np.array(found).reshape(-1, 3)])
         index = np.asarray(nearest) + len(KEPT)
         for number, colour in enumerate(KEPT):
             index = np.where((pixels == colour).all(-1), number, index)
-    picture = Image.fromarray(index.reshape(pixels.shape[:2]).astype(np.uint8))
+    picture = Image.fromarray(index.astype(np.uint8))
     picture.putpalette(colours.astype(np.uint8).tobytes())
     return picture
 

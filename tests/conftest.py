@@ -24,6 +24,14 @@ def quick_classifier(monkeypatch) -> None:
     monkeypatch.setattr(room, "train_classifier", partial(room.train_classifier, steps=5))
 
 
+@pytest.fixture(autouse=True)
+def forked(monkeypatch) -> None:
+    """Processes of studies and devices need not load the libraries again; some tests, and CUDA, say otherwise."""
+    if not torch.cuda.is_available():
+        for name in ("ablations.study.workers", "radar.training.devices"):
+            monkeypatch.setattr(import_module(name), "METHOD", "fork")
+
+
 @pytest.fixture
 def fashion_files(tmp_path, monkeypatch) -> Iterator[Path]:
     """Fashion-MNIST of 40 + 20 images, random ones, where its publisher is looked for; nothing on the system."""

@@ -261,7 +261,7 @@ def test_a_learned_tokenizer_end_to_end(tmp_path, cache, capsys):
 
 
 def test_a_reader_that_has_seen_enough():
-    command = [sys.executable, "-c", "from ablations.cli import main; main(['methods'])"]
+    command = [sys.executable, "-c", "from ablations.cli import main; main(['options'])"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait() == 141
@@ -380,7 +380,7 @@ def test_masks_take_the_options_of_an_order(tmp_path, capsys):
 
 def test_small_linear_algebra_takes_one_thread(tmp_path):
     """On two cores the threads of a small matrix product wait for each other, at full load."""
-    code = "from ablations.cli import main; import os; main(['orders', '--grid', '4x4']); import torch; "
+    code = "from ablations.cli import main; import os; main(['orders', '--grid', '2x2']); import torch; "
     code += "print(torch.get_num_threads(), os.environ['OPENBLAS_NUM_THREADS'])"
     free = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     result = subprocess.run([sys.executable, "-c", code], env=free, cwd=tmp_path, capture_output=True, text=True)

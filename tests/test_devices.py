@@ -210,8 +210,9 @@ def test_a_loss_that_is_not_finite_stops_all(tmp_path, monkeypatch):
         train(tmp_path / "run", "train.devices=2")
 
 
-def test_a_tokenizer(tmp_path):
-    """FSQ, by two devices and in parts."""
+def test_a_tokenizer(tmp_path, monkeypatch):
+    """FSQ, by two devices and in parts; the processes of devices load all that they need, as outside of tests."""
+    monkeypatch.setattr("radar.training.devices.METHOD", "spawn")
     small = ["tokenizer.name=fsq", "tokenizer.width=8", "tokenizer.downsample=2", f"data.cache={tmp_path / 'cache'}"]
     runs = {"one": [], "parts": ["train.micro_batch=4"], "ddp": ["train.devices=2"]}
     paths = [train_tokenizer(to_config(OPTIONS, [*small, f"run={tmp_path / n}", *more])) for n, more in runs.items()]

@@ -51,7 +51,8 @@ def forget() -> None:
     VARIANTS.pop("as_plain", None)
 
 
-def test_commands_and_workers_know_them(own, tmp_path, capsys):
+def test_commands_and_workers_know_them(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ablations.study.workers.METHOD", "spawn")  # they inherit nothing
     cache, out = f"data.cache={tmp_path / 'cache'}", tmp_path / "out"
     study = tmp_path / "own.yaml"
     study.write_text(

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.spaces import Vectors
 from radar.errors import InputError
 from radar.model import transformer
-from radar.model.blocks import PRESETS, rotary_table
+from radar.model.blocks import PRESETS, compile_once, rotary_table
 from radar.model.conditioning import CONDITIONING, AdaLN
 from radar.model.transformer import Transformer, parameter_count
 from radar.sampling.passes import plan_passes
@@ -110,11 +111,15 @@ def test_a_loss_in_parts_is_the_same_and_holds_fewer_logits(order, variant, monk
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found[0], parts, strict=True))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(
-    ("recompute", "in_bands"), [pytest.param(False, False, marks=pytest.mark.slow), (True, False), (False, True)]
-)
-def test_compiling_changes_nothing(recompute, in_bands):
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
+@pytest.mark.parametrize(("recompute", "in_bands"), [(False, False), (True, False), (False, True)])
+def test_compiling_changes_nothing(recompute, in_bands, backend, monkeypatch):
+    """Traced in all three; made into C++ too where a test may take a minute."""
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    compile_once.cache_clear()
     step, slots = layout("radial", "plain")
     mask = cut(slots.mask(), 8) if in_bands else slots.mask()
     content, labels = torch.ones(2, len(slots), dtype=torch.long), torch.tensor([0, 1])
@@ -130,6 +135,8 @@ def test_compiling_changes_nothing(recompute, in_bands):
         )
         results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None), tokens])
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*results, strict=True))
+    assert compile_once.cache_info().currsize, "it was compiled"
+    compile_once.cache_clear()
 
 
 def test_one_order_per_image_equals_each_alone():
