@@ -11,7 +11,8 @@ from ablations.study.prepare import arm_values
 from experiments.arguments import parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, to_config
-from radar.config.options import Config, check_training
+from radar.config.options import Config
+from radar.config.training import check_training
 from radar.data import load_data
 from radar.errors import InputError, naming
 from radar.hub import is_remote

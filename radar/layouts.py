@@ -18,7 +18,7 @@ from radar.attention import VARIANTS, Slots
 from radar.attention.slots import check_leaks
 from radar.config.load import parse_order, structured
 from radar.config.lookup import call
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError

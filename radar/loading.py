@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from radar.config.load import structured
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
 from radar.data.images import load_images
 from radar.editing.edits import Edit, Edited, Editor, label_of
 from radar.errors import InputError

@@ -8,7 +8,8 @@ from torch import nn
 
 from ablations.cli import main
 from radar.config.load import to_config
-from radar.config.options import TokenizerConfig, TrainConfig
+from radar.config.options import TokenizerConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError
 from radar.parts import Part
 from radar.tokenizers import build_tokenizer

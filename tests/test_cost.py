@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.cli import main
 from radar.attention import VARIANTS
-from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig
+from radar.config.options import Config, ModelConfig, OrderConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import decode_steps
 from radar.errors import InputError

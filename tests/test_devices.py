@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from radar.config.load import to_config
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.data.batches import BatchDataset, OrderedBatches
 from radar.errors import InputError, NonFiniteLoss, RunError
 from radar.parts import Draws, Part, cut

@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablations.cli import main
 from radar.config.load import to_config
-from radar.config.options import DiffusionConfig, ModelConfig, SampleConfig
+from radar.config.options import ModelConfig
+from radar.config.sampling import SampleConfig
+from radar.config.training import DiffusionConfig
 from radar.data.token_arrays import TokenSplit
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain

@@ -9,7 +9,7 @@ from PIL import Image
 from ablations.cli import main
 from ablations.reporting.edits import SCORES as SHOWN
 from ablations.reporting.edits import edit_tables
-from radar.config.options import EDITS
+from radar.config.sampling import EDITS
 from radar.editing.protocol import PROTOCOL
 from radar.editing.scores import SCORES
 from tests.command_line import fails

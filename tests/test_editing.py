@@ -7,7 +7,9 @@ import torch
 
 from radar.attention import VARIANTS, Slots
 from radar.config.load import parse_order
-from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
+from radar.config.options import Config, ModelConfig, OrderConfig
+from radar.config.sampling import SampleConfig
+from radar.config.training import TrainConfig
 from radar.decoding.given import Restricted, cut_again, given_first, known_first
 from radar.decoding.groups import decode_permutation
 from radar.decoding.orders import decode_steps

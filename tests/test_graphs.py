@@ -7,7 +7,8 @@ import torch
 
 from ablations.cli import main
 from radar.attention import VARIANTS
-from radar.config.options import ModelConfig, SampleConfig
+from radar.config.options import ModelConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.kernels import cuda_graphs
 from radar.kernels.cuda_graphs import recorded, replay, unrecorded

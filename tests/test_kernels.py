@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import radar.kernels.build
 import radar.kernels.linear
 import radar.model.kv_cache
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.kernels.build import FLAGS, Kernels, kernels
 from radar.kernels.linear import Linear, fast_products

@@ -36,7 +36,7 @@ def foreign(kind: str) -> torch.nn.Module:
 
 def log_likelihoods_in_sampling(model, own: Layout, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log p (B, N) by cell that the sampler's passes give those tokens, by noise that makes it choose them."""
-    from radar.config.options import SampleConfig
+    from radar.config.sampling import SampleConfig
     from radar.sampling.passes import plan_passes
     from radar.sampling.sampler import sample_tokens
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import radar.kernels.linear
 from experiments.configs import find_config
 from radar.config.load import load_config
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.kernels.linear import Linear, fast_products, has_fast_products
 from radar.sampling.passes import plan_passes

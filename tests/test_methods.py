@@ -9,7 +9,8 @@ from scipy.stats import kstest
 from radar.attention import NONE, VARIANTS
 from radar.config.load import merge_options, to_config
 from radar.config.methods import METHODS
-from radar.config.options import Config, OrderConfig, SampleConfig
+from radar.config.options import Config, OrderConfig
+from radar.config.sampling import SampleConfig
 from radar.data.batches import Batch
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import decode_steps

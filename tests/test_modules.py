@@ -7,7 +7,9 @@ import torch
 
 from radar.attention import VARIANTS, Bands
 from radar.config.load import load_config, to_config
-from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
+from radar.config.options import Config, ModelConfig, OrderConfig
+from radar.config.sampling import SampleConfig
+from radar.config.training import TrainConfig
 from radar.data.batches import Batch
 from radar.errors import InputError, NonFiniteLoss
 from radar.parts import Draws, Part

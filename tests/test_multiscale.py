@@ -9,7 +9,8 @@ from vector_quantize_pytorch import VectorQuantize
 
 from ablations.cli import main
 from radar.config.load import to_config
-from radar.config.options import OrderConfig, SampleConfig, TokenizerConfig
+from radar.config.options import OrderConfig, TokenizerConfig
+from radar.config.sampling import SampleConfig
 from radar.data.batches import Batch
 from radar.decoding.groups import step_sizes
 from radar.decoding.orders import decode_steps

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from radar.config.load import to_config
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.tokenizers import fsq
 from radar.training.generator import GeneratorModule
 from radar.training.muon import Muon

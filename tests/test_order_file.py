@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ablations.study.plan import plan_study, read_plan
 from ablations.study.prepare import check_arms
 from radar.config.load import load_config, to_config
-from radar.config.options import OrderConfig, SampleConfig
+from radar.config.options import OrderConfig
+from radar.config.sampling import SampleConfig
 from radar.data.batches import Batch
 from radar.decoding import orders
 from radar.decoding.decoding_order import order_hash

@@ -11,7 +11,9 @@ from PIL import Image
 
 from ablations.cli import main
 from radar.config.load import load_config
-from radar.config.options import Config, ModelConfig, OrderConfig, SampleConfig, TrainConfig
+from radar.config.options import Config, ModelConfig, OrderConfig
+from radar.config.sampling import SampleConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError
 from radar.model.blocks import POSITIONS, rotary_table
 from radar.sampling.sampler import sample_tokens

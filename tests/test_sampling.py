@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
 from radar.model.conditioning import CONDITIONING

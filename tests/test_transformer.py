@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from radar.attention.bands import cut
-from radar.config.options import ModelConfig, SampleConfig
+from radar.config.options import ModelConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.spaces import Vectors

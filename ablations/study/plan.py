@@ -22,7 +22,9 @@ from radar.config.load import (
     to_dict,
     training_options,
 )
-from radar.config.options import Config, SampleConfig, check_training
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
+from radar.config.training import check_training
 from radar.editing.protocol import check_protocol
 from radar.errors import InputError, naming
 from radar.scoring.evaluation import check_scoring

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from ablations.study.plan import Params, Plan, Trial, encode
 from ablations.study.study_file import Range, parse_ranges
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.errors import RunError
 from radar.seeding import Stream, derive
 from radar.training.logs import validations

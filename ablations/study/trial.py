@@ -14,7 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from ablations.study.plan import Plan, Trial
 from ablations.study.search import Score, Tuner
 from radar.config.load import config_hash, flatten, to_dict
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
 from radar.editing.protocol import protocol_columns
 from radar.files import locked, replacing
 from radar.networks.features import extract

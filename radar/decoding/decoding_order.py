@@ -12,7 +12,8 @@ from torch import Tensor
 
 from radar.config.load import parse_order
 from radar.config.lookup import choose, takes
-from radar.config.options import Config, OrderConfig, SampleConfig
+from radar.config.options import Config, OrderConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.given import Restricted, cut_again, given_first, known_first
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.decoding.orders import ORDERS, decode_steps

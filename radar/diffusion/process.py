@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from radar.config.options import DiffusionConfig
+from radar.config.training import DiffusionConfig
 from radar.errors import InputError
 
 PUBLISHED = 1000  # levels that the published bounds are for

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from radar.config.lookup import choose
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.diffusion.denoiser import Denoiser
 from radar.diffusion.process import Chain
 from radar.seeding import Stream, generator

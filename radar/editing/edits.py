@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from radar.config.lookup import choose
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.editing.filling import HoleFiller
 from radar.editing.holes import hidden_by_box, hidden_by_keep, hidden_by_picture, pixels_of
 from radar.errors import InputError

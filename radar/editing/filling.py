@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from radar.attention import NONE, Slots
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation
 from radar.errors import InputError
 from radar.sampling.passes import Pass, plan_passes

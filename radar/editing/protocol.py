@@ -1,6 +1,6 @@
 """The standard edits that a generator is scored by, all on the same held-out images with the same holes.
 
-To add one: a line in PROTOCOL, and its name in EDITS (radar/config/options.py). Legend: B images, N cells.
+To add one: a line in PROTOCOL, and its name in EDITS (radar/config/sampling.py). Legend: B images, N cells.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from radar.attention import VARIANTS, Slots
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.sampling.passes import plan_passes
 from radar.sampling.sampler import sample_tokens

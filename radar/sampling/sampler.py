@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.kernels.cuda_graphs import recorded, replay
 from radar.kernels.linear import fast_products
 from radar.sampling.decoder import Decoder, hints_reader, with_cache

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from radar.config.load import config_hash, result_options
 from radar.config.lookup import choose
-from radar.config.options import Config, EvaluateConfig, SampleConfig
+from radar.config.options import Config
+from radar.config.sampling import EvaluateConfig, SampleConfig
 from radar.data.batches import OrderedBatches
 from radar.data.tokens import cached_tokens
 from radar.decoding.fields import token_field

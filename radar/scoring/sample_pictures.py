@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.data.images import split_images
 from radar.scoring.samples import Samples
 from radar.sheets import Pixels, captioned, overlay, pixel_scale, save_gif, save_image, tile

@@ -16,7 +16,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from radar.config.load import to_dict
-from radar.config.options import Config, SampleConfig, TrainConfig
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError
 from radar.files import DAMAGED, locked_or_refused, replacing
 from radar.provenance import weights_hash

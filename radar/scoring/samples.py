@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from radar.config.lookup import choose
-from radar.config.options import SampleConfig
+from radar.config.sampling import SampleConfig
 from radar.data.tokens import cached_tokens
 from radar.scoring.labels import LABELS
 from radar.training.checkpoints import Generator

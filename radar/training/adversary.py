@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError
 from radar.parts import Part
 from radar.training.devices import over_devices

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.kernels.linear import Linear

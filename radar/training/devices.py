@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError, RunError, stop
 from radar.parts import cut
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from radar.config.lookup import choose
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
 from radar.data.batches import Batch
 from radar.data.token_arrays import TokenSplit
 from radar.decoding.decoding_order import DecodingOrder

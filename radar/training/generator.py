@@ -14,7 +14,8 @@ from torch import Tensor
 
 from radar.attention import BACKENDS, NONE, Mask, Slots, banded
 from radar.config.lookup import choose
-from radar.config.options import Config, SampleConfig
+from radar.config.options import Config
+from radar.config.sampling import SampleConfig
 from radar.data.batches import Batch
 from radar.decoding.decoding_order import rows_of
 from radar.parts import Draws, Part

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from radar.config.options import TrainConfig
+from radar.config.training import TrainConfig
 from radar.errors import InputError
 from radar.training.muon import Muon
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from radar.attention import VARIANTS, Slots
 from radar.attention.slots import check_leaks
 from radar.config.lookup import call
-from radar.config.options import Config, DiffusionConfig, ReviseConfig, SampleConfig
+from radar.config.options import Config, ReviseConfig
+from radar.config.sampling import SampleConfig
+from radar.config.training import DiffusionConfig
 from radar.decoding.decoding_order import DecodingOrder
 from radar.decoding.groups import decode_permutation, step_sizes
 from radar.errors import InputError

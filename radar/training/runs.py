@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
-from radar.config.options import Config, check_training
+from radar.config.options import Config
+from radar.config.training import check_training
 from radar.data import ImageData, load_data
 from radar.data.batches import image_batches
 from radar.data.tokens import cache_path, cached_tokens, token_batches

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from radar.config.load import to_dict
 from radar.config.lookup import choose
-from radar.config.options import Config, TrainConfig
+from radar.config.options import Config
 from radar.config.renamed import upgrade
+from radar.config.training import TrainConfig
 from radar.errors import NonFiniteLoss
 from radar.parts import Part, cut
 from radar.provenance import git_commit

@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from radar.config.options import Config, TrainConfig
+from radar.config.options import Config
+from radar.config.training import TrainConfig
 from radar.training.callbacks import (
     AtomicCheckpointIO,
     StepCheckpoint,
