@@ -17,6 +17,7 @@ from radar.tokenizers.convolutional import Convolutional, fsq, vq
 from radar.tokenizers.tokenizer import Tokenizer, normalise
 
 CHUNK = 8  # images
+FEATURES = 0.03  # weight of their loss: a cosine's is large beside squared errors of pixels, which at 1 are not learned
 
 
 class Patches(nn.Module):
@@ -44,7 +45,7 @@ class Frozen(Convolutional):
     """A quantiser between a frozen encoder and a decoder that is trained.
 
     Two linear layers bring a cell's features to a code. From the code pixels are restored, and the features too, by
-    their cosine (as BEiT v2, arXiv 2208.06366): else a code need tell only what pixels need.
+    their cosine (as BEiT v2, arXiv 2208.06366, which restores them alone): else a code need tell only what pixels need.
     """
 
     def __init__(self, network: FeatureNetwork, plain: Convolutional, width: int) -> None:
@@ -71,11 +72,11 @@ class Frozen(Convolutional):
         return {"encoder": bytes(self.get_buffer("encoder_digest").tolist()).hex()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Convolutional`; the loss has one less the mean cosine of the features and of what codes tell of them."""
+        """As `Convolutional`; the loss has FEATURES of one less the mean cosine of the features and what codes tell."""
         features = self.encoder[0](normalise(images))
         restored, tokens, loss, quantised = self.through(self.encoder[1:](features))
         told = F.cosine_similarity(self.told(quantised), features.flatten(2).mT, dim=-1)
-        return restored, tokens, loss + 1 - told.mean()
+        return restored, tokens, loss + FEATURES * (1 - told.mean())
 
 
 def _same_encoder(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
