@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
     rates, lines, planned = parse_rates(args.rates) if args.rates else None, [], []
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
+            if given and config.diffusion.latents:
+                raise InputError("diffusion.latents=true draws what a tokenizer knows, and --vocabulary stands for codes")
             tokenizer, classes, cells = (
                 (OnlyCodes(args.vocabulary), args.classes, parse_grid(args.grid)) if given else sizes(config)
             )

@@ -137,6 +137,8 @@ def test_the_command(tmp_path, capsys):
     main(["plan", "ordering", "--study", *rates, "model.layers=1"])
     assert sum(line.startswith("multi_center/nested ") for line in capsys.readouterr().out.splitlines()) == 1
     assert "--grid needs --grid, --vocabulary and --classes" in fails(capsys, "plan", "digits", *size[:2])
+    latents = ["method=dit", "diffusion.latents=true"]
+    assert "and --vocabulary stands for codes" in fails(capsys, "plan", "fashion", *size, *latents)
     for what in (["digits"], ["ordering", "--study", *rates]):
         said = fails(capsys, "plan", *what, "train.warmup=9", "train.max_steps=2")
         assert "train.warmup=9 is not possible" in said
