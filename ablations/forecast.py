@@ -52,7 +52,9 @@ def main(args: argparse.Namespace) -> None:
     for arm, config in configs(args.config, args.study, args.options):
         with naming(f"arm '{arm}'"):
             if given and config.diffusion.latents:
-                raise InputError("diffusion.latents=true draws what a tokenizer knows, and --vocabulary stands for codes")
+                raise InputError(
+                    "diffusion.latents=true draws what a tokenizer knows, and --vocabulary stands for codes"
+                )
             tokenizer, classes, cells = (
                 (OnlyCodes(args.vocabulary), args.classes, parse_grid(args.grid)) if given else sizes(config)
             )

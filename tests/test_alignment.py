@@ -62,9 +62,33 @@ def test_every_order_and_attention(order, variant):
     with_it = module.training_step(Batch(0, TOKENS, torch.arange(6) % 3, torch.arange(6), others=TOKENS), 0)
     with_it.backward()
     assert module.alignment.head[0].weight.grad.any() and not module.model.head.weight.grad.isnan().any()
-    module.alignment.teacher = None
+    first = next(module.model.blocks[0].parameters())
+    taught, module.alignment.teacher = first.grad.clone(), None
+    module.zero_grad()
     without = module.training_step(Batch(0, TOKENS, torch.arange(6) % 3, torch.arange(6), others=TOKENS), 0)
     assert 0 < float((with_it - without).detach()) < 1, "half of one less a cosine, beside the same loss"
+    without.backward()
+    assert not torch.allclose(taught, first.grad), "the model learns from it, not the head alone"
+
+
+@pytest.mark.parametrize(
+    ("order", "variant"), [("raster", "causal"), ("radial", "nested"), ("radial", "bidirectional")]
+)
+def test_slots_are_aligned_with_their_own_cell(order, variant, monkeypatch):
+    """Slots that hold the token of a cell, in the sequence of the order, are compared with that cell's features."""
+    train, model = {"align": "pixels", "layout": "packed"}, {"dim": 16, "layers": 2, "heads": 1}
+    config = to_config({"order": {"name": order}, "attention": variant, "model": model, "train": train})
+    module, seen = generator_builder(config)(config, TOKENIZER, 3, GRID), []
+    module.alignment.learn_from(Teacher(Pixels(), TOKENIZER, GRID, 16))
+    monkeypatch.setattr(Alignment, "forward", lambda self, *given: seen.append(given) or torch.zeros(()))
+    module.training_step(Batch(0, TOKENS, torch.arange(6) % 3, torch.arange(6), others=TOKENS), 0)
+    _, tokens, cells, there = seen[0]
+    assert torch.equal(tokens, TOKENS)
+    rank = module.slots.rank
+    assert there.sum() >= 15 and torch.equal(there, rank >= 0)
+    step = module.step[torch.atleast_2d(cells)[0, there]]
+    assert torch.equal(step, module.step.sort().values[rank[there]]), "cells in the sequence of their steps"
+    assert order != "raster" or torch.equal(torch.atleast_2d(cells)[0, there], rank[there])
 
 
 def test_what_is_not_possible(capsys, tmp_path):
@@ -75,6 +99,7 @@ def test_what_is_not_possible(capsys, tmp_path):
     for options, message in {
         ("train.align=nonsense",): "nonsense",
         ("train.align_layer=1",): "have no effect without train.align",
+        ("train.align=cnn", "train.align_layer=5", f"data.cache={tmp_path}"): "train.align_layer=5 is not possible",
         ("train.align=cnn", "train.strategy=fsdp"): "choose ddp",
     }.items():
         assert message in fails(capsys, "train", "digits", f"run={tmp_path / 'run'}", *options)

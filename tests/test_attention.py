@@ -74,6 +74,7 @@ def test_cheaper_nested_layouts():
         ("bidirectional", lambda asking, seen: seen.step <= asking.step + 1),
         ("instructed", lambda asking, seen: seen.rank <= asking.rank),
         ("neighbours", lambda asking, seen: seen.step <= asking.step + 1),
+        ("block_causal", lambda asking, seen: seen.step <= asking.step + 1),
     ],
 )
 def test_a_broken_mask_is_caught(variant, broken):

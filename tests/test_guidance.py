@@ -28,11 +28,12 @@ def scales(schedule: str, variant: str = "plain", revise: bool = True, power: fl
 @pytest.mark.parametrize("variant", ["plain", "nested", "relay", "bidirectional"])
 @pytest.mark.parametrize("revise", [True, False])
 def test_formulas(variant, revise):
-    """K = 20 cosine groups; ARPG and MAR, RandAR, RAR, ours, LlamaGen."""
+    """K = 20 cosine groups; ARPG and MAR, RandAR, RAR, VAR, ours, LlamaGen."""
     assert scales("constant", variant, revise) == [S] * K
     assert scales("linear", variant, revise) == pytest.approx([1 + (S - 1) * (k + 1) / K for k in range(K)])
     assert scales("known_before", variant, revise) == pytest.approx([1 + (S - 1) * KNOWN[k] / N for k in range(K)])
     assert scales("known_after", variant, revise) == pytest.approx([1 + (S - 1) * KNOWN[k + 1] / N for k in range(K)])
+    assert scales("from_one", variant, revise) == pytest.approx([1 + (S - 1) * k / (K - 1) for k in range(K)])
     cosine = [1 + (S - 1) * (1 - math.cos(math.pi * (KNOWN[k] / N) ** 2.5)) / 2 for k in range(K)]
     assert scales("power_cosine", variant, revise, 2.5) == pytest.approx(cosine)
 
@@ -62,6 +63,7 @@ def test_revised_tokens_are_guided_as_the_first_of_their_pass():
     [
         ("llamagen", "constant"), ("par_4x", "constant"), ("nar", "constant"), ("randar", "known_before"),
         ("rar", "power_cosine"), ("arpg", "known_after"), ("lpd", "per_token"), ("halton_maskgit", "constant"),
+        ("var", "from_one"),
     ],
 )  # fmt: skip
 def test_methods_take_their_own(method, schedule):

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from radar.config.load import to_config
+from radar.config.options import DataConfig
+from radar.data import load_data
+from radar.networks.features import load_features
 from radar.training.logs import validations
+from radar.training.runs import train_tokenizer
 
 # Validation every 5 steps and checkpoints every 3, so that the kills fall in, before and after both, and between.
 OPTIONS = {
@@ -45,12 +50,32 @@ VQGAN = {
                                  "adversarial_start": 4, "adversarial_width": 8},
 }  # fmt: skip
 PLAIN = {**OPTIONS, "attention": "plain"}  # trained in the very slots that it is validated in
+ALIGNED = {
+    **OPTIONS,
+    "model": {**OPTIONS["model"], "conditioning": "adaln"},
+    "train": {**OPTIONS["train"], "align": "cnn"},
+}
+SCALES = {"name": "multiscale", "levels": None, "codebook": 16, "width": 8, "downsample": 2, "sides": [1, 2, 3, 4]}
+VAR = {**DIT, "method": "var", "tokenizer": SCALES}
 KINDS = {
+    "aligned": (ALIGNED, "val/nll"),
+    "var": (VAR, "val/nll"),
     "nested": (OPTIONS, "val/nll"),
     "plain": (PLAIN, "val/nll"),
     "dit": (DIT, "val/loss"),
     "vqgan": (VQGAN, "val/mse"),
 }
+
+
+def prepare(options: dict, folder: Path) -> list[str]:
+    """Make what a training begins with, a teacher or a tokenizer of scales, in `folder`; return options naming it."""
+    if options is ALIGNED:
+        load_features("cnn", load_data(DataConfig(**options["data"])), str(folder))
+    if options is not VAR:
+        return []
+    begun = {**options, "method": "radar", "train": {"max_steps": 2, "batch_size": 8, "warmup": 1}}
+    made = train_tokenizer(to_config(begun, [f"run={folder / 'scales'}", f"data.cache={folder}"]))
+    return [f"tokenizer.checkpoint={made}"]
 
 
 @pytest.mark.parametrize(("options", "judged_by"), KINDS.values(), ids=KINDS)
@@ -67,10 +92,11 @@ def test_killed_anywhere_and_resumed(options, judged_by, tmp_path):
         [kill(6, signal.SIGKILL), kill(6, signal.SIGKILL, skip=1)],
         [kill(step, signal.SIGKILL, skip=1) for step in sorted(random.integers(1, 19, size=3))],
     ]
-    chains = chains if options is OPTIONS else [chains[1], chains[4], chains[5]]
-    expected_codes, jobs = [], []
+    if options is not OPTIONS:
+        chains = [chains[1], chains[5]] if options in (ALIGNED, VAR) else [chains[1], chains[4], chains[5]]
+    expected_codes, jobs, made = [], [], prepare(options, tmp_path)
     for name, chain in [("whole", []), *enumerate(chains)]:
-        overrides = [f"run={tmp_path / str(name)}", f"data.cache={tmp_path}"]
+        overrides = [f"run={tmp_path / str(name)}", f"data.cache={tmp_path}", *made]
         jobs += [{"options": options, "overrides": overrides, "kill": struck} for struck in [*chain, None]]
         expected_codes += [-k["signal"] if k["signal"] == signal.SIGKILL else 128 + k["signal"] for k in chain] + [0]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))

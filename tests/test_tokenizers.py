@@ -69,6 +69,22 @@ def test_what_is_counted_of_restored_images():
     assert told("levels", digits[..., :4, :4])[0].ssim is None
 
 
+def test_codes_that_are_to_be_diverse():
+    """More weight of the entropy is a lower loss, and another gradient of the encoder."""
+    images, _ = load_images(load_data(DataConfig(name="shapes")).train, range(6))
+    found = []
+    for diversity in (None, 0.5, 1.0):
+        torch.manual_seed(0)
+        made = build_tokenizer(TokenizerConfig(name="vq", codebook=16, width=8, diversity=diversity)).train()
+        made(images)  # k-means
+        _, _, loss = made(images)
+        loss.backward()
+        found.append((float(loss.detach()), [p.grad for p in made.encoder.parameters() if p.grad is not None]))
+    (plain, _), (half, some), (full, more) = found
+    assert plain - half == pytest.approx(half - full, rel=1e-3) and half != plain, "in proportion to its weight"
+    assert any(not torch.equal(a, b) for a, b in zip(some, more, strict=True))
+
+
 def test_levels_refuses_what_it_would_lose():
     images, _ = load_images(load_data(DataConfig(name="shapes")).train, range(2))
     with pytest.raises(InputError, match="'levels' with levels=17 would lose colours or grey levels"):

@@ -35,8 +35,9 @@ def rar() -> Options:
     """RAR (arXiv 2411.00776): trained on random permutations, annealed to raster; sampled in raster, 256 passes.
 
     Its target-aware position embedding is the shared embedding of the cell to predict. Differs here: one such embedding
-    per cell, where RAR has one per cell and use; `model.conditioning=adaln` is its way to know the class. Its guidance
-    rises as a power of a cosine, here with the power of size L (2.5; B 2.75, XL 1.5, XXL 1.2).
+    per cell, where RAR has one per cell and use; the class is a token, and RAR's own way to know it is
+    `model.conditioning=adaln`. Its guidance rises as a power of a cosine, here with the power of size L
+    (2.5; B 2.75, XL 1.5, XXL 1.2).
     """
     return _method(
         {"name": "raster"},
@@ -109,10 +110,10 @@ def lpd() -> Options:
 def ear() -> Options:
     """EAR (arXiv 2511.15499): a spiral from the middle in groups of 1, 3, 5, ... cells, queries apart; 16 passes.
 
-    On other grids than 16x16 `order.steps` is to be the side. Differs here: `spiral_out`'s turn of the spiral;
-    `model.conditioning=adaln` is its way to know the class.
+    On other grids than 16x16 `order.steps` is to be the side. Differs here: `spiral_out`'s turn of the spiral.
     """
-    return _method({"name": "spiral_out", "steps": 16, "schedule": "linear"}, "plain")
+    order = {"name": "spiral_out", "steps": 16, "schedule": "linear"}
+    return _method(order, "plain", model={"conditioning": "adaln"})
 
 
 def maskgit() -> Options:
@@ -154,8 +155,9 @@ def radar() -> Options:
 def var() -> Options:
     """VAR (arXiv 2404.02905): scale after scale, all cells of one at once, from what the lower ones give; 10 passes.
 
-    Needs a tokenizer `multiscale`; on 8x8 cells 7 passes. Differs here: QK-norm, RMSNorm, SwiGLU; its own blocks are
-    `model.trunk=vit model.cosine_attention=true`.
+    Needs a tokenizer `multiscale`; on 8x8 cells 7 passes. Differs here: one embedding for each cell of
+    each scale, in place of the sum of one for its place and one for its level; QK-norm, RMSNorm, SwiGLU, its own blocks
+    being `model.trunk=vit model.cosine_attention=true`.
     """
     return _method(
         {"name": "scales"},

@@ -117,12 +117,12 @@ def crops(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:
 
 
 def var_sides(side: int) -> list[int]:
-    """Sides of VAR's scales in proportion to the last.
+    """Sides of VAR's scales in proportion to the last, the first of one cell.
 
-    >>> var_sides(8)
-    [1, 2, 3, 4, 5, 7, 8]
+    >>> var_sides(8), var_sides(24)
+    ([1, 2, 3, 4, 5, 7, 8], [1, 3, 5, 6, 8, 9, 12, 15, 20, 24])
     """
-    return sorted({-(-each * side // VAR_SIDES[-1]) for each in VAR_SIDES})
+    return sorted({1, *(-(-each * side // VAR_SIDES[-1]) for each in VAR_SIDES[1:])})
 
 
 def scales(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:

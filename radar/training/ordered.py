@@ -83,12 +83,12 @@ class OrderedGenerator(GenerativeModule):
         check_row(self.order, reader)
         if config.diffusion != DiffusionConfig():
             raise InputError("options diffusion.* have no effect on an autoregressive generator")
-        self.check_sampling(config.sample)  # fails here, not after training
         with torch.device("meta") if planned else nullcontext():
             self.model = Transformer(
                 config.model, vocabulary, classes, grid, self.slots.mixes,
                 reader.features if reader else None, reader.code if reader else 0,
             )  # fmt: skip
+        self.check_sampling(config.sample)  # fails here, not after training
 
     def blocks(self) -> Sequence[nn.Module]:
         """Those of the transformer."""

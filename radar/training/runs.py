@@ -141,7 +141,7 @@ def teach(module: GenerativeModule, config: Config, data: ImageData, tokenizer: 
     """Give a module the encoder that it is aligned with, if any; raises InputError for one that shows no maps."""
     if module.alignment is not None and config.train.align is not None:
         network = load_features(config.train.align, data, config.data.cache).eval().requires_grad_(False)
-        network.maps(torch.zeros(2, 3, *data.size))
+        network.cells(torch.zeros(2, 3, *data.size), module.grid)  # fails here, not in the first step
         module.origin["teacher"] = network.title
         module.alignment.learn_from(Teacher(network, tokenizer, module.grid, module.model.shape.dim))  # type: ignore[arg-type]
 
