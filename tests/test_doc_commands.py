@@ -139,6 +139,7 @@ ABBREVIATED += [
     "radar ablate editing",
     "radar ablate editing_fashion",
     "radar ablate alignment",
+    "radar ablate systems_fashion",
     "radar ablate systems",
     "radar ablate benchmarks/claims_gpu.yaml --workers 3 train.device=cuda",
     "radar ablate grids",
