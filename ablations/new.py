@@ -52,8 +52,8 @@ config:
   evaluate:
     images: 1000          # samples for fid; the more, the less noise
     features: [cnn]       # a classifier of your own data; efficientnet_lite0 was trained on ImageNet (an extra)
-tokenizer_training:
-  train: {{max_steps: {max_steps}, batch_size: 32}}
+  tokenizer_training:
+    train: {{max_steps: {max_steps}, batch_size: 32}}
 arms:                     # a name, and what differs from the options above
 {arms}
 """

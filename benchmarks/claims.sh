@@ -5,12 +5,10 @@
 #   sh benchmarks/claims.sh run       on a GPU: goes on where it was stopped; WORKERS (4) trainings side by side
 # Options (key=value) may follow.
 set -eu
-TOKENIZER=runs/tokenizers/fashion-16/last.ckpt
 task=${1-}
 [ $# = 0 ] || shift
 case $task in
 prepare)
-    radar tokenizer fashion_tokenizer tokenizer.downsample=2 "tokenizer.checkpoint=$TOKENIZER"
     radar ablate claims --prepare "$@"
     ;;
 dry)

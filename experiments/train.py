@@ -21,6 +21,7 @@ from radar.scoring.evaluation import check_scoring
 from radar.training.devices import is_first
 from radar.training.fit import check_kept
 from radar.training.runs import train_generator
+from radar.training.untrained import check_untrained, train_untrained
 
 arguments = add_config
 
@@ -34,9 +35,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(config: Config) -> Path:
-    """Check all options, train, return the checkpoint; raises InputError."""
+    """Check all options, train, the tokenizer first if it is not trained, and return the checkpoint.
+
+    Raises InputError.
+    """
     check_scoring(config.evaluate)
     check_kept(config)
+    if config.tokenizer_training:
+        check_untrained(config)
+        train_untrained(config)
     return train_generator(config, more=curve_callbacks)
 
 

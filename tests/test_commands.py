@@ -356,16 +356,15 @@ def test_numbers_without_bound(option, message, capsys, tmp_path):
 
 
 def test_what_a_missing_tokenizer_needs(tmp_path, capsys):
-    error = fails(capsys, "train", "shapes_vq", f"tokenizer.checkpoint={tmp_path / 'x.ckpt'}")
+    tokenizer = ["tokenizer.name=vq", "tokenizer.levels=none", f"tokenizer.checkpoint={tmp_path / 'x.ckpt'}"]
+    error = fails(capsys, "train", "digits", *tokenizer)
     assert "x.ckpt does not exist: train it first by `radar tokenizer CONFIG`" in error
 
 
 def test_configurations_of_a_folder_are_listed(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("")
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "train", tmp_path / "mina.yaml")
-    assert "give a YAML file or one of: digits, fashion, fashion_tokenizer, fashion_vqgan" in fails(
-        capsys, "train", "digit"
-    )
+    assert "give a YAML file or one of: digits, digits_var, fashion, fashion_vqgan" in fails(capsys, "train", "digit")
     assert f"{tmp_path} holds: mine.yaml" in fails(capsys, "ablate", tmp_path / "x.yaml")
     assert "give a YAML file or one of: alignment, capacity" in fails(capsys, "ablate", "ordring")
 

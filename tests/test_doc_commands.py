@@ -28,6 +28,9 @@ IMAGENET = (
     "train.device=cpu data.held_out=0.5 data.workers=0 data.cache=cache data.size=64 model.dim=16 model.layers=1 "
     "model.heads=1 tokenizer.width=8 tokenizer.codebook=16 evaluate.features=cnn"
 )
+FIRST_STEPS = (
+    "data.images=40 tokenizer.width=8 tokenizer_training.train.max_steps=2 tokenizer_training.train.batch_size=4"
+)
 FIRST = [page for page in PAGES if page.name in ("README.md", "commands.md")]
 STUDY = f"{SMALL} {TINY} --workers 1"
 
@@ -44,27 +47,21 @@ COMMANDS = {
     "radar gap --from-data digits --steps 7": "data.cache=cache",
     "radar tokenizer shapes_vq": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar tokenizer shapes_fsq": f"{SMALL} data.images=40 tokenizer.width=8",
-    "radar tokenizer shapes_frozen": f"{SMALL} data.images=40 tokenizer.width=8",
     "radar tokenizer fashion_vqgan": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
-    "radar tokenizer fashion_tokenizer": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
+    "radar tokenizer fashion": f"{SMALL} train.perceptual=[cnn] tokenizer.width=8",
     "radar gap --from-data shapes_fsq --estimate information --save runs/field.npz": (
         "data.images=40 tokenizer.width=8 data.cache=cache --pooled"
     ),
     "radar train digits order.name=optimised order.steps=7 attention=plain order.covariance=runs/field.npz": (
         f"{SMALL} run=runs/optimised"
     ),
-    "radar tokenizer shapes_fsq tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
-    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
-    "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": (
-        f"{SMALL} data.images=40 tokenizer.width=8 run=runs/scales"
-    ),
-    "radar tokenizer shapes_fsq tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
-    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} data.images=40 tokenizer.width=8",
-    "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null "
-    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": (
-        f"{SMALL} data.images=40 tokenizer.width=8 run=runs/shapes-latents"
-    ),
+    "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} {FIRST_STEPS} run=runs/scales",
+    "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} {FIRST_STEPS} run=runs/shapes-latents",
+    "radar train digits_var": f"{SMALL} {FIRST_STEPS}",
+    "radar train digits method=dit": f"{SMALL} run=runs/dit",
+    "radar train shapes_frozen": f"{SMALL} {FIRST_STEPS}",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,
     "radar export runs/digits/last.ckpt digits": DRAWN,

@@ -56,7 +56,7 @@ def test_completion(shell, capsys, tmp_path):
         (tmp_path / "script").write_text(script)
         for words, found in {
             "radar or": "orders",
-            "radar train fashion_t": "fashion_tokenizer",
+            "radar train fashion_v": "fashion_vqgan",
             "radar ablate clai": "claims claims_cpu claims_orders",
             "radar train digits train.max_s": "train.max_steps=",
         }.items():

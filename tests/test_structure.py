@@ -13,8 +13,7 @@ from ablations.cli import main
 from ablations.study.plan import read_plan
 from ablations.study.prepare import prepare, prepare_inputs
 from ablations.study.trial import run_trial
-from experiments.configs import find_config
-from radar.config.load import load_config, merge_options, read_yaml, to_config
+from radar.config.load import load_config, read_yaml, to_config, tokenizer_config
 from radar.config.options import Config
 from radar.data import load_data
 from radar.tokenizers import build_tokenizer
@@ -98,7 +97,7 @@ def test_every_option_is_read(read_options, tmp_path, monkeypatch):
     main(["sample", "run/last.ckpt", "sample.images=4"])
     main(["evaluate", "run/last.ckpt"])
     with pytest.raises(SystemExit):
-        main(["train", "shapes_vq", "run=other"])  # asks for tokenizer.checkpoint, which is not there
+        main(["train", "shapes_vq", "run=other", "tokenizer.checkpoint=not_there.ckpt"])
     unread = options(Config) - read_options
     assert not unread, sorted(unread)
 
@@ -126,8 +125,8 @@ def fitted(values: dict, tmp_path: Path) -> Config:
         values["tokenizer"] |= {"codebook": 64, "width": 8}
     config = shrunk(values, tmp_path)
     if build_tokenizer(config.tokenizer).learned:
-        training = dataclasses.replace(config.train, optimizer="adamw")  # a tokenizer has no matrices for muon
-        trained = dataclasses.replace(config, run=str(tmp_path / "tokenizer"), train=training)
+        small = [f"train.{one}" for one in ("max_steps=1", "batch_size=2", "warmup=1", "precision=32-true")]
+        trained = dataclasses.replace(tokenizer_config(config, small), run=str(tmp_path / "tokenizer"))
         config.tokenizer.checkpoint = str(train_tokenizer(trained))
     return config
 
@@ -150,15 +149,10 @@ def test_every_study_runs_one_step(path, tmp_path, monkeypatch, fashion_files):
     overrides = ["train.max_steps=1", "train.batch_size=32", "model.dim=16", "model.heads=1", "model.layers=2"]
     overrides += [f"data.cache={tmp_path}", "evaluate.images=20"]
     overrides += ["data.images=40"] if read_yaml(path)["base"].startswith("shapes") else []
+    overrides += [f"tokenizer_training.train.{one}" for one in ("max_steps=1", "batch_size=2", "warmup=1")]
     # Past the check that no option makes an arm something else: here all arms are to be as small.
     plan = dataclasses.replace(read_plan(str(path), str(tmp_path / "out"), []), overrides=tuple(overrides))
     plan.file.seeds = plan.file.seeds[:1]
-    if plan.file.tokenizer_training:
-        plan.file.tokenizer_training |= {"train": {"max_steps": 1, "batch_size": 2, "warmup": 1}}
-    if plan.file.base == "fashion":  # its tokenizer is trained by a command of its own
-        values = merge_options(read_yaml(find_config("fashion_tokenizer")), plan.file.config)
-        made = to_config(values, [*overrides, "train.batch_size=2", "train.warmup=1", "tokenizer.width=8"])
-        train_tokenizer(dataclasses.replace(made, run=str(Path(made.tokenizer.checkpoint).parent)))
     prepare_inputs(plan)
     assert len(plan.trials) == len(plan.arms) * len(plan.file.seeds)
     prepare(plan, [])

@@ -4,7 +4,6 @@ Tokenizers, fields, tokens, feature networks.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from radar.data import load_data
 from radar.data.tokens import cached_tokens
 from radar.errors import InputError, naming
 from radar.files import locked
-from radar.hub import is_remote
 from radar.scoring.data_field import estimate_field, field_origin, save_field
 from radar.scoring.reference import build_references
 from radar.scoring.restoration import restored_distances
 from radar.scoring.row import Row
-from radar.tokenizers import build_tokenizer, tokenizer_hash
-from radar.training.checkpoints import adopt, as_drawn, build_generator, has_ended, load_tokenizer, read_checkpoint
+from radar.tokenizers import tokenizer_hash
+from radar.training.checkpoints import build_generator, load_tokenizer
 from radar.training.devices import pick_device
-from radar.training.generators import generator_builder
-from radar.training.runs import tokenizer_folder, train_tokenizer
+from radar.training.untrained import check_untrained, train_untrained, untrained
 
 
 def prepare_inputs(plan: Plan) -> None:
@@ -37,14 +34,11 @@ def prepare_inputs(plan: Plan) -> None:
 
 
 def check_idle(plan: Plan) -> None:
-    """Refuse how to train tokenizers or estimate fields where no arm has any; raises InputError."""
-    configs, fields = [], list[str]()
+    """Refuse to estimate fields where no arm has any; raises InputError."""
+    fields = list[str]()
     for arm, values in arm_values(plan):
         with naming(f"arm '{arm}'"):
-            configs.append(to_config(values, plan.overrides))
-            fields += covariances(configs[-1])
-    if plan.file.tokenizer_training and not any(build_tokenizer(config.tokenizer).learned for config in configs):
-        raise InputError("tokenizer_training has no effect: no arm has a learned tokenizer")
+            fields += covariances(to_config(values, plan.overrides))
     if plan.file.estimator is not None and not fields:
         raise InputError(f"estimator: {plan.file.estimator} has no effect: no arm names an order.covariance")
 
@@ -60,39 +54,29 @@ def check_arms(plan: Plan) -> None:
 
     A wrong option ends the study before that training and not after. Without fields, which come later.
     """
-    for arm, values in arm_values(plan):
-        with naming(f"arm '{arm}'"):
-            config = adopt(to_config(values, plan.overrides))
-            path, tokenizer = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer)
-            if path is None or is_remote(path) or not tokenizer.learned or is_trained(Path(path)):
-                continue
-            if not plan.file.tokenizer_training:
-                raise InputError(
-                    f"tokenizer.checkpoint={path} is not trained: do so by `radar tokenizer`, or say in the study how, "
-                    "under tokenizer_training"
-                )
-            if Path(path).exists():
-                continue
-            tokenizer_folder(Path(path))
-            data, order = load_data(config.data), replace(config.order, covariance=None)
-            config = replace(config, order=order, sample=replace(config.sample, order=None, order_per_image=False))
-            tokenizer = as_drawn(tokenizer, config)
-            generator_builder(config)(config, tokenizer, len(data.classes), tokenizer.grid(data.size), planned=True)
-
-
-def train_tokenizers(plan: Plan) -> None:
-    """Train every learned tokenizer that is not trained yet, or not to its end, with `tokenizer_training`."""
+    trainings = dict[Path, tuple[str, dict[str, Any]]]()
     for arm, values in arm_values(plan):
         with naming(f"arm '{arm}'"):
             config = to_config(values, plan.overrides)
-            path, learned = config.tokenizer.checkpoint, build_tokenizer(config.tokenizer).learned
-        if path is None or not learned:
-            continue
-        with locked(Path(path).parent / "lock"):
-            if not is_trained(Path(path)):
-                kept = [text for text in plan.overrides if not text.startswith("train.")]  # those are the generator's
-                trained = to_config(merge_options(values, plan.file.tokenizer_training), kept)
-                train_tokenizer(replace(trained, run=str(Path(path).parent)), f"tokenizer of '{arm}'")
+            check_untrained(config)
+            if (path := untrained(config)) is None:
+                continue
+            other, training = trainings.setdefault(path, (arm, config.tokenizer_training))
+            if training != config.tokenizer_training:
+                raise InputError(
+                    f"tokenizer.checkpoint={path} is trained otherwise for arm '{other}': give it another name here"
+                )
+
+
+def train_tokenizers(plan: Plan) -> None:
+    """Train every tokenizer that is not trained yet, or not to its end."""
+    for arm, values in arm_values(plan):
+        with naming(f"arm '{arm}'"):
+            config = to_config(values, plan.overrides)
+            path = untrained(config)
+        if path is not None:
+            with locked(path.parent / "lock"):  # another `radar ablate` may train it just now
+                train_untrained(config, f"tokenizer of '{arm}'")
 
 
 def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
@@ -123,13 +107,6 @@ def estimate_once(config: Config, estimator: str, path: Path) -> None:
             print(f"{path}: {title}")
     if (found := field_origin(path)) != origin:
         raise InputError(f"{path} is a field of another origin ({found}, here {origin}); delete it, or name another")
-
-
-def is_trained(path: Path) -> bool:
-    """Whether a checkpoint is there and has made all of its steps; raises InputError for a damaged one."""
-    if not path.exists():
-        return False
-    return has_ended(read_checkpoint(path))
 
 
 def prepare(plan: Plan, rows: Sequence[Row]) -> None:

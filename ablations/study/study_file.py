@@ -3,10 +3,9 @@
 A study file holds `name`, `base` (a configuration), `config` (options for all arms), `arms` (name -> options),
 `factors` (option -> values, crossed with the arms), `seeds`, `objectives` (name -> minimize or maximize),
 `baseline` (an arm), `contrasts` (pairs of arms whose differences are given, and those of the first pair to the
-others), `tune` (a search over sampling options on each trained checkpoint), `tokenizer_training` (options
-for tokenizers that are not trained yet), `estimator` (of fields that `order.covariance` names and that are not there
-yet), `threads` (per process), `heartbeat` (in seconds; three missed ones are a dead worker) - or, in place of arms and
-factors, `search` (sampler, trials, ranges, prune).
+others), `tune` (a search over sampling options on each trained checkpoint), `estimator` (of fields that
+`order.covariance` names and that are not there yet), `threads` (per process), `heartbeat` (in seconds; three missed
+ones are a dead worker) - or, in place of arms and factors, `search` (sampler, trials, ranges, prune).
 """
 
 import math
@@ -83,7 +82,6 @@ class StudyFile:
     contrasts: list[list[str]] = field(default_factory=list)  # pairs of arms: [a, b] is a less b
     search: Search | None = None
     tune: Tuning | None = None
-    tokenizer_training: dict[str, Any] = field(default_factory=dict)
     estimator: str | None = None
     threads: int = 1
     heartbeat: int = 10
@@ -125,6 +123,8 @@ def check_free(key: str) -> Any:
 def read_study(path: str) -> StudyFile:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
     values = read_yaml(find_yaml(path, Path(__file__).parents[1] / "studies", "study"))
+    if "tokenizer_training" in values:
+        raise InputError(f"{path}: tokenizer_training is an option of a configuration now: put it under `config`")
     if isinstance(arms := values.get("arms"), dict):
         values["arms"] = {str(name): options for name, options in arms.items()}
     if not isinstance(values.get("seeds", []), list):

@@ -47,9 +47,9 @@ def option(
     below: float = math.inf,
     choices: Sequence[str] = (),
 ) -> Any:
-    """Declare an option; a list as default is copied."""
+    """Declare an option; a list or mapping as default is copied."""
     about = {"text": text, "limits": Limits(at_least, above, at_most, below), "choices": tuple(choices)}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=about)
     return field(default=default, metadata=about)
 
@@ -124,4 +124,6 @@ def described(kind: type, prefix: str = "") -> Iterator[Described]:
 def _named(hint: Any) -> str:
     """Write a type, without the None that stands for "not given"."""
     given = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    if typing.get_origin(given) is dict:
+        return "options"
     return str(given) if get_args(given) else str(given.__name__)

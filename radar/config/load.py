@@ -17,7 +17,7 @@ from yaml import YAMLError
 from radar.config.methods import method_options
 from radar.config.options import Config, OrderConfig
 from radar.config.renamed import refuse_old_name, refuse_old_names, refuse_old_value
-from radar.errors import InputError
+from radar.errors import InputError, naming
 
 T = TypeVar("T")
 
@@ -96,9 +96,25 @@ def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
         for text in overrides:
             key, value = _split(text)
             _update(merged, key, value)
-        return typing.cast(Config, OmegaConf.to_object(merged))
+        config = typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise InputError(_one_line(error)) from error
+    tokenizer_config(config)  # fails here, not when a tokenizer is to be trained
+    return config
+
+
+def tokenizer_config(config: Config, overrides: Sequence[str] = ()) -> Config:
+    """Options that a tokenizer is trained with: those of its generator, and `tokenizer_training` in their place.
+
+    How the generator is trained does not pass to it, so that all arms of a study share one; but on what does. Without
+    `tokenizer_training` all options are the tokenizer's. Raises InputError.
+    """
+    if not config.tokenizer_training:
+        return config
+    values = to_dict(config) | {"tokenizer_training": {}}
+    values["train"] = {name: values["train"][name] for name in ("device", "devices", "nodes")}
+    with naming("tokenizer_training"):
+        return to_config(merge_options(values, config.tokenizer_training), overrides)
 
 
 def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +173,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def result_options(config: Config) -> dict[str, Any]:
-    """Options that can change a result: all but where files lie and how many processes load them."""
+    """Options that can change a result: all but where files lie and how many processes load them.
+
+    How a tokenizer is trained is none: it is known by its weights.
+    """
     options = to_dict(config)
+    options.pop("tokenizer_training")
     return options | {"run": "", "data": {**options["data"], "cache": "", "workers": 0}}
 
 
@@ -240,10 +260,12 @@ def option_type(key: str) -> Any:
     refuse_old_name(key)
     kind: Any = Config
     for part in key.split("."):
+        kind = Config if kind == dict[str, Any] else kind  # tokenizer_training, options again
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
             raise InputError(f"unknown option '{key}'; '{part}' is not one of: {', '.join(hints) or 'none'}")
         kind = hints[part]
+    kind = Config if kind == dict[str, Any] else kind
     if dataclasses.is_dataclass(kind):
         raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(typing.get_type_hints(kind))}")
     return kind

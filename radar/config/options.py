@@ -167,6 +167,9 @@ class Config:
     diffusion: DiffusionConfig = group(DiffusionConfig)
     sample: SampleConfig = group(SampleConfig)
     evaluate: EvaluateConfig = group(EvaluateConfig)
+    tokenizer_training: dict[str, Any] = option(
+        {}, "options in whose place a tokenizer that is not trained yet is trained first: {train: {max_steps: 1000}}"
+    )
     init: str | None = option(None, "checkpoint of a generator to begin with, whose `model` options then hold")
     plugins: list[str] = option([], "Python files of your own that add orders, attentions and the like; imported first")
     seed: int = option(0, "of weights, batches and corruption", at_least=0, at_most=LARGEST)

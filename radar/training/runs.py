@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
 from radar.config.options import Config
-from radar.config.training import check_training
+from radar.config.training import TrainConfig, check_training
 from radar.data import ImageData, load_data
 from radar.data.batches import image_batches
 from radar.data.tokens import cache_path, cached_tokens, token_batches
@@ -110,12 +110,8 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
 
     Raises InputError for bad options.
     """
-    check_training(config.train)
-    check_loggers(config.train.loggers)
+    check_generator_training(config.train)
     starts = must_start(config.train)
-    for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
-        if (given := getattr(config.train, name)) != getattr(Config().train, name):
-            raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
     seed_everything(config.seed, verbose=False)
     config = adopt(config)
     stored = order_to_go_on(config)
@@ -135,6 +131,15 @@ def train_generator(config: Config, title: str = "train", more: Callbacks = no_c
     teach(module, config, data, tokenizer)
     batches = token_batches(config, splits, module.takes_others)
     return fit(config, module, batches, title, more=more(config))
+
+
+def check_generator_training(train: TrainConfig) -> None:
+    """Check how a generator is to be trained; raises InputError."""
+    check_training(train)
+    check_loggers(train.loggers)
+    for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
+        if (given := getattr(train, name)) != getattr(TrainConfig(), name):
+            raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
 
 
 def teach(module: GenerativeModule, config: Config, data: ImageData, tokenizer: Tokenizer) -> None:
