@@ -6,7 +6,7 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -118,6 +118,15 @@ def locked(path: Path) -> AbstractContextManager[object]:
     """Wait for, then hold, a lock among the processes of this machine; the system releases it if this one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, poll_interval=0.5)
+
+
+@contextmanager
+def locked_where_possible(path: Path) -> Iterator[None]:
+    """As `locked`, but without a lock where nothing may be written."""
+    with ExitStack() as stack:
+        with kept_where_possible():
+            stack.enter_context(locked(path))
+        yield
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Metrics against independent computations."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from radar.networks.features import load_features
 from radar.scoring.distances import coverage, frechet_distance, kernel_distance, neighbour_radius
 from radar.scoring.metrics import METRICS, score
 from radar.scoring.reference import build_reference
-from radar.scoring.statistics import Moments
+from radar.scoring.statistics import Moments, kept_statistics
 
 REPORTS = Path(__file__).parents[1] / "results"
 
@@ -79,6 +81,22 @@ def test_precision_and_recall_by_hand():
     assert torch.allclose(neighbour_radius(points, chunk=7), radius, atol=1e-5)
     covered = [any((q - p).norm() <= r for p, r in zip(points, radius, strict=True)) for q in queries]
     assert coverage(points, radius, queries, chunk=7) == pytest.approx(np.mean(covered))
+
+
+def test_images_are_looked_at_once_by_all_who_ask_at_once(reference, tmp_path):
+    looks = []
+
+    def look():
+        looks.append(1)
+        time.sleep(0.2)  # the others have asked by now
+        images, labels = load_images(reference.data.held_out, range(8))
+        return [(images, labels)]
+
+    with ThreadPoolExecutor(3) as asking:
+        ask = partial(kept_statistics, reference.network, "x", "eight", look, 8, str(tmp_path))
+        found = [one.result() for one in [asking.submit(ask) for _ in range(3)]]
+    assert len(looks) == 1
+    assert all(torch.equal(one.features.mean, found[0].features.mean) for one in found)
 
 
 def test_held_out_images_score_at_the_floor(reference):

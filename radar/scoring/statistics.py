@@ -17,7 +17,7 @@ from tqdm import tqdm
 from radar.data.images import spread
 from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
-from radar.files import DAMAGED, kept_where_possible, replacing
+from radar.files import DAMAGED, kept_where_possible, locked_where_possible, replacing
 from radar.networks.features import extract, shown
 from radar.training.devices import over_devices
 
@@ -164,11 +164,13 @@ def kept_statistics(
     key = hashlib.sha256(f"{network.title} {identity} {count} {spatial}".encode()).hexdigest()[:12]
     path = Path(cache) / f"{title}-{network.label}-{key}.npz"
     if not path.exists():
-        found = measure_statistics(network, images(), count, spatial)
-        with kept_where_possible():
-            save_arrays(path, arrays_of(found))
-        if not path.exists():
-            return found
+        with locked_where_possible(path.with_name(f".{path.name}.lock")):  # another process may look at them just now
+            if not path.exists():
+                found = measure_statistics(network, images(), count, spatial)
+                with kept_where_possible():
+                    save_arrays(path, arrays_of(found))
+                if not path.exists():
+                    return found
     try:
         with np.load(path) as kept:
             return statistics_of({name: kept[name] for name in kept.files})
