@@ -1,6 +1,7 @@
 """Training: what is corrupted, what is counted, when it stops."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -268,3 +269,15 @@ def test_bad_checkpoints(damage, tmp_path):
     }
     with pytest.raises(InputError, match=message[damage]):
         load_generator(path)
+
+
+def test_the_printed_loss_is_that_of_a_whole_step(tmp_path, capfd):
+    printed = []
+    for part in (None, 3):
+        train = TrainConfig(max_steps=10, batch_size=8, micro_batch=part)
+        config = Config(model=ModelConfig(dim=16, heads=1, layers=1), train=train, run=str(tmp_path / str(part)))
+        config.tokenizer.levels, config.data.cache = 17, str(tmp_path)
+        train_generator(config)
+        lines = re.findall(r"step (\d+)/10, loss ([\d.]+)", capfd.readouterr().out)
+        printed.append({step: float(loss) for step, loss in lines if step != "1"})  # the first may be too early to tell
+    assert len(printed[0]) == 9 and printed[1] == pytest.approx(printed[0], abs=2e-3)

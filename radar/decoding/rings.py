@@ -135,5 +135,8 @@ def scales(h: int, w: int, sides: Sequence[int] | None = None) -> Keys:
     found = next((each for each in known if sum(side**2 for side in each) == w), None)
     if h != 1 or found is None:
         asked = "order 'scales'" if sides is None else f"order.sides={list(sides)}"
-        raise InputError(f"{asked} is not possible on {h}x{w} cells: those of a tokenizer 'multiscale' expected")
+        raise InputError(
+            f"{asked} is not possible on {h}x{w} cells: those of a tokenizer 'multiscale' expected, as in the "
+            "configuration digits_var"
+        )
     return np.repeat(np.arange(len(found)), [side**2 for side in found])[None].astype(np.float64)

@@ -150,12 +150,14 @@ class PlainProgress(Callback):
         self.title = title
         self.began: tuple[float, int] | None = None
         self.printed = 0
+        self.parts = list[Tensor]()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Print at every tenth, with an estimate of the time that is left."""
         step, total = trainer.global_step, int(trainer.max_steps)
         if not trainer.is_global_zero:
             return
+        self.parts = [*self.parts, outputs["loss"]][-trainer.accumulate_grad_batches :]  # shares of a step
         if self.began is None:
             self.began = (time.monotonic(), step)
             return
@@ -163,8 +165,7 @@ class PlainProgress(Callback):
             return
         self.printed = step
         left = (time.monotonic() - self.began[0]) / (step - self.began[1]) * (total - step)
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided by it
-        print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left", flush=True)
+        print(f"{self.title}: step {step}/{total}, loss {float(sum(self.parts)):.3f}, {left:.0f} s left", flush=True)
 
 
 def progress(title: str) -> Callback:
