@@ -1,4 +1,7 @@
-"""`radar train CONFIG [key=value ...]`, or `radar.train` in Python: train a generator, or go on where it stopped."""
+"""`radar train CONFIG [key=value ...]`, or `radar.train` in Python: train a generator, or go on where it stopped.
+
+A tokenizer that is not trained yet is trained first.
+"""
 
 import argparse
 import hashlib
@@ -20,8 +23,9 @@ from radar.scoring.curve import curve_callbacks
 from radar.scoring.evaluation import check_scoring
 from radar.training.devices import is_first
 from radar.training.fit import check_kept
+from radar.training.logs import LAST
 from radar.training.runs import train_generator
-from radar.training.untrained import check_untrained, train_untrained
+from radar.training.untrained import check_untrained, is_trained_here, train_untrained
 
 arguments = add_config
 
@@ -29,6 +33,8 @@ arguments = add_config
 def main(args: argparse.Namespace) -> None:
     """Run `radar train`."""
     config = load_config(find_config(args.config), args.options)
+    if any(text.startswith("tokenizer_training.") for text in args.options) and not is_trained_here(config):
+        raise InputError(f"tokenizer_training has no effect: tokenizer '{config.tokenizer.name}' is not trained here")
     checkpoint = run(config)
     if is_first(config.train):
         print(checkpoint)
@@ -41,7 +47,7 @@ def run(config: Config) -> Path:
     """
     check_scoring(config.evaluate)
     check_kept(config)
-    if config.tokenizer_training:
+    if config.tokenizer_training and not (Path(config.run) / LAST).exists():  # else it has been trained on one
         check_untrained(config)
         train_untrained(config)
     return train_generator(config, more=curve_callbacks)

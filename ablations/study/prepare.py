@@ -4,12 +4,13 @@ Tokenizers, fields, tokens, feature networks.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablations.reporting.results import REMEDY, judges
 from ablations.study.plan import Plan
-from radar.config.load import merge_options, parse_order, to_config
+from radar.config.load import merge_options, parse_order, to_config, tokenizer_config, training_options
 from radar.config.options import Config
 from radar.data import load_data
 from radar.data.tokens import cached_tokens
@@ -58,25 +59,29 @@ def check_arms(plan: Plan) -> None:
     for arm, values in arm_values(plan):
         with naming(f"arm '{arm}'"):
             config = to_config(values, plan.overrides)
-            check_untrained(config)
+            check_untrained(without_fields(config))
             if (path := untrained(config)) is None:
                 continue
-            other, training = trainings.setdefault(path, (arm, config.tokenizer_training))
-            if training != config.tokenizer_training:
+            training = training_options(tokenizer_config(config))
+            other, theirs = trainings.setdefault(path, (arm, training))
+            if training != theirs:
                 raise InputError(
                     f"tokenizer.checkpoint={path} is trained otherwise for arm '{other}': give it another name here"
                 )
+
+
+def without_fields(config: Config) -> Config:
+    """The same with orders that need no field of a file."""
+    sampled = config.sample.order is not None and parse_order(config.sample.order).covariance is not None
+    sample = replace(config.sample, order=None, order_per_image=False) if sampled else config.sample
+    return replace(config, order=replace(config.order, covariance=None), sample=sample)
 
 
 def train_tokenizers(plan: Plan) -> None:
     """Train every tokenizer that is not trained yet, or not to its end."""
     for arm, values in arm_values(plan):
         with naming(f"arm '{arm}'"):
-            config = to_config(values, plan.overrides)
-            path = untrained(config)
-        if path is not None:
-            with locked(path.parent / "lock"):  # another `radar ablate` may train it just now
-                train_untrained(config, f"tokenizer of '{arm}'")
+            train_untrained(to_config(values, plan.overrides), f"tokenizer of '{arm}'")
 
 
 def arm_values(plan: Plan) -> list[tuple[str, dict[str, Any]]]:

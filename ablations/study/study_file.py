@@ -117,6 +117,8 @@ def check_free(key: str) -> Any:
     """Type of an option that a study may vary; raises InputError for one that it sets itself."""
     if key in SET_BY_STUDY:
         raise InputError(f"'{key}' cannot be varied: a study sets it for every trial; list seeds under `seeds`")
+    if key.startswith("tokenizer_training."):
+        raise InputError(f"'{key}' cannot be varied: give each arm a tokenizer.checkpoint and a training of its own")
     return option_type(key)
 
 

@@ -21,6 +21,9 @@ from radar.errors import InputError, naming
 
 T = TypeVar("T")
 
+WHERE = ("device", "devices", "nodes", "loggers")  # options of a generator's training that hold for its tokenizer's too
+OF_TOKENIZER = ("data", "train")  # groups of options that `tokenizer_training` may hold
+
 # Building one takes 30 ms, most of the time of reading a configuration; whoever merges it gets a copy.
 _schema: Callable[[Any], Any] = functools.cache(OmegaConf.structured)
 
@@ -35,7 +38,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         raise InputError(
             f"{path} is a study, not one configuration: `radar ablate` runs it, `radar plan --study` plans it"
         )
-    return to_config(values, overrides)
+    config = to_config(values, overrides)
+    tokenizer_config(config)  # fails here, not when a tokenizer is to be trained
+    return config
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -90,31 +95,34 @@ def to_config(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
         values = merge_options(values, *named)
         refuse_old_names(values)
         for group, kind in typing.get_type_hints(Config).items():
-            if dataclasses.is_dataclass(kind) and not isinstance(values.get(group, {}), Mapping):
+            if (dataclasses.is_dataclass(kind) or kind == dict[str, Any]) and not isinstance(
+                values.get(group, {}), Mapping
+            ):
                 raise InputError(f"option '{group}' is a group of options, but its value is {values[group]!r}")
         merged = OmegaConf.merge(_schema(Config), _with_lists(values))
         for text in overrides:
             key, value = _split(text)
             _update(merged, key, value)
-        config = typing.cast(Config, OmegaConf.to_object(merged))
+        if others := [name for name in merged.tokenizer_training if name not in OF_TOKENIZER]:
+            raise InputError(f"tokenizer_training.{others[0]} is not possible: {' and '.join(OF_TOKENIZER)} expected")
+        return typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise InputError(_one_line(error)) from error
-    tokenizer_config(config)  # fails here, not when a tokenizer is to be trained
-    return config
 
 
 def tokenizer_config(config: Config, overrides: Sequence[str] = ()) -> Config:
-    """Options that a tokenizer is trained with: those of its generator, and `tokenizer_training` in their place.
+    """Options that a tokenizer is trained with: its own, those of `tokenizer_training`, and defaults.
 
-    How the generator is trained does not pass to it, so that all arms of a study share one; but on what does. Without
-    `tokenizer_training` all options are the tokenizer's. Raises InputError.
+    How a generator is trained does not pass to its tokenizer, so that all who share one train it alike; on which
+    devices and who watches do. Without `tokenizer_training` all options are the tokenizer's. Raises InputError.
     """
-    if not config.tokenizer_training:
+    given, own = to_dict(config), config.tokenizer_training
+    if not own:
         return config
-    values = to_dict(config) | {"tokenizer_training": {}}
-    values["train"] = {name: values["train"][name] for name in ("device", "devices", "nodes")}
+    values = {name: given[name] for name in ("data", "tokenizer", "run")}
+    values["train"] = {name: given["train"][name] for name in WHERE}
     with naming("tokenizer_training"):
-        return to_config(merge_options(values, config.tokenizer_training), overrides)
+        return to_config(merge_options(values, own), overrides)
 
 
 def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,14 +266,16 @@ def _split(text: str) -> tuple[str, Any]:
 def option_type(key: str) -> Any:
     """Type of a dotted option; raises InputError for an unknown one or a group."""
     refuse_old_name(key)
+    if key.startswith("tokenizer_training."):
+        return option_type(key.partition(".")[2])
     kind: Any = Config
     for part in key.split("."):
-        kind = Config if kind == dict[str, Any] else kind  # tokenizer_training, options again
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
             raise InputError(f"unknown option '{key}'; '{part}' is not one of: {', '.join(hints) or 'none'}")
         kind = hints[part]
-    kind = Config if kind == dict[str, Any] else kind
+    if kind == dict[str, Any]:
+        raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(OF_TOKENIZER)}")
     if dataclasses.is_dataclass(kind):
         raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(typing.get_type_hints(kind))}")
     return kind

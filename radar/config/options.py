@@ -96,7 +96,7 @@ class TokenizerConfig:
     )
     width: int | None = option(None, "all that are learned: channels of the convolutions")
     downsample: int | None = option(None, "all that are learned: pixels per cell and side")
-    checkpoint: str | None = option(None, "those that are learned: trained by `radar tokenizer`")
+    checkpoint: str | None = option(None, "those that are learned: file of its weights, which `radar tokenizer` writes")
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Config:
     sample: SampleConfig = group(SampleConfig)
     evaluate: EvaluateConfig = group(EvaluateConfig)
     tokenizer_training: dict[str, Any] = option(
-        {}, "options in whose place a tokenizer that is not trained yet is trained first: {train: {max_steps: 1000}}"
+        {}, "how a tokenizer that is not trained yet is trained first: options of train and data; the rest are defaults"
     )
     init: str | None = option(None, "checkpoint of a generator to begin with, whose `model` options then hold")
     plugins: list[str] = option([], "Python files of your own that add orders, attentions and the like; imported first")

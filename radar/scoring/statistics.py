@@ -164,7 +164,7 @@ def kept_statistics(
     key = hashlib.sha256(f"{network.title} {identity} {count} {spatial}".encode()).hexdigest()[:12]
     path = Path(cache) / f"{title}-{network.label}-{key}.npz"
     if not path.exists():
-        with locked_where_possible(path.with_name(f".{path.name}.lock")):  # another process may look at them just now
+        with locked_where_possible(path.with_name(f".{path.stem}.lock")):  # another process may look at them just now
             if not path.exists():
                 found = measure_statistics(network, images(), count, spatial)
                 with kept_where_possible():

@@ -109,7 +109,8 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     }
     own["evaluate"] = {"features": _all_named(config["evaluate"]["features"]), "reference": []}
     changed = {group: config[group] | paths for group, paths in own.items()}
-    return config | changed | {"run": f"runs/{Path(config['run']).name or 'run'}", "init": None, "plugins": []}
+    run = f"runs/{Path(config['run']).name or 'run'}"
+    return config | changed | {"run": run, "init": None, "plugins": [], "tokenizer_training": {}}
 
 
 def _named(path: str | None) -> str | None:

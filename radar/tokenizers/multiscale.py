@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from radar.decoding.rings import var_sides
 from radar.errors import InputError
 from radar.tokenizers.convolutional import Convolutional, halves
 from radar.tokenizers.tokenizer import Tokenizer, check_codes, in_company, to_pixels
@@ -121,10 +120,9 @@ class Multiscale(Convolutional):
         """One row of the cells of all scales; raises InputError where the finest scale is not that of the image."""
         cells = super().grid(size)
         if cells != (self.quantiser.sides[-1],) * 2:
-            offer = f"; for example {var_sides(cells[0])}" if cells[0] == cells[1] else ""
             raise InputError(
                 f"tokenizer.sides must end with the cells of an image: {size[0]}x{size[1]} pixels are "
-                f"{cells[0]}x{cells[1]} cells, and the sides are {self.quantiser.sides}{offer}"
+                f"{cells[0]}x{cells[1]} cells, and the sides are {self.quantiser.sides}"
             )
         return 1, self.quantiser.cells
 

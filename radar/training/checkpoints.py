@@ -153,16 +153,20 @@ class Generator:
 
 
 def build_generator(
-    config: Config, step: Tensor | None = None, planned: bool = False, data: ImageData | None = None
+    config: Config,
+    step: Tensor | None = None,
+    planned: bool = False,
+    data: ImageData | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[GenerativeModule, ImageData, Tokenizer]:
     """Build all parts of a run, untrained, in the order of the options or in `step`, that of a checkpoint.
 
-    `data` are those of the options, or opened before. If only `planned`, its weights take neither time nor memory, and
-    hold nothing. Raises InputError if the parts do not fit together.
+    `data` and `tokenizer` are those of the options, or opened before. If only `planned`, its weights take neither time
+    nor memory, and hold nothing. Raises InputError if the parts do not fit together.
     """
     guidance(config.sample.guidance_schedule, config.sample.guidance_power)
     data = load_data(config.data) if data is None else data
-    tokenizer = generator_tokenizer(config)
+    tokenizer = generator_tokenizer(config) if tokenizer is None else tokenizer
     grid = tokenizer.grid(data.size)
     origin = {"tokenizer": tokenizer_hash(tokenizer), "images": data.identity}
     if config.plugins:

@@ -14,7 +14,7 @@ from radar.data.batches import image_batches
 from radar.data.tokens import cache_path, cached_tokens, token_batches
 from radar.decoding.decoding_order import DecodingOrder
 from radar.errors import InputError
-from radar.networks.features import load_features
+from radar.networks.features import check_features, load_features
 from radar.tokenizers import Convolutional, Tokenizer, build_tokenizer
 from radar.training.adversary import build_adversary
 from radar.training.alignment import Teacher
@@ -81,7 +81,9 @@ def train_tokenizer(config: Config, title: str = "tokenizer") -> Path:
 def tokenizer_folder(checkpoint: Path) -> Path:
     """Folder to train a tokenizer in, for its checkpoint to be this file; raises InputError for another name."""
     if checkpoint.name != LAST:
-        raise InputError(f"tokenizer.checkpoint={checkpoint} cannot be trained: its file name must be {LAST}")
+        raise InputError(
+            f"tokenizer.checkpoint={checkpoint} is not trained, and cannot be: its file name must be {LAST}"
+        )
     return checkpoint.parent
 
 
@@ -137,6 +139,8 @@ def check_generator_training(train: TrainConfig) -> None:
     """Check how a generator is to be trained; raises InputError."""
     check_training(train)
     check_loggers(train.loggers)
+    if train.align is not None:
+        check_features([train.align])
     for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
         if (given := getattr(train, name)) != getattr(TrainConfig(), name):
             raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
