@@ -126,7 +126,7 @@ class Results:
         """Write all but the folder as JSON, a line per row."""
         kept = {key: value for key, value in vars(self).items() if key not in ("out", "tuned", "rows")}
         head = json.dumps({**kept, "tuned": {key: vars(values) for key, values in self.tuned.items()}}, indent=1)
-        rows = ",\n".join(json.dumps(row) for row in self.rows)
+        rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.rows)
         return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
 
 
