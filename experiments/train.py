@@ -5,6 +5,7 @@ A tokenizer that is not trained yet is trained first.
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from radar.training.devices import is_first
 from radar.training.fit import check_kept
 from radar.training.logs import LAST
 from radar.training.runs import train_generator
-from radar.training.untrained import check_untrained, is_trained_here, train_untrained
+from radar.training.untrained import check_untrained, is_trained_here, train_untrained, trained_otherwise
 
 arguments = add_config
 
@@ -49,6 +50,8 @@ def run(config: Config) -> Path:
     check_kept(config)
     if config.tokenizer_training and not (Path(config.run) / LAST).exists():  # else it has been trained on one
         check_untrained(config)
+        if (said := trained_otherwise(config)) and is_first(config.train):
+            print(f"radar: {said}", file=sys.stderr)
         train_untrained(config)
     return train_generator(config, more=curve_callbacks)
 

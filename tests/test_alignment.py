@@ -66,7 +66,8 @@ def test_every_order_and_attention(order, variant):
     taught, module.alignment.teacher = first.grad.clone(), None
     module.zero_grad()
     without = module.training_step(Batch(0, TOKENS, torch.arange(6) % 3, torch.arange(6), others=TOKENS), 0)
-    assert 0 < float((with_it - without).detach()) < 1, "half of one less a cosine, beside the same loss"
+    assert 0 < (added := float((with_it - without).detach())) < 1, "half of one less a cosine, beside the same loss"
+    assert float(module.aligned_value(added)["train/cosine"]) == pytest.approx(1 - 2 * added)
     without.backward()
     assert not torch.allclose(taught, first.grad), "the model learns from it, not the head alone"
 

@@ -56,11 +56,11 @@ COMMANDS = {
         f"{SMALL} run=runs/optimised"
     ),
     "radar train shapes_fsq method=var tokenizer.name=multiscale tokenizer.fsq_levels=null tokenizer.codebook=256 "
-    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt": f"{SMALL} {FIRST_STEPS} run=runs/scales",
+    "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt run=runs/shapes_var": f"{SMALL} {FIRST_STEPS}",
     "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
-    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt": f"{SMALL} {FIRST_STEPS} run=runs/shapes-latents",
+    "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt run=runs/shapes_dit": f"{SMALL} {FIRST_STEPS}",
     "radar train digits_var": f"{SMALL} {FIRST_STEPS}",
-    "radar train digits method=dit": f"{SMALL} run=runs/dit",
+    "radar train digits method=dit run=runs/digits_dit": SMALL,
     "radar train shapes_frozen": f"{SMALL} {FIRST_STEPS}",
     "radar train digits": SMALL,
     "radar sample runs/digits/last.ckpt sample.guidance=1.5": DRAWN,

@@ -227,7 +227,7 @@ def test_bad_studies(study, tmp_path, cache, capsys):
         "name: x\nbase: digits\narms: {a: {sample: [1]}}": "a list stands where a group of options belongs",
         "name: x\nbase: digits\narms: {a: {}}\nestimator: embeddings": "estimator: embeddings has no effect",
         "name: x\nbase: digits\narms: {a: {}}\ntokenizer_training: {train: {max_steps: 9}}": (
-            "tokenizer_training is an option of a configuration now: put it under `config`"
+            "tokenizer_training is an option of a configuration: put it under `config`"
         ),
         "name: x\nbase: digits\nfactors: {data.held_out: [0.2, 0.5]}": "data.held_out differs between the arms",
         "name: x\nbase: digits\narms: {a: {}, b: {evaluate: {images: 5}}}": "evaluate.images differs between the arms",

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 from ablations.cli import main
 from ablations.reporting.columns import cell, column_of, present, shown
 from ablations.reporting.figures import draw_front
-from ablations.reporting.results import Results, contrast_notes, size_notes
+from ablations.reporting.results import Results, contrast_notes, headline, size_notes, token_notes
 from ablations.reporting.statistics import contrast, difference, holm, interval
 from ablations.reporting.tables import compared
 from ablations.reporting.tables import tested as all_tested
@@ -91,6 +91,18 @@ def test_differences_of_differences():
     results = Results("x", a + b + c + d, "a", {}, {}, 12, 0, {}, {}, "", Path(), [["a", "b"], ["c", "d"]])
     said = contrast_notes(results)
     assert said[0] == "fid, a less b: " + compared(difference(a, b, "fid")) and "(a less b) less (c less d)" in said[2]
+
+
+def test_nlls_of_different_tokens_are_not_compared():
+    def tokens(arm, name):
+        return [row | {"options": {"tokenizer": {"name": name}}} for row in rows(arm, nll=[1.0, 2.0], fid=[1.0, 2.0])]
+
+    same = tokens("a", "vq") + tokens("b", "vq")
+    assert token_notes(same) == [] and "NLL" in headline(same)
+    other = same + tokens("c", "fsq") + rows("no NLL", fid=[0.5, 0.5])
+    (note,) = token_notes(other)
+    assert "NLLs of different tokens cannot be compared" in note and note.endswith("a, b; c.")
+    assert "lowest NLL" not in headline(other) and "no NLL (0.5" in headline(other)
 
 
 def test_other_group_sizes_at_equal_steps_are_told():

@@ -31,11 +31,15 @@ def steps_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-def test_one_command_trains_the_tokenizer_and_the_generator(options, tmp_path):
+def test_one_command_trains_the_tokenizer_and_the_generator(options, tmp_path, capsys):
     main(["train", "shapes_fsq", *options])
     first = (tmp_path / "t" / "last.ckpt").read_bytes()
     assert steps_of("t/last.ckpt") == 2 and steps_of("run/last.ckpt") == 1
-    main(["train", "shapes_fsq", *options, "run=other", "seed=1"])
+    main(["train", "shapes_fsq", *options, "run=other", "seed=1", "train.device=cpu"])
+    assert "trained already" not in capsys.readouterr().err
+    main(["train", "shapes_fsq", *options, "run=third", "tokenizer_training.train.max_steps=3"])
+    line = "radar: t/last.ckpt is trained already, and otherwise (train.max_steps: 2, not 3); it stays as it is\n"
+    assert line in capsys.readouterr().err
     assert (tmp_path / "t" / "last.ckpt").read_bytes() == first  # it is trained
 
 
@@ -120,7 +124,9 @@ def study(arms, config=""):
 
 @pytest.mark.parametrize("b", ["tokenizer_training: {train: {max_steps: 9}}", "tokenizer: {width: 16}"])
 def test_arms_that_share_a_tokenizer_train_it_alike(b, options):
-    with pytest.raises(InputError, match=r"arm 'b': tokenizer.checkpoint=.* is trained otherwise for arm 'a'"):
+    with pytest.raises(
+        InputError, match=r"arm 'b': tokenizer.checkpoint=.* is another one, or trained otherwise, for arm 'a'"
+    ):
         check_arms(study(f"{{a: {{}}, b: {{{b}}}}}"))
     check_arms(study("{a: {}, b: {order: {name: raster}, train: {lr: 0.1}}}"))
 

@@ -177,6 +177,23 @@ def size_notes(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def kinds_of_tokens(rows: Sequence[Row]) -> list[list[str]]:
+    """Arms that have an NLL, those together whose tokens are the same ones."""
+    kinds: dict[str, list[str]] = {}
+    for arm, group in by_arm(rows).items():
+        if group[0].get("nll") is not None:
+            kinds.setdefault(json.dumps(group[0]["options"].get("tokenizer"), sort_keys=True), []).append(arm)
+    return list(kinds.values())
+
+
+def token_notes(rows: Sequence[Row]) -> list[str]:
+    """Warn where arms have tokens of several tokenizers."""
+    if len(kinds := kinds_of_tokens(rows)) < 2:
+        return []
+    arms = "; ".join(", ".join(arms) for arms in kinds)
+    return [f"WARNING: NLLs of different tokens cannot be compared; of the same tokens are: {arms}."]
+
+
 def contrast_notes(results: "Results") -> list[str]:
     """Write the differences of pairs of arms, and of the first of them less each other."""
     arms, said = by_arm(results.rows), []
@@ -254,6 +271,8 @@ def headline(rows: Sequence[Row]) -> str:
     """Name the best arm by mean fid, NLL and speed."""
     said = []
     for key, word, best in (("fid", "lowest", min), ("nll", "lowest", min), ("images_per_s", "most", max)):
+        if key == "nll" and len(kinds_of_tokens(rows)) > 1:
+            continue
         if means := {arm: mean for arm, (mean,) in arm_means(rows, key).items()}:
             arm = best(means, key=means.__getitem__)
             column = column_of(key)
@@ -266,6 +285,7 @@ def headline(rows: Sequence[Row]) -> str:
 def warnings(results: Results) -> list[str]:
     """Say what is to be known before any figure is read."""
     said = [f"WARNING: {text}." for text in caution_notes(results.rows)] + size_notes(results.rows)
+    said += token_notes(results.rows)
     if results.unfinished:
         said.insert(0, f"Not complete: {results.unfinished} of {results.planned} trials are still to be done.")
     return said

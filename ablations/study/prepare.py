@@ -3,6 +3,7 @@
 Tokenizers, fields, tokens, feature networks.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from radar.scoring.row import Row
 from radar.tokenizers import tokenizer_hash
 from radar.training.checkpoints import build_generator, load_tokenizer
 from radar.training.devices import pick_device
-from radar.training.untrained import check_untrained, train_untrained, untrained
+from radar.training.untrained import check_untrained, train_untrained, trained_otherwise, untrained
 
 
 def prepare_inputs(plan: Plan) -> None:
@@ -55,19 +56,23 @@ def check_arms(plan: Plan) -> None:
 
     A wrong option ends the study before that training and not after. Without fields, which come later.
     """
-    trainings = dict[Path, tuple[str, dict[str, Any]]]()
+    trainings, said = dict[Path, tuple[str, dict[str, Any]]](), dict[str, None]()
     for arm, values in arm_values(plan):
         with naming(f"arm '{arm}'"):
             config = to_config(values, plan.overrides)
             check_untrained(without_fields(config))
             if (path := untrained(config)) is None:
+                said |= {text: None for text in [trained_otherwise(config)] if text}
                 continue
             training = training_options(tokenizer_config(config))
             other, theirs = trainings.setdefault(path, (arm, training))
             if training != theirs:
                 raise InputError(
-                    f"tokenizer.checkpoint={path} is trained otherwise for arm '{other}': give it another name here"
+                    f"tokenizer.checkpoint={path} is another one, or trained otherwise, for arm '{other}': give it "
+                    "another folder"
                 )
+    for text in said:
+        print(f"radar: {text}", file=sys.stderr)
 
 
 def without_fields(config: Config) -> Config:

@@ -126,7 +126,7 @@ def read_study(path: str) -> StudyFile:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
     values = read_yaml(find_yaml(path, Path(__file__).parents[1] / "studies", "study"))
     if "tokenizer_training" in values:
-        raise InputError(f"{path}: tokenizer_training is an option of a configuration now: put it under `config`")
+        raise InputError(f"{path}: tokenizer_training is an option of a configuration: put it under `config`")
     if isinstance(arms := values.get("arms"), dict):
         values["arms"] = {str(name): options for name, options in arms.items()}
     if not isinstance(values.get("seeds", []), list):

@@ -267,7 +267,7 @@ def option_type(key: str) -> Any:
     """Type of a dotted option; raises InputError for an unknown one or a group."""
     refuse_old_name(key)
     if key.startswith("tokenizer_training."):
-        return option_type(key.partition(".")[2])
+        return _type_for_tokenizer(key.partition(".")[2])
     kind: Any = Config
     for part in key.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
@@ -279,6 +279,13 @@ def option_type(key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(typing.get_type_hints(kind))}")
     return kind
+
+
+def _type_for_tokenizer(key: str) -> Any:
+    if (group := key.partition(".")[0]) not in OF_TOKENIZER:
+        raise InputError(f"tokenizer_training.{group} is not possible: {' and '.join(OF_TOKENIZER)} expected")
+    with naming("tokenizer_training"):
+        return option_type(key)
 
 
 def _parse(key: str, value: str, kind: Any) -> Any:

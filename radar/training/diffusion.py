@@ -200,7 +200,7 @@ class DiffusionModule(GenerativeModule):
         cells = torch.arange(self.cells, device=self.device)
         aligned = self.aligned(seen, batch.inputs, cells[None], cells >= 0)
         if self.is_logged():
-            values = {"train/loss": squared.mean(), "train/bound": bound.mean()}
+            values = {"train/loss": squared.mean(), "train/bound": bound.mean()} | self.aligned_value(aligned)
             if (means := self.over_parts(part, values)) is not None:
                 self.log_values({**means, "train/images_seen": self.images_seen()})
         return self.checked(((squared + bound).mean() + aligned) * part.weight)

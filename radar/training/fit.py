@@ -112,7 +112,7 @@ def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
         if mine.get(key) != theirs.get(key):
             raise InputError(
                 f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
-                "choose another run= or delete it"
+                "choose another folder (run=, of a tokenizer tokenizer.checkpoint=), or delete it"
             )
 
 

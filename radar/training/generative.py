@@ -100,6 +100,11 @@ class GenerativeModule(TrainedModule):
         """Loss of the alignment (see Alignment); 0 without."""
         return self.alignment(seen, tokens, cells, there) if self.alignment else 0.0
 
+    def aligned_value(self, aligned: Tensor | float) -> dict[str, Tensor]:
+        """The mean cosine of the alignment, to be logged; nothing without."""
+        weight = self.config.train.align_weight
+        return {} if self.alignment is None else {"train/cosine": torch.as_tensor(1 - aligned / weight)}
+
     def example(self, images: int) -> Tensor:
         """Inputs (B, N) of any images."""
         return torch.zeros(images, self.cells, dtype=torch.long, device=self.device)

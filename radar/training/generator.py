@@ -118,7 +118,9 @@ class GeneratorModule(OrderedGenerator):
         revised = losses[:, scored & revises].sum() / (images * max(1, of_all))
         if self.is_logged():
             asks = scored & slots.predicts_new[source]
-            self._log_training(part, losses[:, asks], slots.predictions.target[asks], asked, revised)
+            values = {"train/loss": asked} | self.aligned_value(aligned)
+            values |= {"train/correction_loss": revised} if of_all else {}
+            self._log_training(part, losses[:, asks], slots.predictions.target[asks], values)
         return self.checked((asked + self.config.train.correction_weight * revised + aligned) * part.weight)
 
     def _corrupted(
@@ -148,10 +150,7 @@ class GeneratorModule(OrderedGenerator):
         sources = Sources(draws, self.model.vocabulary, predict, others)
         return torch.where(bad, self.corruption.tokens(slots, sources), tokens)
 
-    def _log_training(self, part: Part, losses: Tensor, ranks: Tensor, asked: Tensor, revised: Tensor) -> None:
-        values = {"train/loss": asked}
-        if self.slots.revises.any():
-            values["train/correction_loss"] = revised
+    def _log_training(self, part: Part, losses: Tensor, ranks: Tensor, values: dict[str, Tensor]) -> None:
         step = torch.atleast_2d(self.step)[0].sort().values.to(ranks.device)[ranks]
         for k in step.unique().tolist():
             values[f"order/step_{k:03d}"] = losses[:, step == k].mean()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from radar.config.load import tokenizer_config
+from radar.config.load import OF_TOKENIZER, flatten, stored_config, tokenizer_config, training_options
 from radar.config.options import Config
 from radar.errors import InputError, naming
 from radar.files import locked
@@ -55,6 +55,22 @@ def check_untrained(config: Config) -> None:
     tokenizer_folder(path)
     tokenizer = as_drawn(build_tokenizer(config.tokenizer), config)
     on_sampled_grid(config, build_generator(config, planned=True, tokenizer=tokenizer)[0], planned=True)
+
+
+def trained_otherwise(config: Config) -> str | None:
+    """Say that a tokenizer is there which `tokenizer_training` would train otherwise; None where there is none."""
+    path = config.tokenizer.checkpoint
+    if path is None or is_remote(path) or not is_trained_here(config):
+        return None
+    if not config.tokenizer_training or untrained(config):
+        return None
+    mine, theirs = (
+        flatten({name: training_options(each)[name] for name in OF_TOKENIZER})
+        for each in (tokenizer_config(config), stored_config(read_checkpoint(path)))
+    )
+    names = [name for name in mine if mine[name] != theirs.get(name) and name != "train.device"]
+    differ = ", ".join(f"{name}: {theirs.get(name)}, not {mine[name]}" for name in names)
+    return f"{path} is trained already, and otherwise ({differ}); it stays as it is" if differ else None
 
 
 def train_untrained(config: Config, title: str = "tokenizer") -> None:
