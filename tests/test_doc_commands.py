@@ -120,6 +120,7 @@ COMMANDS = {
     ),
 }
 ABBREVIATED = [
+    "radar tokenizer fashion tokenizer.attention=true train.max_steps=5500",
     "radar evaluate CHECKPOINT",
     "radar edit --task extend --grid 8x12",
     "radar import llamagen-gpt FILE",
