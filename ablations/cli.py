@@ -47,10 +47,12 @@ VERBS = {
     ),
     "masks": Verb("experiments.masks", "picture of an attention mask", True, False, True),
     "import": Verb("experiments.imports", "turn published weights into a checkpoint", True),
-    "tokenizer": Verb("experiments.tokenizer", "train a learned tokenizer", True),
+    "tokenizer": Verb(
+        "experiments.tokenizer", "train a learned tokenizer, by tokenizer_training where its configuration has it", True
+    ),
     "encode": Verb("experiments.encode", "turn the images of a data set into tokens", True),
     "plan": Verb("ablations.forecast", "memory and time of a training or a study, before it", True),
-    "train": Verb("experiments.train", "train a generator", True),
+    "train": Verb("experiments.train", "train a generator, and first its tokenizer if that is not trained", True),
     "sample": Verb("experiments.sample", "draw images from a checkpoint", True, True),
     "edit": Verb("experiments.edit", "draw parts of images anew: inpainting, outpainting, other classes", True, True),
     "evaluate": Verb("experiments.evaluate", "score a checkpoint", True, True),

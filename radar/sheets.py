@@ -14,7 +14,7 @@ from radar.files import replacing
 
 Pixels = NDArray[np.uint8]
 WRITTEN, REVISED, UNKNOWN = (0, 114, 178), (230, 159, 0), (200, 200, 200)  # blue, orange, grey
-LEGEND = (("written", WRITTEN), ("corrected", REVISED), ("unknown", UNKNOWN))
+LEGEND = (("written", WRITTEN), ("changed", REVISED), ("unknown", UNKNOWN))
 KEPT = (*(colour for _, colour in LEGEND), (0, 0, 0), (255, 255, 255))  # exactly, whatever else a picture holds
 PLACES = np.array([1 << 16, 1 << 8, 1], dtype=np.int32)  # make one number of a colour
 LINE = 14  # pixels of a line of text

@@ -72,16 +72,20 @@ def save_pictures(generator: Generator, samples: Samples, settings: SampleConfig
     count, result = len(frames[0]), samples.images[: len(frames[0])]
     names = [*(f"pass {number}" for number in numbers), "result"]
     labels = [classes[label] for label in samples.labels[:count].tolist()]
-    strip = tile(torch.cat([*frames, result]), count, scale)
-    save_image(captioned(strip, labels, names, legend=True), folder / "film.png")
+    strip, marked = tile(torch.cat([*frames, result]), count, scale), generator.tokenizer.flat
+    save_image(captioned(strip, labels, names, legend=marked), folder / "film.png")
     titles = [f"{name} of {numbers[-1]}" for name in names[:-1]] + ["result"]
-    film = [film_frame(frame, labels, scale, title) for frame, title in zip([*frames, result], titles, strict=True)]
+    film = [
+        film_frame(frame, labels, scale, title, marked) for frame, title in zip([*frames, result], titles, strict=True)
+    ]
     save_gif(film, folder / "film.gif")
 
 
-def film_frame(images: Tensor, labels: Sequence[str], scale: int, title: str, columns: int = 5) -> Pixels:
+def film_frame(
+    images: Tensor, labels: Sequence[str], scale: int, title: str, marked: bool = True, columns: int = 5
+) -> Pixels:
     """Lay out images (B, 3, H, W) in rows, each image below its class, with a title and what the colours mean."""
     starts = range(0, len(images), columns)
     names = [[*labels[start : start + columns], *[""] * columns][:columns] for start in starts]
     rows = [captioned(tile(images[n : n + columns], columns, scale), row) for n, row in zip(starts, names, strict=True)]
-    return captioned(np.concatenate(rows), title=title, legend=True)
+    return captioned(np.concatenate(rows), title=title, legend=marked)
