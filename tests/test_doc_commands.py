@@ -137,6 +137,8 @@ ABBREVIATED += [
     "radar ablate editing",
     "radar ablate editing_fashion",
     "radar ablate alignment",
+    "radar ablate frozen",
+    "radar ablate latents",
     "radar ablate systems_fashion",
     "radar ablate systems",
     "radar ablate benchmarks/claims_gpu.yaml --workers 3 train.device=cuda",

@@ -3,7 +3,7 @@
 `1.2 ± 0.3<!--REPORT: ARM: COLUMN-->` is a mean, `ARM less OTHER` a difference paired by seed, `rank COLUMN GAP` a rank
 correlation, `<!--gap: ORDER-->` a gap on 16x16 cells in 13 steps, `<!--params: PRESET-->` millions of parameters.
 `<!--table REPORT: COLUMN, ...-->` stands above a table of one line per arm, `<!--edits REPORT: TITLE-->` above one of
-edits, `<!--tokenizers-->` above their table. `ARM: edit EDIT SCORE` is the score of an edit,
+edits, `<!--tokenizers DATA-->` above their table. `ARM: edit EDIT SCORE` is the score of an edit,
 `<!--edits: NAME SCORE-->` one of a run of `radar edit`.
 """
 
@@ -36,7 +36,7 @@ NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER}M?(?: ± {NUMBER}| \[{NUMBER}, {NUMBER}\])?)<!--([^:]+): (.+?)-->")
 TABLE = re.compile(r"<!--table ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
 EDITS = re.compile(r"<!--edits ([^:]+): (.+?)-->\n((?:\|.*\n)+)")
-TOKENIZERS = re.compile(r"<!--tokenizers-->\n((?:\|.*\n)+)")
+TOKENIZERS = re.compile(r"<!--tokenizers (\w+)-->\n((?:\|.*\n)+)")
 RESULT = re.compile(r"\d\.\d|\d (?:±|\+-) \d|\d times\b|\d+ (?:s|ms|µs|minutes|hours)\b")
 DEFINITIONS = (
     "Python 3.11",
@@ -127,15 +127,15 @@ def test_every_table_of_edits_is_that_of_its_report(page, where, title, text):
     assert text == "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def tokenizers() -> str:
+def tokenizers(data: str) -> str:
     """One line per judged tokenizer: PSNR, SSIM, use of codes, what both networks see of what is restored."""
     judges = [
-        (f"[{label}]", key) for label, key in (("fashion-cnn", ""), ("efficientnet_lite0", "[efficientnet_lite0]"))
+        (f"[{label}]", key) for label, key in ((f"{data}-cnn", ""), ("efficientnet_lite0", "[efficientnet_lite0]"))
     ]
     titles = ["tokenizer", "cells", "codes", "used", "perplexity", "PSNR (dB)", "SSIM"]
     titles += [f"{name}{label}" for label, _ in judges for name in ("rfid", "fid_restored", "fid_floor")]
     lines = [titles, ["---"] * len(titles)]
-    for path in sorted((REPORTS / "tokenizers").glob("*/evaluation.json")):
+    for path in sorted((REPORTS / "tokenizers").glob(f"{data}-*/evaluation.json")):
         row = json.loads(path.read_text())
         line = [path.parent.name, "x".join(map(str, row["grid"])), str(row["codes"]), f"{row['codebook_use']:.0%}"]
         line += [f"{row['perplexity']:.0f}", f"{row['psnr']:.1f}", f"{row['ssim']:.3f}"]
@@ -145,8 +145,10 @@ def tokenizers() -> str:
 
 
 def test_the_table_of_tokenizers_is_that_of_their_scores():
-    (text,) = TOKENIZERS.findall((ROOT / "docs" / "studies.md").read_text())
-    assert text == tokenizers()
+    tables = TOKENIZERS.findall((ROOT / "docs" / "studies.md").read_text())
+    assert [data for data, _ in tables] == ["fashion", "shapes"]
+    for data, text in tables:
+        assert text == tokenizers(data)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=lambda page: page.name)
