@@ -5,7 +5,6 @@ A tokenizer that is not trained yet is trained first.
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +50,7 @@ def run(config: Config) -> Path:
     if config.tokenizer_training and not (Path(config.run) / LAST).exists():  # else it has been trained on one
         check_untrained(config)
         if (said := trained_otherwise(config)) and is_first(config.train):
-            print(f"radar: {said}", file=sys.stderr)
+            print(said)
         train_untrained(config)
     return train_generator(config, more=curve_callbacks)
 

@@ -276,6 +276,7 @@ def test_the_printed_loss_is_that_of_a_whole_step(tmp_path, capfd):
     for part in (None, 3):
         train = TrainConfig(max_steps=10, batch_size=8, micro_batch=part)
         config = Config(model=ModelConfig(dim=16, heads=1, layers=1), train=train, run=str(tmp_path / str(part)))
+        config.order, config.attention = OrderConfig("raster"), "causal"
         config.tokenizer.levels, config.data.cache = 17, str(tmp_path)
         train_generator(config)
         lines = re.findall(r"step (\d+)/10, loss ([\d.]+)", capfd.readouterr().out)

@@ -36,10 +36,10 @@ def test_one_command_trains_the_tokenizer_and_the_generator(options, tmp_path, c
     first = (tmp_path / "t" / "last.ckpt").read_bytes()
     assert steps_of("t/last.ckpt") == 2 and steps_of("run/last.ckpt") == 1
     main(["train", "shapes_fsq", *options, "run=other", "seed=1", "train.device=cpu"])
-    assert "trained already" not in capsys.readouterr().err
+    assert "trained already" not in capsys.readouterr().out
     main(["train", "shapes_fsq", *options, "run=third", "tokenizer_training.train.max_steps=3"])
-    line = "radar: t/last.ckpt is trained already, and otherwise (train.max_steps: 2, not 3); it stays as it is\n"
-    assert line in capsys.readouterr().err
+    line = "t/last.ckpt is trained already, and otherwise (train.max_steps: 2, not 3); it stays as it is\n"
+    assert line in capsys.readouterr().out
     assert (tmp_path / "t" / "last.ckpt").read_bytes() == first  # it is trained
 
 

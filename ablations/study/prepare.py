@@ -3,7 +3,6 @@
 Tokenizers, fields, tokens, feature networks.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +71,7 @@ def check_arms(plan: Plan) -> None:
                     "another folder"
                 )
     for text in said:
-        print(f"radar: {text}", file=sys.stderr)
+        print(text)
 
 
 def without_fields(config: Config) -> Config:
