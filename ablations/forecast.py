@@ -76,7 +76,7 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
             with naming(f"arm '{arm}'"):
                 yield arm, to_config(values, plan.overrides)
     else:
-        config = load_config(find_config(name), options)
+        config = load_config(find_config(name, options), options)
         yield f"{config.order.name}/{config.attention}", config
 
 

@@ -15,7 +15,7 @@ arguments = add_config
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar encode`."""
-    config = load_config(find_config(args.config), args.options)
+    config = load_config(find_config(args.config, args.options), args.options)
     path = encode_images(config)
     if is_first(config.train):
         for name in ("train", "held_out"):

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar reference`."""
-    config = load_config(find_config(args.config), args.options)
+    config = load_config(find_config(args.config, args.options), args.options)
     if args.images < 0:
         raise InputError(f"--images {args.images} is not possible: it must be at least 0")
     if config.evaluate.reference:

@@ -15,7 +15,7 @@ arguments = add_config
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar tokenizer`: into the folder where the configuration looks for its tokenizer, if it names one."""
-    config = load_config(find_config(args.config), args.options)
+    config = load_config(find_config(args.config, args.options), args.options)
     config = tokenizer_config(config, [text for text in args.options if not text.startswith("tokenizer_training.")])
     if config.tokenizer.checkpoint is not None:
         config.run = str(tokenizer_folder(Path(config.tokenizer.checkpoint)))

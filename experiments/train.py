@@ -32,7 +32,7 @@ arguments = add_config
 
 def main(args: argparse.Namespace) -> None:
     """Run `radar train`."""
-    config = load_config(find_config(args.config), args.options)
+    config = load_config(find_config(args.config, args.options), args.options)
     if any(text.startswith("tokenizer_training.") for text in args.options) and not is_trained_here(config):
         raise InputError(f"tokenizer_training has no effect: tokenizer '{config.tokenizer.name}' is not trained here")
     checkpoint = run(config)
@@ -73,7 +73,8 @@ def train(config: str | Path | Mapping[str, Any], *options: str, **groups: Any) 
     for name, value in groups.items():
         if callable(value):
             raise InputError(f"{name}={value!r} is not possible: a name expected; plugins=[FILE] adds your own to them")
-    values = dict(config) if isinstance(config, Mapping) else read_yaml(find_config(str(config)))
+    named = [*options, *(f"method={value}" for key, value in groups.items() if key == "method")]
+    values = dict(config) if isinstance(config, Mapping) else read_yaml(find_config(str(config), named))
     if isinstance(order := groups.get("order"), str):  # another order, and not only another name for the options of one
         values["order"], groups = {}, groups | {"order": given(parse_order(order))}
     elif order is not None and not isinstance(order, Mapping):

@@ -59,7 +59,7 @@ COMMANDS = {
     "tokenizer.checkpoint=runs/tokenizers/scales/last.ckpt run=runs/shapes_var": f"{SMALL} {FIRST_STEPS}",
     "radar train shapes_fsq method=dit tokenizer.name=autoencoder tokenizer.fsq_levels=null tokenizer.code=8 "
     "tokenizer.checkpoint=runs/tokenizers/shapes-latents/last.ckpt run=runs/shapes_dit": f"{SMALL} {FIRST_STEPS}",
-    "radar train digits_var": f"{SMALL} {FIRST_STEPS}",
+    "radar train digits method=var": f"{SMALL} {FIRST_STEPS}",
     "radar train digits method=dit run=runs/digits_dit": SMALL,
     "radar train shapes_frozen": f"{SMALL} {FIRST_STEPS}",
     "radar train digits": SMALL,

@@ -213,7 +213,8 @@ def test_sides_must_fit(tmp_path, capsys):
     wrong = ["tokenizer.name=multiscale", "tokenizer.levels=null", "tokenizer.sides=[2,1]"]
     line = fails(capsys, "tokenizer", "digits", *wrong, f"tokenizer.checkpoint={tmp_path}/last.ckpt")
     assert "two at least, growing" in line
-    line = fails(capsys, "train", "digits", "method=var", f"run={tmp_path / 'run'}")
+    (tmp_path / "own.yaml").write_text("tokenizer: {name: levels, levels: 17}")
+    line = fails(capsys, "train", tmp_path / "own.yaml", "method=var", f"run={tmp_path / 'run'}")
     assert "order 'scales' is not possible on 8x8 cells: those of a tokenizer 'multiscale' expected" in line
     wrong[-1], cache = "tokenizer.sides=[1,2,3]", f"data.cache={tmp_path}"
     line = fails(capsys, "tokenizer", "digits", *wrong, cache, f"tokenizer.checkpoint={tmp_path}/last.ckpt")

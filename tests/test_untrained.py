@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import radar
 from ablations.cli import main
 from ablations.study.plan import read_plan
 from ablations.study.prepare import check_arms
@@ -41,6 +42,16 @@ def test_one_command_trains_the_tokenizer_and_the_generator(options, tmp_path, c
     line = "t/last.ckpt is trained already, and otherwise (train.max_steps: 2, not 3); it stays as it is\n"
     assert line in capsys.readouterr().out
     assert (tmp_path / "t" / "last.ckpt").read_bytes() == first  # it is trained
+
+
+def test_a_method_with_a_tokenizer_of_its_own_has_a_configuration_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("digits", ["method=var"]).stem == "digits_var"
+    assert find_config("digits", ["method=dit"]).stem == find_config("digits").stem == "digits"
+    main(["train", "digits", "method=var", *SMALL[:-1], *FIRST, "data.cache=cache"])
+    assert steps_of("runs/tokenizers/digits-scales/last.ckpt") == 2 and steps_of("runs/digits_var/last.ckpt") == 1
+    trained = radar.train("digits", *SMALL[:-1], *FIRST, method="var", run="run", data={"cache": "cache"})
+    assert trained.generator.config.order.name == "scales"
 
 
 def test_a_tokenizer_that_was_stopped_goes_on(options):

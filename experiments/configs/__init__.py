@@ -1,13 +1,21 @@
 """The ready-made configurations, one YAML file each, and how a file is found by its path or a bare name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from radar.errors import InputError
 
 
-def find_config(name: str) -> Path:
-    """Find a configuration by path, or by the bare name of a ready-made one; raises InputError."""
-    return find_yaml(name, Path(__file__).parent, "configuration")
+def find_config(name: str, options: Sequence[str] = ()) -> Path:
+    """Find a configuration by path, or by the bare name of a ready-made one; raises InputError.
+
+    With `method=var` among the options, of `digits` that is `digits_var` where it is there: a method that needs a
+    tokenizer of its own has a configuration of its own.
+    """
+    ready = Path(__file__).parent
+    methods = [text.partition("=")[2] for text in options if text.startswith("method=")]
+    own = [path for method in methods[-1:] if (path := ready / f"{name}_{method}.yaml").is_file()]
+    return own[0] if own and not Path(name).is_file() else find_yaml(name, ready, "configuration")
 
 
 def find_yaml(name: str, ready: Path, what: str) -> Path:
