@@ -73,7 +73,7 @@ def train(config: str | Path | Mapping[str, Any], *options: str, **groups: Any) 
     for name, value in groups.items():
         if callable(value):
             raise InputError(f"{name}={value!r} is not possible: a name expected; plugins=[FILE] adds your own to them")
-    named = [*options, *(f"method={value}" for key, value in groups.items() if key == "method")]
+    named = [*options, f"method={groups['method']}"] if "method" in groups else options
     values = dict(config) if isinstance(config, Mapping) else read_yaml(find_config(str(config), named))
     if isinstance(order := groups.get("order"), str):  # another order, and not only another name for the options of one
         values["order"], groups = {}, groups | {"order": given(parse_order(order))}
