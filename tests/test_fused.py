@@ -10,7 +10,7 @@ from torch import nn
 from radar.config.options import ModelConfig
 from radar.kernels import fused
 from radar.kernels.build import kernels
-from radar.kernels.fused import RMSNorm, swiglu
+from radar.kernels.fused import RMSNorm, cross_entropy, swiglu
 from radar.model.blocks import Block, Shape, rotary_table
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no kernels for this processor")
@@ -70,6 +70,22 @@ def test_two_threads():
 @pytest.mark.parametrize("shape", [(3, 10), (500, 2 * 96), (4, 11, 2 * 33)])
 def test_gate(shape, monkeypatch):
     close(both(swiglu, [3 * torch.randn(shape)], monkeypatch))
+
+
+@pytest.mark.parametrize("rows, vocabulary", [(50, 2), (7, 333), (300, 1000)])
+def test_loss(rows, vocabulary, monkeypatch):
+    truth = torch.randint(vocabulary, (rows,))
+    logits = 3 * torch.randn(rows, vocabulary)
+    close(both(lambda x: cross_entropy(1.0 * x, truth), [logits], monkeypatch))
+
+
+def test_a_loss_is_gone_through_once(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", 0)
+    x = torch.randn(4, 5, requires_grad=True)
+    loss = cross_entropy(1.0 * x, torch.arange(4)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="one backward pass"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("options", [{"qk_norm": True}, {"qk_norm": False}, {"cosine_attention": True}])

@@ -4,11 +4,13 @@ SDPA computes all pairs that a dense mask names, also where most are hidden: at 
 ninth of the slots. Legend: B images, H heads, S slots, E head width.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 WORTH = 0.7  # largest share of all pairs that is left: above, cutting costs what it saves
 ROWS = (64, 128)  # of a band below LONG slots and from there on: what was fastest on an AMD EPYC
@@ -19,12 +21,12 @@ class Bands(NamedTuple):
     """A mask (S, S) by bands of `rows` slots each, of which the last may have fewer.
 
     Attributes:
-        columns: of each band, the slots that at least one of its rows sees.
+        columns: of each band, the slots that at least one of its rows sees; a slice where they lie together.
         masks: of each band, (rows, columns) which of them.
     """
 
     rows: int
-    columns: tuple[Tensor, ...]
+    columns: tuple[Tensor | slice, ...]
     masks: tuple[Tensor, ...]
 
     @property
@@ -36,8 +38,13 @@ class Bands(NamedTuple):
 def cut(mask: Tensor, rows: int) -> Bands:
     """Cut a dense mask (S, S), in which every row sees something, into bands of so many rows."""
     parts = mask.split(rows)
-    columns = tuple(part.any(0).nonzero().flatten() for part in parts)
+    columns = tuple(_together(part.any(0).nonzero().flatten()) for part in parts)
     return Bands(rows, columns, tuple(part[:, seen] for part, seen in zip(parts, columns, strict=True)))
+
+
+def _together(columns: Tensor) -> Tensor | slice:
+    first, last = int(columns[0]), int(columns[-1])
+    return slice(first, last + 1) if last - first + 1 == len(columns) else columns
 
 
 def banded(mask: Tensor) -> Bands | Tensor:
@@ -48,8 +55,63 @@ def banded(mask: Tensor) -> Bands | Tensor:
 
 def attend_in_bands(q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Tensor:
     """Scaled dot-product attention (B, H, S, E), band by band."""
+    if torch.is_grad_enabled() and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _InBands.apply(q, k, v, bands)  # type: ignore[no-any-return, no-untyped-call]
     mixed = [
-        F.scaled_dot_product_attention(part, k.index_select(2, seen), v.index_select(2, seen), attn_mask=mask)
-        for part, seen, mask in zip(q.split(bands.rows, 2), bands.columns, bands.masks, strict=True)
+        F.scaled_dot_product_attention(q[:, :, rows], _taken(k, seen), _taken(v, seen), attn_mask=mask)
+        for rows, seen, mask in _parts(bands)
     ]
     return torch.cat(mixed, 2)
+
+
+class _InBands(torch.autograd.Function):
+    """The same on a CPU, with gradients added up in place: by itself PyTorch makes whole ones for every band."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Tensor:
+        out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+        logarithms = []
+        for rows, seen, mask in _parts(bands):
+            out[:, :, rows], sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q[:, :, rows], _taken(k, seen), _taken(v, seen), attn_mask=_bias(mask, q.dtype)
+            )
+            logarithms.append(sums)
+        ctx.save_for_backward(q, k, v, out, *logarithms)
+        ctx.bands = bands
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, out, *logarithms = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (rows, seen, mask), sums in zip(_parts(ctx.bands), logarithms, strict=True):
+            dq[:, :, rows], of_k, of_v = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad[:, :, rows], q[:, :, rows], _taken(k, seen), _taken(v, seen), out[:, :, rows], sums,
+                0.0, False, attn_mask=_bias(mask, q.dtype),
+            )  # fmt: skip
+            _add(dk, seen, of_k)
+            _add(dv, seen, of_v)
+        return dq, dk, dv, None
+
+
+def _parts(bands: Bands) -> Iterator[tuple[slice, Tensor | slice, Tensor]]:
+    """Of each band its rows, its columns and its mask."""
+    for number, (seen, mask) in enumerate(zip(bands.columns, bands.masks, strict=True)):
+        yield slice(number * bands.rows, number * bands.rows + len(mask)), seen, mask
+
+
+def _taken(x: Tensor, seen: Tensor | slice) -> Tensor:
+    return x[:, :, seen] if isinstance(seen, slice) else x.index_select(2, seen)
+
+
+def _add(x: Tensor, seen: Tensor | slice, more: Tensor) -> None:
+    if isinstance(seen, slice):
+        x[:, :, seen] += more
+    else:
+        x.index_add_(2, seen, more)
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0, or minus infinity where a slot is hidden."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))

@@ -78,6 +78,8 @@ class Kernels:
         pointer, long = ctypes.c_void_p, ctypes.c_long
         self.library.heads.argtypes = [pointer] * 7 + [long] * 5 + [ctypes.c_float, ctypes.c_int]
         self.library.heads_back.argtypes = [pointer] * 10 + [long] * 5 + [ctypes.c_int]
+        self.library.cross_entropy.argtypes = [pointer] * 4 + [*sizes, ctypes.c_int]
+        self.library.cross_entropy_back.argtypes = [pointer] * 4 + [*sizes, ctypes.c_int]
         self.library.swiglu.argtypes = [ctypes.c_void_p] * 2 + [*sizes, ctypes.c_int]
         self.library.swiglu_back.argtypes = [ctypes.c_void_p] * 3 + [*sizes, ctypes.c_int]
 
@@ -148,6 +150,17 @@ class Kernels:
         tensors = *grads, x, weights, angles, inverse, dx, dw, room
         self._run("heads_back", tensors, batch, slots, heads, width, _stride(angles))
         return dx, dw.sum(0)
+
+    def cross_entropy(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (R,) of contiguous logits (R, V) by the right ones (R,), and the logarithms of their sums."""
+        losses, logs = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+        self._run("cross_entropy", (logits, truth, losses, logs), *logits.shape)
+        return losses, logs
+
+    def cross_entropy_back(self, logits: Tensor, truth: Tensor, logs: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of the logits, in their place, by that of the losses (R,)."""
+        self._run("cross_entropy_back", (logits, truth, logs, grad), *logits.shape)
+        return logits
 
     def _run(self, name: str, tensors: Sequence[Tensor | None], *numbers: float) -> None:
         """Call a function on the memory of tensors; fake ones, by which a training is planned, have none."""

@@ -1,7 +1,7 @@
-"""What training does to features on a CPU, in one pass over memory each way, by our kernels where they are.
+"""What training does to features and logits on a CPU, in one pass over memory each way, by our kernels where they are.
 
-PyTorch has no operations for RMSNorm, SwiGLU and turned heads on a CPU and goes through memory several times.
-Legend: ... any sizes, I features, B images, S slots, H heads, E head width, D = H E.
+PyTorch has no operations of its own for RMSNorm, SwiGLU, turned heads and losses on a CPU: it goes through memory
+several times. Legend: ... any sizes, R rows, V codes, I features, B images, S slots, H heads, E head width, D = H E.
 """
 
 from typing import Any
@@ -84,6 +84,30 @@ class _Heads(torch.autograd.Function):
         x, weights, angles, inverse = ctx.saved_tensors
         dx, dw = ctx.own.heads_back([grad.contiguous() for grad in grads], x, weights, angles, inverse)
         return dx, *((None, None) if weights is None else dw.unbind()), None, None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, truth: Tensor, own: Kernels) -> Tensor:
+        losses, logs = own.cross_entropy(logits, truth)
+        ctx.save_for_backward(logits, truth, logs)
+        ctx.own, ctx.overwritten = own, False
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        assert not ctx.overwritten, "one backward pass: its gradient lies where the logits were"
+        ctx.overwritten = True
+        logits, truth, logs = ctx.saved_tensors
+        return ctx.own.cross_entropy_back(logits, truth, logs, grad.contiguous()), None, None
+
+
+def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Losses (R,) in nats of logits (R, V), of which nothing else is made: their gradient may take their place."""
+    if (own := _own(logits)) is None or not logits.is_contiguous():
+        return F.cross_entropy(logits, truth, reduction="none")
+    return _CrossEntropy.apply(logits, truth.contiguous(), own)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def fused_heads(

@@ -1,4 +1,5 @@
-// Products with weights in panels, attention of one query, norms and gates there and back, in float32; compiled on first
+// Products with weights in panels, attention of one query, norms, gates and losses there and
+// back, in float32; compiled on first
 // use by build.py.
 //
 // What PyTorch does in several passes over memory, where it has no operation of its own, is done in one. Decoding few slots per pass reads all weights and the whole cache for little arithmetic. PyTorch's libraries seem to
@@ -163,6 +164,31 @@ extern "C" void swiglu_back(const float* dy, const float* x, float* dx, long row
             dgate[i] = g[i] * up[i] * share * (1 + gate[i] * (1 - share));
             dup[i] = g[i] * gate[i] * share;
         }
+    }
+}
+
+// loss (rows) = log(sum(exp(x))) - x[truth] of x (rows, width); the logarithms are kept in `logs` (rows).
+extern "C" void cross_entropy(const float* x, const long* truth, float* loss, float* logs, long rows, long width,
+                              int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        const float* in = x + r * width;
+        float most = in[0], sum = 0;
+        for (long i = 1; i < width; i++) most = in[i] > most ? in[i] : most;
+        for (long i = 0; i < width; i++) sum += std::exp(in[i] - most);
+        logs[r] = most + std::log(sum);
+        loss[r] = logs[r] - in[truth[r]];
+    }
+}
+
+// Puts the gradient of the same in the place of x, by g (rows), that of the losses.
+extern "C" void cross_entropy_back(float* x, const long* truth, const float* logs, const float* g, long rows, long width,
+                                   int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long r = 0; r < rows; r++) {
+        float* in = x + r * width;
+        for (long i = 0; i < width; i++) in[i] = g[r] * std::exp(in[i] - logs[r]);
+        in[truth[r]] -= g[r];
     }
 }
 

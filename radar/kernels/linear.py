@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radar.kernels.build import kernels
+from radar.kernels.products import LEAST_WEIGHTS, trained_linear
 
 Key = tuple[int, torch.Size, torch.dtype]
 Product = Callable[[Tensor], Tensor]
 
-LEAST_WEIGHTS = (
-    2**17
-)  # weights of a layer that is worth it on a CPU: below, the call costs more than it saves (docs/speed.md)
 _products: dict[Key, Product] = {}
 
 
@@ -31,7 +29,9 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(B..., I) -> (B..., O)."""
         compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() or not (compiling or _products):
+        if torch.is_grad_enabled():
+            return trained_linear(x, self.weight, self.bias)
+        if not (compiling or _products):
             return F.linear(x, self.weight, self.bias)
         if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))

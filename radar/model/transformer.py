@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from radar.attention import NONE, Mask, Predictions, Slots
 from radar.config.lookup import choose
 from radar.config.options import ModelConfig
+from radar.kernels.fused import cross_entropy
 from radar.kernels.linear import Linear
 from radar.model.blocks import POSITIONS, Block, Memory, QueryBlock, compile_once, model_shape, rotary_table, run_block
 from radar.model.conditioning import Effect, build_conditioning, enter, initialise
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
 
         def of(x: Tensor, condition: Tensor, truth: Tensor) -> Tensor:
             logits = self.predict(x, condition, predictions).flatten(0, 1).float()
-            return F.cross_entropy(logits, truth.flatten(), reduction="none").view(truth.shape)
+            return cross_entropy(logits, truth.flatten()).view(truth.shape)
 
         if len(x) <= images:
             return of(x, condition, truth)
