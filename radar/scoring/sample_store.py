@@ -24,7 +24,7 @@ from radar.files import DAMAGED, locked_or_refused, replacing
 from radar.provenance import weights_hash
 from radar.scoring.npz import write_rows
 from radar.scoring.samples import Samples, drawing, joined
-from radar.together import WAIT, make_together
+from radar.together import BEGAN, WAIT, make_together
 from radar.tokenizers import tokenizer_hash
 from radar.training.checkpoints import Generator, configured, load_generator
 from radar.training.devices import is_first, must_launch, on_devices
@@ -76,9 +76,13 @@ class SampleStore:
         """Tell the first process that this one needs them no more."""
         (self.folder / f"left-{rank}").touch()
 
+    def gone(self) -> int:
+        """How many of the other processes have left; of a launch that was killed before there may be more files."""
+        return sum(path.stat().st_mtime >= BEGAN for path in self.folder.glob("left-*"))
+
     def remove(self) -> None:
         """Delete all files, when the other processes have left."""
-        while len(list(self.folder.glob("left-*"))) < self.others:
+        while self.gone() < self.others:
             time.sleep(WAIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
