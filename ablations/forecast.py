@@ -8,6 +8,7 @@ import torch
 
 from ablations.study.plan import read_plan
 from ablations.study.prepare import arm_values
+from ablations.study.study_file import STUDIES
 from experiments.arguments import parse_grid
 from experiments.configs import find_config
 from radar.config.load import load_config, to_config
@@ -76,8 +77,17 @@ def configs(name: str, study: bool, options: list[str]) -> Iterator[tuple[str, C
             with naming(f"arm '{arm}'"):
                 yield arm, to_config(values, plan.overrides)
     else:
-        config = load_config(find_config(name, options), options)
+        config = load_config(_find(name, options), options)
         yield f"{config.order.name}/{config.attention}", config
+
+
+def _find(name: str, options: list[str]) -> Path:
+    try:
+        return find_config(name, options)
+    except InputError as error:
+        if (STUDIES / f"{name}.yaml").is_file():
+            raise InputError(f"'{name}' is a study: --study plans all of its arms") from error
+        raise
 
 
 def sizes(config: Config) -> tuple[Tokenizer, int, tuple[int, int]]:

@@ -46,7 +46,8 @@ def show(row: dict[str, Any], folder: Path) -> None:
     for key, value in row.items():
         if key not in NOT_SHOWN:
             title = f"{key}[{label}]" if key in OF_FEATURES else key
-            print(f"{title:28} {value:.4g}" if isinstance(value, float) else f"{title:28} {value}")
+            shown = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+            print(f"{title:28} {shown}")
     print(folder / ROW)
 
 

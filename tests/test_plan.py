@@ -142,6 +142,7 @@ def test_the_command(tmp_path, capsys):
     for what in (["digits"], ["ordering", "--study", *rates]):
         said = fails(capsys, "plan", *what, "train.warmup=9", "train.max_steps=2")
         assert "train.warmup=9 is not possible" in said
+    assert "'ordering' is a study: --study plans all of its arms" in fails(capsys, "plan", "ordering")
     assert "--rates products=1 is not possible" in fails(capsys, "plan", "digits", "--rates", "products=1")
     with pytest.raises(InputError, match="each must be above 0"):
         parse_rates("products=1,attention=0,bytes=1")

@@ -296,6 +296,10 @@ def test_files_that_are_refused(tmp_path):
         llamagen_vq(gpt)
     with pytest.raises(InputError, match=r"tensor decoder.mid.1.k.bias \(128,\) is missing"):
         llamagen_vq({name: tensor for name, tensor in vq.items() if name != "decoder.mid.1.k.bias"})
+    for kinds in (7, 12):
+        state = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes(17, kinds, 64, 2).items()}
+        with pytest.raises(InputError, match=f"gpt.pt knows {kinds} classes, and the data has 10"):
+            IMPORTS["llamagen-gpt"](state, "gpt.pt", ["model.heads=2", "data.name=digits", "tokenizer.name=levels"])
     module = IMPORTS["llamagen-vq"](read_published(str(tmp_path / "vq.pt")), "vq.pt", [])
     save_checkpoint(module, tmp_path / "vq.ckpt", str(tmp_path / "vq.pt"))
     options = {"name": "llamagen_vq", "codebook": 50, "width": 32, "downsample": 8}

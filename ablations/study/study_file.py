@@ -21,6 +21,7 @@ from radar.config.lookup import choose
 from radar.decoding.fields import ESTIMATORS
 from radar.errors import InputError
 
+STUDIES = Path(__file__).parents[1] / "studies"  # the ready-made ones
 # What a study may optimise, and whether a trial knows it when it ends. Speed is measured after all trials of a grid,
 # with nothing else running, or by the one process of a search.
 OBJECTIVES = {"steps": True, "fid": True, "nll": True, "images_per_s": False, "train_seconds": True}
@@ -124,7 +125,7 @@ def check_free(key: str) -> Any:
 
 def read_study(path: str) -> StudyFile:
     """Read a study file, or a ready-made study by its bare name; raises InputError."""
-    values = read_yaml(find_yaml(path, Path(__file__).parents[1] / "studies", "study"))
+    values = read_yaml(find_yaml(path, STUDIES, "study"))
     if "tokenizer_training" in values:
         raise InputError(f"{path}: tokenizer_training is an option of a configuration: put it under `config`")
     if isinstance(arms := values.get("arms"), dict):

@@ -17,6 +17,7 @@ from yaml import YAMLError
 from radar.config.methods import method_options
 from radar.config.options import Config, OrderConfig
 from radar.config.renamed import refuse_old_name, refuse_old_names, refuse_old_value
+from radar.config.training import OF_GENERATORS
 from radar.errors import InputError, naming
 
 T = TypeVar("T")
@@ -119,6 +120,9 @@ def tokenizer_config(config: Config, overrides: Sequence[str] = ()) -> Config:
     given, own = to_dict(config), config.tokenizer_training
     if not own:
         return config
+    for name in own.get("train", {}):
+        if name in OF_GENERATORS:
+            raise InputError(f"tokenizer_training.train.{name} has no effect: it is an option of generators")
     values = {name: given[name] for name in ("data", "tokenizer", "run")}
     values["train"] = {name: given["train"][name] for name in WHERE}
     with naming("tokenizer_training"):

@@ -9,6 +9,15 @@ PRECISIONS = ("32-true", "bf16-mixed")  # float16 would need a loss scaler, bf16
 DEVICES = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
 
+# Options of TrainConfig that tokenizers do not read, and those that only they do.
+OF_GENERATORS = (
+    "ema", "layout", "layout_steps", "permutations", "corruption", "corruption_rate", "correction_weight",
+    "align", "align_layer", "align_weight", "val_samples",
+)  # fmt: skip
+OF_TOKENIZERS = (
+    "perceptual", "perceptual_weight", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr",
+)  # fmt: skip
+
 
 @dataclass
 class TrainConfig:

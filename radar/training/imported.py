@@ -116,8 +116,14 @@ def _filled(config: TokenizerConfig, weights: dict[str, Tensor], source: str, gi
     return TokenizerModule(replace(given, tokenizer=config), tokenizer)
 
 
+LABELS = "labels.weight"  # a row per class, and one for none
+
+
 def fill(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load every tensor, strictly; raises InputError."""
+    known, wanted = (len(tensors.get(LABELS, [])) - 1 for tensors in (weights, module.state_dict()))
+    if known != wanted:
+        raise InputError(f"{source} knows {known} classes, and the data has {wanted}: both must have as many")
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
 from radar.config.options import Config
-from radar.config.training import TrainConfig, check_training
+from radar.config.training import OF_TOKENIZERS, TrainConfig, check_training
 from radar.data import ImageData, load_data
 from radar.data.batches import image_batches
 from radar.data.tokens import cache_path, cached_tokens, token_batches
@@ -141,7 +141,7 @@ def check_generator_training(train: TrainConfig) -> None:
     check_loggers(train.loggers)
     if train.align is not None:
         check_features([train.align])
-    for name in ("perceptual", "adversarial_weight", "adversarial_start", "adversarial_width", "adversarial_lr"):
+    for name in OF_TOKENIZERS:
         if (given := getattr(train, name)) != getattr(TrainConfig(), name):
             raise InputError(f"train.{name}={given} has no effect: only tokenizers restore images")
 
