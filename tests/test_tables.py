@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from ablations.cli import main
 from ablations.reporting.columns import cell, column_of, present, shown
-from ablations.reporting.figures import draw_front
+from ablations.reporting.figures import LABEL_WIDTH, apart, draw_front
 from ablations.reporting.results import Results, contrast_notes, headline, size_notes, token_notes
 from ablations.reporting.statistics import contrast, difference, holm, interval
 from ablations.reporting.tables import compared
@@ -46,6 +46,14 @@ def test_two_seeds_have_no_interval_and_no_p():
     axis = draw_front(a + b, "steps", "steps", "minimize").axes[0]
     assert not [bar for bar in axis.containers if bar.has_yerr], "points, and no bars"
     assert sum(line.get_marker() == "." for line in axis.lines) == 2
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, unique=True).map(sorted))
+def test_labels_have_room(positions):
+    low, high = 0.8 * positions[0], 1.4 * positions[-1]
+    kept, room = apart(positions, low, high), (high / low) ** LABEL_WIDTH
+    assert all(b >= room * a for a, b in zip(kept, kept[1:], strict=False))
+    assert all(any(a <= position < room * a for a in kept) for position in positions if position not in kept)
 
 
 def test_what_is_bounded_is_cut():

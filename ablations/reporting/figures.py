@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, NullLocator, StrMethodFormatter, SymmetricalLogLocator
 
 from ablations.reporting.columns import arm_means, column_of, featured, numbers
 from ablations.reporting.statistics import LEAST_SEEDS, Correlation, by_arm, gap_correlation, interval, pareto_front
@@ -18,6 +18,7 @@ plt.rcParams["text.parse_math"] = False  # names are shown as they are, also wit
 MARKS = "osD^vPX*<>"
 MOST_NAMES = 24  # of a legend
 SIDE_STEP = 1.015  # arms of equal cost are drawn side by side
+LABEL_WIDTH = 0.06  # of an axis, that a number takes
 GAPS = {"gap": "the field exp(-r/4)", "gap_data": "the field of the data, per channel"}  # column -> field
 LINES = ("-", "--", ":", "-.")
 
@@ -56,6 +57,15 @@ def single_points(axis: Axes, x: float, values: Sequence[float], colour: str) ->
         axis.plot([x] * len(values), values, ".", color=colour, markersize=5, alpha=0.6)
 
 
+def apart(positions: Sequence[float], low: float, high: float) -> list[float]:
+    """Those of growing positions whose labels have room beside the last one's on a logarithmic axis."""
+    room, kept = (high / low) ** LABEL_WIDTH, [positions[0]]
+    for position in positions[1:]:
+        if position >= room * kept[-1]:
+            kept.append(position)
+    return kept
+
+
 def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Figure:
     """Draw fid against a cost per arm, bars of 95% intervals (of times: the range), and a line along the front."""
     figure, axis = _canvas()
@@ -80,12 +90,10 @@ def draw_front(rows: Sequence[Row], key: str, label: str, direction: str) -> Fig
         axis.axhline(rows[0]["fid_floor"], color="0.4", linestyle="--", linewidth=1, label=floor)
     axis.set_xscale("log")
     axis.set_xlim(0.8 * min(x for x, _ in points.values()), 1.4 * max(x for x, _ in points.values()))
-    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        ticks(StrMethodFormatter("{x:.0f}"))
-    if len(positions := sorted({x for x, _ in points.values()})) < min(8, len(points)):  # the values themselves
-        axis.set_xticks(positions)
-        axis.xaxis.set_minor_locator(NullLocator())
-    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}" if x >= 10 else f"{x:.2g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(apart(sorted({x for x, _ in points.values()}), *axis.get_xlim()))  # the values themselves
+    axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(label)
     axis.set_ylabel(f"{featured('fid', rows)}, lower is better")
     axis.set_ylim(bottom=0)
