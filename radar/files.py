@@ -93,6 +93,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Delete what a process that was killed has left of writing `path`: for who alone may write it."""
+    for temporary in path.parent.glob(f".{path.name}.*{path.suffix}"):
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it becomes `path` unless another process was faster.

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from radar.files import replacing
 
 WAIT = 0.2  # seconds between two looks at what others make
-BEGAN = time.time()  # of this process, nearly
 
 
 def make_together(

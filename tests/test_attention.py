@@ -167,6 +167,25 @@ def test_attention_in_bands_equals_that_under_the_whole_mask(order, variant, row
         assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
 
 
+def test_bands_take_inputs_as_they_lie():
+    """PyTorch's kernel for CPUs believes that features lie together."""
+    mask = nested([1, 4, 8]).mask()
+    lying = torch.randn(3, 2, 2, 8, len(mask)).transpose(3, 4), torch.randn(3, 2, 2, len(mask), 16)[..., ::2]
+    for inputs in lying:
+        leaves = [part.detach().requires_grad_() for part in inputs]
+        for mixed in (attend(*leaves, cut(mask, 5)), attend(*(leaf.contiguous() for leaf in leaves), mask)):
+            grads = torch.autograd.grad(mixed.square().sum(), leaves)
+            expected = attended(mask, [leaf.detach().contiguous() for leaf in leaves])
+            for found, wanted in zip([mixed, *grads], expected, strict=True):
+                assert torch.allclose(found, wanted, atol=1e-5)
+    q, k, v = torch.randn(3, 1, 2, len(mask), 8)
+    assert attend(q, k, v[..., :4].contiguous().requires_grad_(), cut(mask, 5)).shape[-1] == 4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attend(q.requires_grad_(), k, v, cut(mask, 5)).dtype == attend(q, k, v, mask).dtype == torch.bfloat16
+    with pytest.raises(InputError, match="hides every slot from some"):
+        cut(torch.zeros(4, 4, dtype=torch.bool), 2)
+
+
 def test_bands_are_cut_where_much_is_hidden():
     sizes = [1, 4, 8, 16, 20, 32, 32, 36, 46, 36, 20, 4, 1]
     mask = nested(sizes).mask()

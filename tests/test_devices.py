@@ -322,7 +322,7 @@ def test_what_is_not_possible(options, said):
 
 def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cuda:0"))
-    with pytest.raises(InputError, match=r"train\.devices=9 is not possible: this machine has \d CUDA devices"):
+    with pytest.raises(InputError, match=r"train\.devices=9 is not possible: this process sees \d CUDA devices"):
         devices.must_start(TrainConfig(devices=9))
 
 
@@ -347,6 +347,26 @@ def test_a_launcher_is_noticed(monkeypatch):
             with pytest.raises(InputError, match="need 2 processes, and 6 were started"):
                 devices.must_start(TrainConfig(devices=2, device="cpu"))
             assert not devices.must_start(TrainConfig(device="cpu")), "independent workers"
+
+
+def test_a_batch_script_without_srun_has_started_nothing(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert devices.must_start(TrainConfig(devices=2, device="cpu"))
+    with pytest.raises(InputError, match="needs a launcher"):
+        devices.must_start(TrainConfig(devices=2, nodes=2, device="cpu"))
+
+
+def test_a_launch_has_a_name_of_its_own(monkeypatch):
+    here, by_one_launcher = devices.launch_name(nodes=2), devices.launch_name(nodes=1)
+    assert here == devices.launch_name(nodes=2) and by_one_launcher == devices.launch_name(nodes=1)
+    monkeypatch.setattr(devices.os, "getppid", lambda: 1)
+    assert devices.launch_name(nodes=2) == here, "processes of several machines have several parents"
+    assert devices.launch_name(nodes=1) != by_one_launcher
+    for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_STEP_ID", "MASTER_PORT"):
+        monkeypatch.setenv(name, "17")
+        assert devices.launch_name(nodes=2) != here
+        here = devices.launch_name(nodes=2)
 
 
 VQGAN = [

@@ -13,7 +13,7 @@ import torch
 from ablations.cli import explain, main
 from radar.data.token_arrays import _reserved
 from radar.errors import DiskFull
-from radar.files import is_full, replacing, replacing_folder
+from radar.files import is_full, remove_unfinished, replacing, replacing_folder
 from radar.training.callbacks import AtomicCheckpointIO
 from tests.command_line import fails
 from tests.test_studies import STUDY, quick_workers
@@ -50,6 +50,16 @@ def test_nothing_is_left_behind(failure, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "x"):
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_process_has_left_is_deleted(tmp_path):
+    with replacing(tmp_path / "last.ckpt") as temporary:
+        temporary.touch()
+        (tmp_path / temporary.name.replace(".last", ".best")).touch()
+        (tmp_path / f"{temporary.name}.copy").touch()
+        remove_unfinished(tmp_path / "last.ckpt")
+        assert not temporary.exists() and len(list(tmp_path.iterdir())) == 2
+        temporary.touch()
 
 
 def test_space_is_reserved_before_it_is_mapped(tmp_path, monkeypatch):

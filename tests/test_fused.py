@@ -79,13 +79,27 @@ def test_loss(rows, vocabulary, monkeypatch):
     close(both(lambda x: cross_entropy(1.0 * x, truth), [logits], monkeypatch))
 
 
-def test_a_loss_is_gone_through_once(monkeypatch):
+def test_logits_that_others_need_are_missed(monkeypatch):
     monkeypatch.setattr(fused, "LEAST", 0)
-    x = torch.randn(4, 5, requires_grad=True)
-    loss = cross_entropy(1.0 * x, torch.arange(4)).sum()
+    x, truth = torch.randn(4, 5, requires_grad=True), torch.arange(4)
+    loss = cross_entropy(1.0 * x, truth).sum()
     loss.backward(retain_graph=True)
-    with pytest.raises(AssertionError, match="one backward pass"):
-        loss.backward()
+    for other in (loss, cross_entropy(torch.tanh(x), truth).sum()):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            other.backward()
+    before = x.detach().clone()
+    cross_entropy(x, truth).sum().backward()
+    assert torch.equal(x, before), "a leaf is nobody's to overwrite"
+
+
+def test_codes_that_are_not_there_are_refused_as_by_pytorch(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", 0)
+    x = torch.randn(3, 5, requires_grad=True)
+    for truth in ([0, 5, 1], [0, -1, 1]):
+        with pytest.raises(IndexError, match="out of bounds"):
+            cross_entropy(1.0 * x, torch.tensor(truth))
+    with pytest.raises(RuntimeError, match="Long"):
+        cross_entropy(1.0 * x, torch.tensor([0, 1, 2], dtype=torch.int32))
 
 
 @pytest.mark.parametrize("options", [{"qk_norm": True}, {"qk_norm": False}, {"cosine_attention": True}])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from radar.kernels import products
 from radar.kernels.linear import Linear
@@ -52,6 +53,16 @@ def test_one_product_each_way(calls):
     assert calls == [LARGE, LARGE[::-1]]
     trained_linear(x.detach(), nn.Parameter(torch.randn(LARGE)), None).sum().backward()
     assert calls == [LARGE, LARGE[::-1], LARGE], "of inputs that are not learned no gradient is made"
+
+
+def test_operations_are_counted(calls):
+    found = []
+    for linear in (trained_linear, F.linear):
+        x, weight = torch.randn(4, 32, LARGE[1], requires_grad=True), nn.Parameter(torch.randn(LARGE))
+        with FlopCounterMode(display=False) as counter:
+            linear(x, weight, None).add_(1).sum().backward()
+        found.append(counter.get_total_flops())
+    assert len(calls) == 2 and found[0] == found[1] == 3 * 2 * 128 * LARGE[0] * LARGE[1]
 
 
 def test_other_products_are_left_to_pytorch(calls):

@@ -32,7 +32,6 @@ from radar.scoring.reference_file import npz_rows, npz_shape, read_reference, wr
 from radar.scoring.sample_store import SampleStore, draw_store, fill, save_npz
 from radar.scoring.samples import draw_samples
 from radar.scoring.statistics import Kept, Moments, measure_statistics
-from radar.together import BEGAN
 from radar.training import devices
 from radar.training.checkpoints import load_generator
 from radar.training.runs import train_generator
@@ -258,15 +257,14 @@ def test_other_weights_or_options_are_other_samples(generator, tmp_path):
 
 
 def test_who_left_a_launch_before_has_not_left_this_one(tmp_path):
-    store = SampleStore(tmp_path / "store", 40, 20, others=1)
-    store.folder.mkdir()
-    store.leave(1)
-    os.utime(store.folder / "left-1", times=(0, BEGAN - 60))
-    assert store.gone() == 0
-    store.leave(1)
-    assert store.gone() == 1
-    store.remove()
-    assert not store.folder.exists()
+    before, now = (SampleStore(tmp_path / "store", 40, 20, 1, launch) for launch in ("one", "other"))
+    now.folder.mkdir()
+    before.leave(1)
+    assert (before.gone(), now.gone()) == (1, 0)
+    now.leave(1)
+    assert now.gone() == 1
+    now.remove()
+    assert not now.folder.exists()
 
 
 def test_a_part_that_fails_is_left_to_others(generator, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from PIL import Image
 from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
+from radar.data.shards import list_members
 from tests.command_line import fails
 
 
@@ -70,6 +71,15 @@ def test_an_index_is_made_once_and_again_when_shards_change(root, monkeypatch):
     monkeypatch.undo()
     write(root / "tar" / "train-003.tar", {"x.png": image(50), "x.cls": b"0"})
     assert data(root, "shards").identity != before
+
+
+def test_a_mask_beside_an_image_is_no_image(root):
+    pixels = image(3)
+    members = {"a/one.png": pixels, "a/one.seg.png": image(4), "a/one.cls": b"1", "a/one.txt": b"caption"}
+    write(root / "masks.tar", members)
+    (found,) = list_members(root / "masks.tar")
+    held = (root / "masks.tar").read_bytes()[found.offset : found.offset + found.length]
+    assert held == pixels and found.label == 1
 
 
 def test_bad_shards(root, capsys):

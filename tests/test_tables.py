@@ -1,6 +1,7 @@
 """Intervals, tests and what is shown of them: one meaning of ±, nothing where there are too few seeds."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_two_seeds_have_no_interval_and_no_p():
 def test_labels_have_room(positions):
     low, high = 0.8 * positions[0], 1.4 * positions[-1]
     kept, room = apart(positions, low, high), (high / low) ** LABEL_WIDTH
-    assert all(b >= room * a for a, b in zip(kept, kept[1:], strict=False))
+    assert all(b >= room * a for a, b in pairwise(kept))
     assert all(any(a <= position < room * a for a in kept) for position in positions if position not in kept)
 
 

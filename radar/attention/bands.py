@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from radar.errors import InputError
+
 WORTH = 0.7  # largest share of all pairs that is left: above, cutting costs what it saves
 ROWS = (64, 128)  # of a band below LONG slots and from there on: what was fastest on an AMD EPYC
 LONG = 1024
@@ -43,6 +45,8 @@ def cut(mask: Tensor, rows: int) -> Bands:
 
 
 def _together(columns: Tensor) -> Tensor | slice:
+    if not len(columns):
+        raise InputError("an attention hides every slot from some: each must see itself")
     first, last = int(columns[0]), int(columns[-1])
     return slice(first, last + 1) if last - first + 1 == len(columns) else columns
 
@@ -55,13 +59,20 @@ def banded(mask: Tensor) -> Bands | Tensor:
 
 def attend_in_bands(q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Tensor:
     """Scaled dot-product attention (B, H, S, E), band by band."""
-    if torch.is_grad_enabled() and q.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _alike(q, k, v) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _InBands.apply(q, k, v, bands)  # type: ignore[no-any-return, no-untyped-call]
     mixed = [
         F.scaled_dot_product_attention(q[:, :, rows], _taken(k, seen), _taken(v, seen), attn_mask=mask)
         for rows, seen, mask in _parts(bands)
     ]
     return torch.cat(mixed, 2)
+
+
+def _alike(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether they lie as PyTorch's kernel for CPUs takes them, which looks at nothing itself."""
+    plain = all(x.device.type == "cpu" and x.dtype == q.dtype and x.stride(-1) == 1 for x in (q, k, v))
+    low = torch.is_autocast_enabled("cpu") and q.dtype != torch.get_autocast_dtype("cpu")
+    return plain and q.shape[-1] == v.shape[-1] and not low
 
 
 class _InBands(torch.autograd.Function):

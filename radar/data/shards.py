@@ -22,7 +22,7 @@ from radar.config.lookup import choose
 from radar.data.files import BACKGROUNDS, open_image, suffixes
 from radar.data.images import ImageData, center_crop, spread, stratified_split, to_tensor
 from radar.errors import InputError
-from radar.files import DAMAGED, replacing
+from radar.files import DAMAGED, locked_where_possible, replacing
 
 LABEL = ".cls"
 LOOKED_AT = 1000  # images whose content names the data set
@@ -83,7 +83,9 @@ def shards(
     states = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
     index = Path(cache) / f"shards-{hashlib.sha256(states.encode()).hexdigest()[:12]}.npy"
     if not index.exists():
-        save_index(index, paths)
+        with locked_where_possible(index.with_suffix(".lock")):
+            if not index.exists():  # the first of several processes makes it
+                save_index(index, paths)
     try:
         rows = np.load(index)
     except DAMAGED as error:
@@ -130,7 +132,8 @@ def list_members(path: Path) -> list[Member]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                key, ending = f"{name.parent}/{name.name.partition('.')[0]}", name.suffix.lower()
+                key, _, ending = name.name.partition(".")  # of KEY.seg.png it is no image's
+                key, ending = f"{name.parent}/{key}", f".{ending.lower()}"
                 if member.isfile() and ending in suffixes():
                     images[key] = member.offset_data, member.size
                 elif member.isfile() and ending == LABEL:

@@ -91,23 +91,31 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, truth: Tensor, own: Kernels) -> Tensor:
         losses, logs = own.cross_entropy(logits, truth)
         ctx.save_for_backward(logits, truth, logs)
-        ctx.own, ctx.overwritten = own, False
+        ctx.own = own
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        assert not ctx.overwritten, "one backward pass: its gradient lies where the logits were"
-        ctx.overwritten = True
         logits, truth, logs = ctx.saved_tensors
+        torch.autograd.graph.increment_version(logits)  # so that PyTorch refuses who else needs them, or a second pass
         return ctx.own.cross_entropy_back(logits, truth, logs, grad.contiguous()), None, None
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """Losses (R,) in nats of logits (R, V), of which nothing else is made: their gradient may take their place."""
-    if (own := _own(logits)) is None or not logits.is_contiguous():
+    own = None if logits.is_leaf or not logits.is_contiguous() else _own(logits)
+    if own is None or not _all_there(truth, logits.shape[1]):
         return F.cross_entropy(logits, truth, reduction="none")
     return _CrossEntropy.apply(logits, truth.contiguous(), own)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _all_there(truth: Tensor, codes: int) -> bool:
+    """Whether every right code exists: where one does not, PyTorch says so, and our kernel would not."""
+    if isinstance(truth, FakeTensor) or truth.dtype != torch.int64:
+        return truth.dtype == torch.int64
+    low, high = truth.aminmax()
+    return int(low) >= 0 and int(high) < codes
 
 
 def fused_heads(

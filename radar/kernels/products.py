@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 
 LEAST_WEIGHTS = 2**17  # of a layer: below, the call costs more than it saves
 LEAST_ROWS = 64
@@ -27,25 +28,32 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dx = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
         # Sums over rows are as fast in PyTorch's own product, which takes both sides as they lie.
-        dw = grad.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        dw = grad.t() @ x if ctx.needs_input_grad[1] else None
         return dx, dw
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """(..., I) times (O, I): (..., O); the operation of PyTorch's own compiler, which has no public name."""
+    """(R, I) times (O, I): (R, O); the operation of PyTorch's own compiler, which has no public name."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
+
+
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _operations(x: torch.Size, weight: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 2 * x.numel() * weight[0]
 
 
 def trained_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same as F.linear: (..., I) -> (..., O)."""
     if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
-    found = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
+    found = _Linear.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
     return found if bias is None else found + bias  # type: ignore[no-any-return]
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product of plain float32 tensors of a CPU is worth it; not fake ones, whose operations are counted."""
+    """Whether a product of plain float32 tensors of a CPU is worth it; not fake ones, which plan a training."""
     if weight.numel() < LEAST_WEIGHTS or x.shape[:-1].numel() < LEAST_ROWS or x.device.type != "cpu":
         return False
     plain = all(type(each) in (Tensor, nn.Parameter) and each.dtype == torch.float32 for each in (x, weight))

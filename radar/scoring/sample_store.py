@@ -24,10 +24,10 @@ from radar.files import DAMAGED, locked_or_refused, replacing
 from radar.provenance import weights_hash
 from radar.scoring.npz import write_rows
 from radar.scoring.samples import Samples, drawing, joined
-from radar.together import BEGAN, WAIT, make_together
+from radar.together import WAIT, make_together
 from radar.tokenizers import tokenizer_hash
 from radar.training.checkpoints import Generator, configured, load_generator
-from radar.training.devices import is_first, must_launch, on_devices
+from radar.training.devices import is_first, launch_name, must_launch, on_devices
 
 PART = 256  # images of a part, at least
 SHOWN = 1000  # samples that pictures choose from
@@ -39,12 +39,14 @@ class SampleStore:
 
     Attributes:
         others: processes that a launcher has started beside this one, and that draw along.
+        launch: name of that start: what a killed one has left behind says nothing about this one.
     """
 
     folder: Path
     images: int
     part: int
     others: int = 0
+    launch: str = ""
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -74,11 +76,11 @@ class SampleStore:
 
     def leave(self, rank: int) -> None:
         """Tell the first process that this one needs them no more."""
-        (self.folder / f"left-{rank}").touch()
+        (self.folder / f"left-{self.launch}-{rank}").touch()
 
     def gone(self) -> int:
-        """How many of the other processes have left; of a launch that was killed before there may be more files."""
-        return sum(path.stat().st_mtime >= BEGAN for path in self.folder.glob("left-*"))
+        """How many of the other processes have left."""
+        return len(list(self.folder.glob(f"left-{self.launch}-*")))
 
     def remove(self) -> None:
         """Delete all files, when the other processes have left."""
@@ -105,7 +107,7 @@ def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder
     config, starts = replace(generator.config, sample=settings), must_launch(generator.config.train)
     others = 0 if starts else config.train.devices * config.train.nodes - 1
     name = f".samples-{identity(generator, settings, labels, part)}"
-    store = SampleStore(folder / name, settings.images, part, others)
+    store = SampleStore(folder / name, settings.images, part, others, launch_name(config.train.nodes))
     if starts:
         on_devices(config.train.devices, _draw_here, generator.path, generator.overrides, config, labels, store)
     else:

@@ -3,6 +3,7 @@
 Processes are started here, unless torchrun, SLURM or the like has started them: then Lightning knows their numbers.
 """
 
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -30,6 +31,11 @@ logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 
 METHOD = "spawn"  # a fork would take over threads and CUDA
 LOST = ("gloo", "NCCL")  # in what is raised where another process cannot be reached
+# What launchers tell their processes that is new with every start, or nearly so.
+OF_LAUNCH = (
+    "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT",
+    "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
 GRACE = 10.0  # seconds that processes have to end after one of them has failed
 R = TypeVar("R")
 
@@ -61,9 +67,17 @@ def started() -> tuple[int, int] | None:
     """How many processes run already for all devices, and the number of this one on its machine; None if none do."""
     if "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect():
         return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:  # else nobody has called srun
         return int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_LOCALID", 0))
     return None
+
+
+def launch_name(nodes: int) -> str:
+    """Name that all processes of one start by a launcher share, and those of an earlier start do not have."""
+    told = [os.environ.get(name, "") for name in OF_LAUNCH]
+    if nodes == 1:
+        told.append(str(os.getppid()))  # of the launcher
+    return hashlib.sha256(" ".join(told).encode()).hexdigest()[:8]
 
 
 def must_start(train: TrainConfig) -> bool:
@@ -78,7 +92,10 @@ def must_launch(train: TrainConfig) -> bool:
         return False
     there, uses_cuda = torch.cuda.device_count(), pick_device(train.device).type == "cuda"
     if uses_cuda and train.devices > there:
-        raise InputError(f"train.devices={train.devices} is not possible: this machine has {there} CUDA devices")
+        raise InputError(
+            f"train.devices={train.devices} is not possible: this process sees {there} CUDA devices, and every process "
+            "must see all of its machine"
+        )
     if (running := started()) is not None:
         if running[0] != needed:
             raise InputError(
@@ -153,6 +170,7 @@ def _begin(number: int, count: int, port: int, results: Any, work: bytes) -> Non
     signal.signal(signal.SIGTERM, stop)
     places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", **{key: str(value) for key, value in places.items()}}
+    os.environ.pop("SLURM_NTASKS", None)  # by which Lightning would take SLURM for what has started them
     rank_zero_only.rank = number  # type: ignore[attr-defined]
     if number:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process

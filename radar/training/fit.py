@@ -13,7 +13,7 @@ from radar.config.load import flatten, result_options, to_config, to_dict, train
 from radar.config.options import Config
 from radar.data.batches import Batch, BatchDataModule
 from radar.errors import InputError
-from radar.files import locked_or_refused, replacing
+from radar.files import locked_or_refused, remove_unfinished, replacing
 from radar.training.checkpoints import (
     adopt,
     check_origin,
@@ -44,18 +44,15 @@ def fit(
     module.build_optimizer()  # fails here, before anything is written
     last, done, ended, first = Path(config.run) / LAST, 0, False, is_first(config.train)
     with alone(config, last):
+        if first:
+            remove_unfinished(last)
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
             check_origin(module, checkpoint, last)
             done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
             validated = {step for step, _ in validations(last.parent, module.judged_by)}
-            if (
-                is_first(config.train)
-                and not ended
-                and done % config.train.validation_steps == 0
-                and done not in validated
-            ):
+            if first and not ended and done % config.train.validation_steps == 0 and done not in validated:
                 make_up_validation(config, module, batches, checkpoint, last)
             if first and not ended and config.train.patience is not None:
                 keep_if_best(last, module.judged_by, done)
