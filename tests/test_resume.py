@@ -85,7 +85,7 @@ def test_killed_anywhere_and_resumed(options, judged_by, tmp_path):
         [kill(random.integers(4, 19), signal.SIGTERM, skip=1)],
         [kill(random.choice([5, 10]), signal.SIGKILL, "validation_step")],
         [kill(random.choice([5, 10]), signal.SIGINT, "validation_step")],
-        [kill(20, signal.SIGKILL, "validation_step")],  # after the last step
+        [kill(20, signal.SIGKILL, "validation_step")],  # after the last step, with a checkpoint due or not
         # Between a checkpoint and its own validation, and again before that was made up.
         [kill(15, signal.SIGKILL, "validation_step"), kill(15, signal.SIGKILL, "validation_step")],
         # Killed again right after the resume, between the two halves of an optimizer step.

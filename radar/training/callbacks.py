@@ -40,6 +40,11 @@ class StepCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
 
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Leave the last step out: its checkpoint says that all is done, and is written after its validation."""
+        if trainer.global_step < trainer.max_steps:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
 
 class WeightAverage(Callback):
     """Exponential average of the trainable parameters, in their place during validation.
@@ -104,6 +109,28 @@ class WeightAverage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore."""
         self.average, self.updates = state_dict["average"], state_dict["updates"]
+
+
+class MadeUp(Callback):
+    """Validates what a training goes on from, where a stop came between a checkpoint and its validation.
+
+    So that curves keep their points. To stand behind all callbacks that validate.
+
+    Args:
+        missed: whether it did.
+    """
+
+    def __init__(self, missed: bool) -> None:
+        self.missed = missed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate as Lightning does between two steps, on all devices."""
+        if trainer.strategy.broadcast(self.missed):
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # else it would go on behind the batches of the one before
+            trainer.validating = True
+            validation.run()
+            trainer.training = True
 
 
 class TrainingClock(Callback):

@@ -5,24 +5,22 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback
 
 from radar.config.load import flatten, result_options, to_config, to_dict, training_options
 from radar.config.options import Config
-from radar.data.batches import Batch, BatchDataModule
+from radar.data.batches import BatchDataModule
 from radar.errors import InputError
 from radar.files import locked_or_refused, remove_unfinished, replacing
+from radar.training.callbacks import MadeUp
 from radar.training.checkpoints import (
     adopt,
     check_origin,
     has_ended,
     read_checkpoint,
-    restore_weights,
 )
-from radar.training.devices import is_first, pick_device
-from radar.training.loggers import open_loggers
+from radar.training.devices import is_first
 from radar.training.logs import LAST, validations
 from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
@@ -42,7 +40,8 @@ def fit(
     Raises InputError if the run folder belongs to another configuration, or another process trains in it.
     """
     module.build_optimizer()  # fails here, before anything is written
-    last, done, ended, first = Path(config.run) / LAST, 0, False, is_first(config.train)
+    last, done, first = Path(config.run) / LAST, 0, is_first(config.train)
+    ended = missed = False
     with alone(config, last):
         if first:
             remove_unfinished(last)
@@ -52,14 +51,13 @@ def fit(
             check_origin(module, checkpoint, last)
             done, ended = int(checkpoint["global_step"]), has_ended(checkpoint)
             validated = {step for step, _ in validations(last.parent, module.judged_by)}
-            if first and not ended and done % config.train.validation_steps == 0 and done not in validated:
-                make_up_validation(config, module, batches, checkpoint, last)
+            missed = done % config.train.validation_steps == 0 and done not in validated
             if first and not ended and config.train.patience is not None:
                 keep_if_best(last, module.judged_by, done)
             del checkpoint  # the Trainer reads it again
         if not ended and done < config.train.max_steps:
             quiet_lightning()
-            trainer = build_trainer(config, title, average, [*patient(config, module), *more])
+            trainer = build_trainer(config, title, average, [*patient(config, module), *more, MadeUp(missed)])
             if first:
                 write_config(config)
             trainer.fit(module, datamodule=batches, ckpt_path=last if done else None, weights_only=True)
@@ -80,26 +78,6 @@ def patient(config: Config, module: TrainedModule) -> list[Callback]:
     """What ends a training that gets no better, if that is asked for."""
     patience = config.train.patience
     return [] if patience is None else [KeepBest(Path(config.run), module.judged_by, patience)]
-
-
-def make_up_validation(
-    config: Config, module: TrainedModule, batches: BatchDataModule, checkpoint: dict[str, Any], path: Path
-) -> None:
-    """Validate what a checkpoint holds, where a stop came between it and its validation: a curve keeps its points."""
-    device = pick_device(config.train.device)
-    restore_weights(module, checkpoint, path)
-    module.to(device)
-    low = config.train.precision == "bf16-mixed"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
-        module.on_validation_epoch_start()
-        for number, batch in enumerate(batches.val_dataloader()):
-            inputs, labels, images = (each.to(device) for each in batch[1:4])
-            module.validation_step(Batch(batch.number, inputs, labels, images), number)
-    for logger in open_loggers(config):
-        logger.log_metrics(module.validation_values(), int(checkpoint["global_step"]))
-        logger.save()
-        logger.finalize("success")
-    module.train()
 
 
 def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
