@@ -71,8 +71,8 @@ def cut(whole: int, devices: int, micro_batch: int | None) -> list[list[Part]]:
     parts = devices * count
     if whole < parts:
         raise InputError(
-            f"train.batch_size={whole} is not possible: it does not split into {count} parts of at most "
-            f"{micro_batch or each} images on each of {devices} devices; choose {parts} at least"
+            f"train.batch_size={whole} is not possible on {devices} devices with {count} parts of a step each: every "
+            f"part needs an image; choose {parts} at least"
         )
     ends = [number * whole // parts for number in range(parts + 1)]
     flat = [Part(a, b - a, whole, parts, i % count == count - 1) for i, (a, b) in enumerate(pairwise(ends))]

@@ -33,7 +33,8 @@ def test_overrides_mean_what_they_say(text, read, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("order.nme=x", "unknown option 'order.nme'; 'nme' is not one of: name, steps"),
+        ("order.nme=x", "unknown option 'order.nme'; did you mean name?"),
+        ("order.x=1", "unknown option 'order.x'; 'x' is not one of: name, steps"),
         ("train", "'train' is not of the form key=value"),
         ("--train.max_steps=4", "is not of the form key=value"),
         ("train=4", "option 'train' is a group; set one of its members: max_steps"),

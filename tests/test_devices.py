@@ -307,10 +307,10 @@ def test_held_out_images_are_shared_out_once(images, count, size):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"devices": 4, "batch_size": 3}, r"train\.batch_size=3 is not possible: .* choose 4 at least"),
+        ({"devices": 4, "batch_size": 3}, r"train\.batch_size=3 is not possible on 4 devices .* choose 4 at least"),
         (
             {"devices": 2, "batch_size": 5, "micro_batch": 1},
-            "3 parts of at most 1 images on each of 2 devices; choose 6",
+            "not possible on 2 devices with 3 parts of a step each: .* choose 6",
         ),
         ({"devices": 2, "nodes": 2, "device": "cpu"}, r"train\.nodes=2 needs a launcher"),
     ],

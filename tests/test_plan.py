@@ -54,6 +54,14 @@ def test_operations_are_those_of_the_counter():
         assert counted <= sum(found.flops.values()) <= 1.2 * counted
 
 
+def test_losses_take_more_on_a_gpu():
+    """There is no operation that makes losses and their gradient in place."""
+    config = load_config(None, [*TINY, "model.backend=sdpa"])
+    cpu, gpu = (forecast(config, OnlyCodes(4096), *SIZE[1:], device) for device in ("cpu", "cuda"))
+    assert gpu.flops == cpu.flops and gpu.bytes > cpu.bytes
+    assert gpu.activations >= cpu.activations + 8 * 64 * 4096 * 4, "the gradient of the logits, at least"
+
+
 def test_what_no_slot_sees_costs_nothing():
     """On a CPU, where attention leaves it out; elsewhere the plan counts it."""
     dense, cut = (planned(f"model.backend={backend}") for backend in ("sdpa", "auto"))

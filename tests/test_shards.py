@@ -89,17 +89,20 @@ def test_bad_shards(root, capsys):
 
     other = root / "tar" / "train-009.tar"
     write(other, {"a/7.png": image(1)})
-    assert "train-009.tar: image a/7 has no label in a file .cls" in line()
+    assert "train-009.tar: image a/7 has no label a/7.cls" in line()
     write(other, {"7.png": image(1), "7.cls": b"cat"})
-    assert "train-009.tar: image 7 has no label" in line()
+    assert "train-009.tar: label 7.cls is b'cat': a whole number expected" in line()
     write(other, {"7.txt": b"none"})
     assert "train-009.tar holds no images" in line()
     other.write_bytes((root / "tar" / "train-000.tar").read_bytes()[:3000])
+    assert "train-009.tar is damaged or no tar file (unexpected end of data)" in line()
+    held = (root / "tar" / "train-000.tar").read_bytes()
+    other.write_bytes(held[: held.index(b"0003.png") + 700])  # within an image
     assert "train-009.tar is damaged or no tar file" in line()
     other.write_bytes(b"nothing" * 200)
     assert "train-009.tar is damaged or no tar file" in line()
     write(other, {"7.png": image(1)[:-40], "7.cls": b"0"})
-    assert "train-009.tar: the image at byte 512 cannot be read" in line()
+    assert "train-009.tar: image 7.png cannot be read" in line()
     for path in (root / "tar").iterdir():
         path.unlink()
     assert "is no folder that holds .tar files" in line()

@@ -1,6 +1,7 @@
 """Configuration: dataclasses <- YAML file <- key=value, all strict. The only file that imports omegaconf."""
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -276,13 +277,21 @@ def option_type(key: str) -> Any:
     for part in key.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
-            raise InputError(f"unknown option '{key}'; '{part}' is not one of: {', '.join(hints) or 'none'}")
+            raise InputError(f"unknown option '{key}'; {_offered(part, list(hints))}")
         kind = hints[part]
     if kind == dict[str, Any]:
         raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(OF_TOKENIZER)}")
     if dataclasses.is_dataclass(kind):
         raise InputError(f"option '{key}' is a group; set one of its members: {', '.join(typing.get_type_hints(kind))}")
     return kind
+
+
+def _offered(wrong: str, names: list[str]) -> str:
+    """Names that come near a wrong one, or all."""
+    near = difflib.get_close_matches(wrong, names, cutoff=0.75)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"'{wrong}' is not one of: {', '.join(names) or 'none'}"
 
 
 def _type_for_tokenizer(key: str) -> Any:

@@ -92,10 +92,14 @@ def convert(base: Path, cache: Path) -> tuple[Cells, NDArray[np.int64], int]:
     listed = "\n".join([str(base.resolve()), *names, *states(folders, names)])
     path = cache / f"codes-{base.resolve().name}-{hashlib.sha256(listed.encode()).hexdigest()[:12]}"
     if not path.exists():
-        there = {entry.name for entry in folders[1].iterdir()}
+        there = {entry.name for entry in folders[1].iterdir() if entry.suffix == ".npy"}
         if missing := [name for name in names if name not in there]:
             raise InputError(
                 f"{folders[1] / missing[0]} is missing: {len(missing)} of {len(names)} codes have no label"
+            )
+        if missing := sorted(there - set(names)):
+            raise InputError(
+                f"{folders[0] / missing[0]} is missing: {len(missing)} of {len(there)} labels have no code"
             )
         make = partial(read_files, folders, names, shape)
         rows = Rows(len(names) * shape[0], len(names), make)
@@ -153,12 +157,14 @@ def read_array(path: Path, mmap: str | None = None) -> Integers:
     try:
         found: Integers = np.load(path, mmap_mode=mmap)  # type: ignore[arg-type]
     except DAMAGED as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0] or type(error).__name__}") from error
+        said = "no array" if "pickle" in str(error) else str(error).splitlines()[0] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {said}") from error
     if not isinstance(found, np.ndarray) or not found.size:
         raise InputError(f"{path} holds no array of numbers")
     whole = mmap is None and found.dtype.kind == "f" and (found == found.round()).all()
     if found.dtype.kind not in "iu" and not whole:
-        raise InputError(f"{path} holds {found.dtype}: integers expected")
+        fractions = " with fractions" if mmap is None and found.dtype.kind == "f" else ""
+        raise InputError(f"{path} holds {found.dtype}{fractions}: integers expected")
     return found
 
 

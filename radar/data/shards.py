@@ -58,8 +58,10 @@ class ShardImages:
             data = read_member(self.paths, self.rows[index])
             return to_tensor(center_crop(open_image(BytesIO(data), self.background), side))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            shard, offset = self.rows[index, :2]
-            raise InputError(f"{self.paths[shard]}: the image at byte {offset} cannot be read ({error})") from error
+            path, offset = self.paths[self.rows[index, 0]], int(self.rows[index, 1])
+            with tarfile.open(path, "r:") as archive:
+                name = next((member.name for member in archive if member.offset_data == offset), f"at byte {offset}")
+            raise InputError(f"{path}: image {name} cannot be read ({error})") from error
 
 
 def shards(
@@ -132,8 +134,8 @@ def list_members(path: Path) -> list[Member]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                key, _, ending = name.name.partition(".")  # of KEY.seg.png it is no image's
-                key, ending = f"{name.parent}/{key}", f".{ending.lower()}"
+                first, _, ending = name.name.partition(".")  # of KEY.seg.png it is no image's
+                key, ending = str(name.parent / first), f".{ending.lower()}"
                 if member.isfile() and ending in suffixes():
                     images[key] = member.offset_data, member.size
                 elif member.isfile() and ending == LABEL:
@@ -142,11 +144,13 @@ def list_members(path: Path) -> list[Member]:
         size = path.stat().st_size
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"{path} is damaged or no tar file ({error})") from error
-    for key, (offset, length) in images.items():
-        if key not in labels or not labels[key].strip().isdigit():
-            raise InputError(f"{path}: image {key.removeprefix('./')} has no label in a file {LABEL}, a whole number")
-        if offset + length > size:
-            raise InputError(f"{path} is damaged or no tar file (it ends within {key.removeprefix('./')})")
+    if size % tarfile.BLOCKSIZE or any(offset + length > size for offset, length in images.values()):
+        raise InputError(f"{path} is damaged or no tar file (it has been cut off)")
+    for key in images:
+        if key not in labels:
+            raise InputError(f"{path}: image {key} has no label {key}{LABEL}")
+        if not labels[key].strip().isdigit():
+            raise InputError(f"{path}: label {key}{LABEL} is {labels[key][:20]!r}: a whole number expected")
     if not images:
         raise InputError(f"{path} holds no images ({', '.join(sorted(suffixes()))})")
     return [Member(*place, int(labels[key])) for key, place in images.items()]

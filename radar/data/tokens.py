@@ -104,7 +104,10 @@ def _check_codes(data: ImageData, codes: dict[str, TokenSplit], tokenizer: Token
             f"{grid[0]}x{grid[1]} for data.size={data.size[0]}"
         )
     if (largest := int(tokens[:: max(1, len(tokens) // 1000)].max())) >= tokenizer.vocabulary:
-        raise InputError(f"data '{data.name}' has code {largest}, and the tokenizer has {tokenizer.vocabulary}")
+        raise InputError(
+            f"data '{data.name}' has code {largest}, and tokenizer '{tokenizer.kind}' {tokenizer.vocabulary} codes, "
+            "from 0 on: tokenizer.checkpoint must be of the one that made them"
+        )
 
 
 def token_batches(config: Config, splits: dict[str, TokenSplit], others: bool = False) -> BatchDataModule:

@@ -4,6 +4,8 @@ PyTorch has no operations of its own for RMSNorm, SwiGLU, turned heads and losse
 several times. Legend: ... any sizes, R rows, V codes, I features, B images, S slots, H heads, E head width, D = H E.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -102,9 +104,22 @@ class _CrossEntropy(torch.autograd.Function):
         return ctx.own.cross_entropy_back(logits, truth, logs, grad.contiguous()), None, None
 
 
+_others = list[bool]()  # whether losses are planned for another device
+
+
+@contextmanager
+def losses_by_pytorch() -> Iterator[None]:
+    """Plan losses as they are on a GPU: of norms and gates compiled code makes one operation there, not of losses."""
+    _others.append(True)
+    try:
+        yield
+    finally:
+        _others.pop()
+
+
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """Losses (R,) in nats of logits (R, V), of which nothing else is made: their gradient may take their place."""
-    own = None if logits.is_leaf or not logits.is_contiguous() else _own(logits)
+    own = None if _others or logits.is_leaf or not logits.is_contiguous() else _own(logits)
     if own is None or not _all_there(truth, logits.shape[1]):
         return F.cross_entropy(logits, truth, reduction="none")
     return _CrossEntropy.apply(logits, truth.contiguous(), own)  # type: ignore[no-any-return, no-untyped-call]

@@ -54,6 +54,11 @@ def _read(path: str) -> dict[str, Any]:
                 raise ValueError(f"sigma{suffix} is {arrays[f'sigma{suffix}'].shape}, and mu{suffix} ({width},)")
         if ORIGIN in arrays:
             arrays[ORIGIN] = {name: json.loads(str(arrays[ORIGIN]))[name] for name in ("network", "images", "count")}
+    except KeyError as error:
+        held = ", ".join(arrays) or "nothing"
+        raise InputError(
+            f"evaluate.reference={path} holds {held}, and no {error.args[0]}: mu and sigma expected"
+        ) from error
     except (*DAMAGED, AttributeError, TypeError) as error:
         said = str(error).splitlines()[0] if isinstance(error, ValueError) and "pickle" not in str(error) else ""
         said = f" ({said or type(error).__name__})"

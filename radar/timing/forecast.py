@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from radar.config.options import Config
+from radar.kernels.fused import losses_by_pytorch
 from radar.model.transformer import parameter_count
 from radar.parts import cut
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
@@ -87,7 +88,8 @@ def forecast(
         torch.manual_seed(0)  # the same forecast every time
         sketches = module.sketches(DRAWS, device)
     held, share = _bytes(module.model.parameters()), 1 if t.strategy != "fsdp" else devices
-    passes = [_run(module, sketch, largest, fake, share) for sketch in sketches]
+    with nullcontext() if device == "cpu" else losses_by_pytorch():
+        passes = [_run(module, sketch, largest, fake, share) for sketch in sketches]
     step = _optimizer(module, fake)
     flops = {kind: len(parts) * _mean([one.flops[kind] for one in passes]) for kind in (PRODUCT, ATTENTION)}
     flops[PRODUCT] += step.flops[PRODUCT]

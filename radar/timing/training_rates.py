@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from radar.config.options import ModelConfig
 from radar.errors import InputError
+from radar.kernels.products import trained_linear
 from radar.model.blocks import Block, Shape, rotary_table
 from radar.timing.ledger import ATTENTION, OTHER, PRODUCT, Ledger
 from radar.timing.rates import best_seconds
@@ -60,7 +61,7 @@ def pieces(
     up, down = (layer.weight.detach().to(dtype).requires_grad_() for layer in (block.gate_up, block.down))
 
     def products() -> None:
-        back(F.linear(F.linear(x, up).chunk(shape.parts.gates, -1)[0], down))
+        back(trained_linear(trained_linear(x, up, None).chunk(shape.parts.gates, -1)[0], down, None))
 
     def attention() -> None:
         back(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))

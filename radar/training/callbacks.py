@@ -18,6 +18,8 @@ from radar.training.loggers import show_table
 from radar.training.logs import validation_table
 from radar.training.shares import kept, put_back, share
 
+FIRST_WAIT, LONGEST_WAIT = 30.0, 3600.0  # seconds without a line of progress: it doubles
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its target and renames it: a kill leaves the old one."""
@@ -171,28 +173,42 @@ class ValidationTable(Callback):
 
 
 class PlainProgress(Callback):
-    """One line per tenth of the steps, for logs and pipes."""
+    """One line per tenth of the steps and, where those take long, after a while; for logs and pipes."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.began: tuple[float, int] | None = None
-        self.printed = 0
-        self.parts = list[Tensor]()
+        self.printed, self.at, self.wait = 0, 0.0, FIRST_WAIT
+        self.parts = list[tuple[Tensor, float]]()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        """Print at every tenth, with an estimate of the time that is left."""
-        step, total = trainer.global_step, int(trainer.max_steps)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is begun, before the first step has taken its time."""
+        if trainer.is_global_zero:
+            print(f"{self.title}: step {trainer.global_step}/{int(trainer.max_steps)}", flush=True)
+            self.printed, self.at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print where a line is due, with an estimate of the time that is left."""
+        step, total, now = trainer.global_step, int(trainer.max_steps), time.monotonic()
         if not trainer.is_global_zero:
             return
-        self.parts = [*self.parts, outputs["loss"]][-trainer.accumulate_grad_batches :]  # shares of a step
+        parts = trainer.accumulate_grad_batches
+        self.parts = [*self.parts, (outputs["loss"], batch.place.weight)][-parts:]  # shares of a step
         if self.began is None:
-            self.began = (time.monotonic(), step)
+            self.began = (now, step)
             return
-        if step % max(1, total // 10) or step in (self.began[1], self.printed):
+        due = not step % max(1, total // 10) or now - self.at > self.wait
+        if not due or step in (self.began[1], self.printed):
             return
-        self.printed = step
-        left = (time.monotonic() - self.began[0]) / (step - self.began[1]) * (total - step)
-        print(f"{self.title}: step {step}/{total}, loss {float(sum(self.parts)):.3f}, {left:.0f} s left", flush=True)
+        if now - self.at > self.wait:
+            self.wait = min(2 * self.wait, LONGEST_WAIT)
+        self.printed, self.at = step, now
+        left = (now - self.began[0]) / (step - self.began[1]) * (total - step)
+        losses, weights = zip(*self.parts, strict=True)  # of the images of this device, which may be a few less or more
+        loss = parts * float(sum(losses)) / sum(weights)
+        print(f"{self.title}: step {step}/{total}, loss {loss:.3f}, {left:.0f} s left", flush=True)
 
 
 def progress(title: str) -> Callback:

@@ -36,6 +36,7 @@ OF_LAUNCH = (
     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT",
     "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
+TRACKER = "ignore:resource_tracker"  # its warning, that a process which was killed has left some
 GRACE = 10.0  # seconds that processes have to end after one of them has failed
 R = TypeVar("R")
 
@@ -116,6 +117,8 @@ def on_devices(count: int, work: Callable[..., R], *given: Any) -> R:
     All end when one fails, within seconds. Raises what failed, and RunError where one was killed.
     """
     context: Any = multiprocessing.get_context(METHOD)
+    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
+    os.environ["PYTHONWARNINGS"] = ",".join({*filters, TRACKER} - {""})  # inherited by what watches semaphores
     results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

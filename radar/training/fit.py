@@ -26,6 +26,8 @@ from radar.training.patience import KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
 from radar.training.trainer import build_trainer, quiet_lightning
 
+WHERE = "train.device"  # a run may go on elsewhere
+
 
 def fit(
     config: Config,
@@ -84,7 +86,7 @@ def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a configuration that would train other weights."""
     mine, theirs = (flatten(training_options(c)) for c in (config, to_config(found)))
     for key in sorted(mine.keys() | theirs.keys()):
-        if mine.get(key) != theirs.get(key):
+        if key != WHERE and mine.get(key) != theirs.get(key):
             raise InputError(
                 f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
                 "choose another folder (run=, of a tokenizer tokenizer.checkpoint=), or delete it"

@@ -1,0 +1,47 @@
+"""Lines of progress: when they come, and what loss they give."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from radar.parts import Part
+from radar.training import callbacks
+from radar.training.callbacks import PlainProgress
+
+
+def lines(capsys, monkeypatch, total: int, seconds: float, parts: int = 1, images: tuple[int, ...] = (4,)) -> list[str]:
+    """What is printed of a training whose steps take so many seconds; its losses are 7 for every image."""
+    now, progress = [0.0], PlainProgress("train")
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=total, accumulate_grad_batches=parts)
+    progress.on_train_start(trainer, None)
+    for step in range(total):
+        for number, count in enumerate(images):
+            place = Part(0, count, 10, 2 * parts)
+            now[0] += seconds / parts
+            trainer.global_step = step + (number == len(images) - 1)
+            outputs = {"loss": torch.tensor(7.0 * place.weight / parts)}
+            progress.on_train_batch_end(trainer, None, outputs, SimpleNamespace(place=place), 0)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_line_per_tenth(capsys, monkeypatch):
+    found = lines(capsys, monkeypatch, 50, 0.1)
+    assert found[0] == "train: step 0/50"
+    assert [line.split(",")[0] for line in found[1:]] == [f"train: step {n}/50" for n in range(5, 51, 5)]
+    assert found[1].endswith(", 4 s left") and found[-1].endswith(", 0 s left")
+
+
+def test_lines_where_a_tenth_takes_hours(capsys, monkeypatch):
+    found = lines(capsys, monkeypatch, 3000, 10.0)
+    steps = [int(line.split()[2].split("/")[0]) for line in found]
+    assert steps[:5] == [0, 4, 11, 24, 49], "after more than 30, 60, 120, 240 seconds"
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 300 and steps[-1] == 3000
+
+
+@pytest.mark.parametrize(("parts", "images"), [(1, (5,)), (1, (4,)), (2, (3, 1)), (3, (2, 2, 1))])
+def test_the_loss_is_a_mean_over_images(parts, images, capsys, monkeypatch):
+    """Also where devices and parts of a step have unequal shares."""
+    assert all(", loss 7.000," in line for line in lines(capsys, monkeypatch, 20, 0.1, parts, images)[1:])
