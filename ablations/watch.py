@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -14,20 +15,32 @@ from ablations.arguments import add_study
 from ablations.study.plan import Plan, plan_study
 from ablations.study.queue import StudyQueue
 from ablations.study.storage import storage_url
+from radar.config.options import Config
+from radar.training.logs import validation_table
 
+RUNNING = "running"  # as Optuna calls it
 FIGURES_SHOWN = (("steps", "{:.0f}"), ("fid", "{:.3f}"), ("nll", "{:.2f}"))
 
 
 def trial_line(key: str, state: str, attributes: Mapping[str, Any]) -> list[str]:
     """Cells of one trial: state, how far its training is, figures, worker or cause of failure."""
-    progress, row = attributes.get("progress"), attributes.get("row", {})
+    progress, row = attributes.get("progress", {}), attributes.get("row", {})
     trained = f"{progress['step']}/{progress['of']}" if progress else ""
-    nll = f"{progress['nll']:.2f}" if progress else ""
+    nll = f"{progress['nll']:.2f}" if "nll" in progress else ""
     figures = [
         form.format(row[name]) if row.get(name) is not None else nll if name == "nll" else ""
         for name, form in FIGURES_SHOWN
     ]
     return [key, state, trained, *figures, attributes.get("cause", "" if row else attributes.get("worker", ""))]
+
+
+def logged_progress(config: Config) -> dict[str, Any]:
+    """How far a training is by its logs: processes of several devices write these, and do not reach the study."""
+    if not (found := validation_table(Path(config.run))):
+        return {}
+    nll = found.get("val/nll", [None])[-1]
+    progress = {"step": f"{found['step'][-1]:.0f}", "of": config.train.max_steps}
+    return {"progress": progress if nll is None else progress | {"nll": nll}}
 
 
 def status_table(plan: Plan, queue: StudyQueue) -> Table:
@@ -40,10 +53,13 @@ def status_table(plan: Plan, queue: StudyQueue) -> Table:
     for name in ("trained", *(name for name, _ in FIGURES_SHOWN)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
+    planned = {trial.key: trial.config for trial in plan.trials}
     for key in plan.slots:
         trial = latest.get(key)
-        state = trial.state.name.lower() if trial else "not queued"
-        table.add_row(*trial_line(key, state, trial.user_attrs if trial else {}))
+        state, told = (trial.state.name.lower(), trial.user_attrs) if trial else ("not queued", {})
+        if state == RUNNING and "progress" not in told and key in planned:
+            told = told | logged_progress(planned[key])
+        table.add_row(*trial_line(key, state, told))
     return table
 
 
