@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from radar.config.load import to_config
-from radar.config.training import TrainConfig
 from radar.data.batches import BatchDataset, OrderedBatches
 from radar.errors import InputError, NonFiniteLoss, RunError
 from radar.parts import Draws, Part, cut
@@ -304,28 +303,6 @@ def test_held_out_images_are_shared_out_once(images, count, size):
     assert seen == list(range(images))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"devices": 4, "batch_size": 3}, r"train\.batch_size=3 is not possible on 4 devices .* choose 4 at least"),
-        (
-            {"devices": 2, "batch_size": 5, "micro_batch": 1},
-            "not possible on 2 devices with 3 parts of a step each: .* choose 6",
-        ),
-        ({"devices": 2, "nodes": 2, "device": "cpu"}, r"train\.nodes=2 needs a launcher"),
-    ],
-)
-def test_what_is_not_possible(options, said):
-    with pytest.raises(InputError, match=said):
-        devices.must_start(TrainConfig(**options))
-
-
-def test_more_devices_than_there_are(monkeypatch):
-    monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cuda:0"))
-    with pytest.raises(InputError, match=r"train\.devices=9 is not possible: this process sees \d CUDA devices"):
-        devices.must_start(TrainConfig(devices=9))
-
-
 def test_codes_that_are_averages_stay_on_one_device(tmp_path):
     with pytest.raises(InputError, match=r"train\.devices=2, .* is not possible with tokenizer\.name=vq"):
         train_tokenizer(to_config(OPTIONS, ["tokenizer.name=vq", "train.devices=2", f"run={tmp_path}"]))
@@ -334,39 +311,6 @@ def test_codes_that_are_averages_stay_on_one_device(tmp_path):
 def test_a_tokenizer_is_not_shared_out():
     with pytest.raises(InputError, match=r"train\.strategy=fsdp is not possible: a tokenizer is whole"):
         train_tokenizer(to_config({}, ["train.strategy=fsdp", "tokenizer.name=vq"]))
-
-
-def test_a_launcher_is_noticed(monkeypatch):
-    assert devices.must_start(TrainConfig(devices=2, device="cpu"))
-    by_torchrun = {"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6"}
-    for started in (by_torchrun, {"SLURM_NTASKS": "6", "SLURM_JOB_NAME": "train"}):
-        with monkeypatch.context() as patch:
-            for name, value in started.items():
-                patch.setenv(name, value)
-            assert not devices.must_start(TrainConfig(devices=2, nodes=3, device="cpu"))
-            with pytest.raises(InputError, match="need 2 processes, and 6 were started"):
-                devices.must_start(TrainConfig(devices=2, device="cpu"))
-            assert not devices.must_start(TrainConfig(device="cpu")), "independent workers"
-
-
-def test_a_batch_script_without_srun_has_started_nothing(monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setenv("SLURM_JOB_NAME", "train")
-    assert devices.must_start(TrainConfig(devices=2, device="cpu"))
-    with pytest.raises(InputError, match="needs a launcher"):
-        devices.must_start(TrainConfig(devices=2, nodes=2, device="cpu"))
-
-
-def test_a_launch_has_a_name_of_its_own(monkeypatch):
-    here, by_one_launcher = devices.launch_name(nodes=2), devices.launch_name(nodes=1)
-    assert here == devices.launch_name(nodes=2) and by_one_launcher == devices.launch_name(nodes=1)
-    monkeypatch.setattr(devices.os, "getppid", lambda: 1)
-    assert devices.launch_name(nodes=2) == here, "processes of several machines have several parents"
-    assert devices.launch_name(nodes=1) != by_one_launcher
-    for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_STEP_ID", "MASTER_PORT"):
-        monkeypatch.setenv(name, "17")
-        assert devices.launch_name(nodes=2) != here
-        here = devices.launch_name(nodes=2)
 
 
 VQGAN = [
