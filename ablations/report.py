@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from ablations.arguments import add_study
 from ablations.reporting.columns import featured, numbers
@@ -24,6 +23,7 @@ from ablations.study.storage import storage_url
 from radar.errors import InputError
 from radar.files import replacing
 from radar.pictures import draw_steps, save_figure
+from radar.progress import Bar
 
 COSTS = (
     ("steps", "steps (forward passes)", "minimize", "fid-steps.png"),
@@ -66,7 +66,7 @@ def save_figures(results: Results) -> dict[str, str]:
     maps = step_maps(rows)
     made["step at which each cell is decoded"] = (draw_steps(maps) if maps else None, "steps.png")
     saved = {}
-    for title, (figure, name) in tqdm(made.items(), "pictures", disable=None, leave=False):
+    for title, (figure, name) in Bar(made.items(), "pictures"):
         if figure is None:
             (results.out / name).unlink(missing_ok=True)  # of an earlier report, with other rows
         else:

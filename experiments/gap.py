@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.ticker import StrMethodFormatter
 from torch import Tensor
-from tqdm import tqdm
 
 from experiments.arguments import add_plugins, parse_grid
 from experiments.configs import find_config
@@ -25,6 +24,7 @@ from radar.decoding.orders import decode_steps
 from radar.decoding.total_correlation import costly_pairs, independence_gap, kernel_covariance
 from radar.errors import InputError
 from radar.pictures import save_figure
+from radar.progress import Bar
 from radar.scoring.data_field import estimate_field, save_field
 
 PAIRS_SHOWN = 3  # shown of every order
@@ -93,7 +93,7 @@ def chosen_steps(args: argparse.Namespace, field: Tensor, grid: tuple[int, int])
 
 def _shown(titles: list[str]) -> Iterable[str]:
     """With a bar: large grids take seconds."""
-    return tqdm(titles, "orders", disable=None, leave=False)
+    return Bar(titles, "orders")
 
 
 def draw_gaps(gaps: dict[str, Tensor], title: str, path: Path) -> None:

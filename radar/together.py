@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from radar.files import replacing
+from radar.progress import Bar
 
 WAIT = 0.2  # seconds between two looks at what others make
 
@@ -36,7 +36,7 @@ def make_together(
         paths[0].parent.mkdir(parents=True, exist_ok=True)
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     total, there = len(paths) * each, (len(paths) - len(missing)) * each
-    with tqdm(total=total, initial=there, desc=title, unit=unit, disable=None, leave=False) as bar:
+    with Bar(total=total, initial=there, desc=title, unit=unit) as bar:
         while missing and not used():
             made = 0
             for number in missing:

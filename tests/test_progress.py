@@ -1,29 +1,33 @@
-"""Lines of progress: when they come, and what loss they give."""
+"""Lines of progress: when they come, and what they say."""
 
 import itertools
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from radar import progress
 from radar.parts import Part
+from radar.progress import Bar
 from radar.training import callbacks
 from radar.training.callbacks import PlainProgress
 
 
 def lines(capsys, monkeypatch, total: int, seconds: float, parts: int = 1, images: tuple[int, ...] = (4,)) -> list[str]:
     """What is printed of a training whose steps take so many seconds; its losses are 7 for every image."""
-    now, progress = [0.0], PlainProgress("train")
+    now, printer = [0.0], PlainProgress("train")
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
     trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=total, accumulate_grad_batches=parts)
-    progress.on_train_start(trainer, None)
+    printer.on_train_start(trainer, None)
     for step in range(total):
         for number, count in enumerate(images):
             place = Part(0, count, 10, 2 * parts)
             now[0] += seconds / parts
             trainer.global_step = step + (number == len(images) - 1)
             outputs = {"loss": torch.tensor(7.0 * place.weight / parts)}
-            progress.on_train_batch_end(trainer, None, outputs, SimpleNamespace(place=place), 0)
+            printer.on_train_batch_end(trainer, None, outputs, SimpleNamespace(place=place), 0)
     return capsys.readouterr().out.splitlines()
 
 
@@ -45,3 +49,29 @@ def test_lines_where_a_tenth_takes_hours(capsys, monkeypatch):
 def test_the_loss_is_a_mean_over_images(parts, images, capsys, monkeypatch):
     """Also where devices and parts of a step have unequal shares."""
     assert all(", loss 7.000," in line for line in lines(capsys, monkeypatch, 20, 0.1, parts, images)[1:])
+
+
+def test_where_there_is_no_terminal_lines_come_in_time(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    for _ in Bar(range(8), "encode", unit=" images"):
+        time.sleep(0.02)
+    found = capsys.readouterr().out.splitlines()
+    assert 2 <= len(found) <= 5 and all(line.startswith("encode: ") and line.endswith(" left") for line in found)
+    assert " of 8 images, " in found[0]
+    monkeypatch.setattr(progress, "EVERY", 60.0)
+    with Bar(total=8, desc="encode") as bar:
+        bar.update(8)
+    assert not capsys.readouterr().out, "what is done within a minute says nothing"
+
+
+def test_the_first_of_several_processes_prints(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress.rank_zero_only, "rank", 1, raising=False)
+    assert list(Bar(range(3), "encode")) == [0, 1, 2] and not capsys.readouterr().out
+
+
+def test_a_terminal_has_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(Bar(range(3), "encode")) == [0, 1, 2]
+    found = capsys.readouterr()
+    assert not found.out and "encode:" in found.err

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.attention import VARIANTS, Slots
 from radar.config.lookup import takes
@@ -18,6 +17,7 @@ from radar.decoding.groups import step_sizes
 from radar.decoding.orders import ORDERS, PARTICULAR, decode_steps
 from radar.decoding.total_correlation import exponential_covariance, independence_gap
 from radar.errors import InputError
+from radar.progress import Bar
 
 MOST_SLOTS, MOST_BLOCKS = 4000, 400  # of a layout: above, the page would grow too large
 SCHEDULES = ("cosine", "constant")
@@ -35,7 +35,7 @@ def _of_grid(h: int, w: int, steps: Sequence[int]) -> dict[str, Any]:
     orders: dict[str, list[dict[str, Any]]] = {}
     covariance = exponential_covariance(h, w)
     names = [name for name in ORDERS if name not in PARTICULAR]
-    for name in tqdm(names, f"orders of {h}x{w}", disable=None, leave=False):
+    for name in Bar(names, f"orders of {h}x{w}"):
         orders[name] = []
         for label, order in _cuts(name, [k for k in steps if k <= h * w]):
             step = decode_steps(order, h, w)

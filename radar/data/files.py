@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from radar.errors import InputError
 from radar.files import kept_where_possible, replacing
+from radar.progress import Bar
 
 FORMATS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # under what is transparent
@@ -54,7 +54,7 @@ def list_images(classes: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
     """
     seen = {os.path.realpath(path) for path in (base, *classes)}
     with ThreadPoolExecutor() as pool:
-        each = tqdm(pool.map(partial(_walk, known=frozenset(seen)), classes), "list images", len(classes), disable=None)
+        each = Bar(pool.map(partial(_walk, known=frozenset(seen)), classes), "list images", len(classes))
         walks = dict(zip(classes, each, strict=True))
     found: dict[Path, list[Path]] = {}
     for path, folders in walks.items():
@@ -147,7 +147,7 @@ def examine_all(paths: Iterable[Path], base: Path, memory: Path) -> dict[Path, t
     found = {path: (known[names[path]]["digest"], known[names[path]]["reason"]) for path in same}
     new = [path for path in names if path not in found]
     with ThreadPoolExecutor() as pool:
-        each = tqdm(pool.map(examine, new), "read images", len(new), disable=None, leave=False)
+        each = Bar(pool.map(examine, new), "read images", len(new))
         found |= dict(zip(new, each, strict=True))
     if new:  # without what could not be read just now, which has no digest
         kept = {names[p]: {"state": states[p], "digest": d, "reason": reason} for p, (d, reason) in found.items() if d}

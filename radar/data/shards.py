@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.config.lookup import choose
 from radar.data.files import BACKGROUNDS, open_image, suffixes
 from radar.data.images import ImageData, center_crop, spread, stratified_split, to_tensor
 from radar.errors import InputError
 from radar.files import DAMAGED, locked_where_possible, replacing
+from radar.progress import Bar
 
 LABEL = ".cls"
 LOOKED_AT = 1000  # images whose content names the data set
@@ -121,7 +121,7 @@ def read_member(paths: Sequence[Path], row: NDArray[np.int64]) -> bytes:
 def save_index(index: Path, paths: Sequence[Path]) -> None:
     """Find the images of all shards, several at once; raises InputError."""
     with ThreadPoolExecutor() as pool:
-        each = tqdm(pool.map(list_members, paths), "list shards", len(paths), disable=None, leave=False)
+        each = Bar(pool.map(list_members, paths), "list shards", len(paths))
         rows = [(shard, *member) for shard, members in enumerate(each) for member in members]
     with replacing(index) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)))

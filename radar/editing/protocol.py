@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from radar.config.options import Config
 from radar.data.images import split_images
@@ -21,6 +20,7 @@ from radar.editing.scores import diversity, mean_of, score_edits
 from radar.errors import naming
 from radar.files import replacing
 from radar.networks.features import extract
+from radar.progress import Bar
 from radar.sampling.cost import sampling_cost
 from radar.scoring.distances import frechet_distance, kernel_distance
 from radar.scoring.reference import Reference
@@ -51,7 +51,7 @@ def protocol_columns(
 ) -> dict[str, dict[str, Columns]]:
     """Column `edits`: for each of `evaluate.edits` the mean of every score over the images; pictures into `folder`."""
     found, pictures = dict[str, Columns](), dict[str, Any]()
-    for name in tqdm(generator.config.evaluate.edits, "edit", disable=None, leave=False):
+    for name in Bar(generator.config.evaluate.edits, "edit"):
         own = on_grid_of(generator, PROTOCOL[name])
         found[name], edited = judge(own, PROTOCOL[name], references)
         shown = {"before": edited.before, "hole": holes(edited, own.grid), "after": edited.after}

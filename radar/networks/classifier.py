@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from radar.data import ImageData
 from radar.data.batches import batch_indices
@@ -18,6 +17,7 @@ from radar.data.images import split_images
 from radar.encoders.network import SPATIAL, FeatureNetwork
 from radar.errors import InputError
 from radar.files import replacing
+from radar.progress import Bar
 from radar.provenance import weights_hash
 from radar.tokenizers import normalise
 
@@ -83,7 +83,7 @@ def train_classifier(data: ImageData, steps: int | None = None, batch: int = 64)
         steps = max(500, EPOCHS * len(labels) // batch) if steps is None else steps
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        for step in tqdm(range(steps), f"train {network.label}", disable=None, leave=False):
+        for step in Bar(range(steps), f"train {network.label}"):
             index = torch.from_numpy(batch_indices(0, step, batch, len(labels)))
             loss = F.cross_entropy(network.head(network(images[index])), labels[index])
             optimizer.zero_grad()

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.config.load import config_hash, result_options
 from radar.config.lookup import choose
@@ -24,6 +23,7 @@ from radar.errors import InputError
 from radar.files import replacing
 from radar.model.transformer import parameter_count
 from radar.networks.features import check_features
+from radar.progress import Bar
 from radar.provenance import git_commit, hardware, versions
 from radar.scoring.labels import LABELS, label_gap
 from radar.scoring.metrics import Scores, check_metrics
@@ -74,7 +74,7 @@ def measure_quality(generator: Generator, store: SampleStore, references: Sequen
     """
     config, labels = generator.config, []
     scores = Scores(config.evaluate.metrics, references, store.images)
-    for samples in tqdm(store, "score", len(store.paths), disable=None, leave=False):
+    for samples in Bar(store, "score", len(store.paths)):
         scores.add(cropped(samples.images, generator.data.size, config.sample.place), samples.labels)
         labels.append(samples.labels)
     columns: dict[str, Any] = {"label_gap": label_gap(torch.cat(labels), class_counts(generator))}

@@ -10,11 +10,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.config.lookup import choose
 from radar.config.sampling import SampleConfig
 from radar.data.tokens import cached_tokens
+from radar.progress import Bar
 from radar.scoring.labels import LABELS
 from radar.training.checkpoints import Generator
 from radar.training.generative import Drawer
@@ -76,7 +76,7 @@ def draw_samples(generator: Generator, settings: SampleConfig, labels: str | Lab
     with drawing(generator, settings, labels) as draw:
         starts = range(0, settings.images, settings.batch_size)
         ends = (min(start + settings.batch_size, settings.images) for start in starts)
-        bar = tqdm(zip(starts, ends, strict=True), "sample", len(starts), disable=None, leave=False)
+        bar = Bar(zip(starts, ends, strict=True), "sample", len(starts))
         return joined([draw(range(start, end)) for start, end in bar])
 
 

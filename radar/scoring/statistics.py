@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from radar.data.images import spread
 from radar.encoders.network import FeatureNetwork
 from radar.errors import InputError
 from radar.files import DAMAGED, kept_where_possible, locked_where_possible, replacing
 from radar.networks.features import extract, shown
+from radar.progress import Bar
 from radar.training.devices import over_devices
 
 MOST_KEPT = 10_000  # feature vectors that precision, recall and KID compare, and images of fid_matched and fid_floor
@@ -123,7 +123,7 @@ def measure_statistics(
 ) -> Statistics:
     """Look at `count` images that come in batches, with a bar where it takes long."""
     moments, kept, places, known = Moments.none(network.num_features), Kept(count), None, None
-    with tqdm(total=count, desc=f"features by {network.label}", unit=" images", disable=None, leave=False) as bar:
+    with Bar(total=count, desc=f"features by {network.label}", unit=" images") as bar:
         for images, labels in batches:
             features = extract(network, images)
             moments.add(features)

@@ -11,7 +11,6 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from radar.config.load import load_config
 from radar.config.lookup import choose
@@ -19,6 +18,7 @@ from radar.errors import InputError
 from radar.kernels.build import kernels
 from radar.kernels.cuda_graphs import warm_up_calls
 from radar.model.transformer import parameter_count
+from radar.progress import Bar
 from radar.provenance import git_commit, hardware, versions
 from radar.sampling.sampler import ready_to_sample
 from radar.timing.rates import Rates, free_bytes, measure_rates, peak_bytes
@@ -95,7 +95,7 @@ def bench(what: str, arms: Arms, batch: int, repeats: int) -> list[Row]:
         arms = [*{module.model.grid: ("(any)", module) for _, module in arms}.values()]
     works = [(WORKS[what](module, batch), module) for _, module in arms]
     dropped = warm_up_calls(arms[0][1].device)
-    calls = tqdm((dropped + repeats) * works, f"{what}, batch {batch}", disable=None, leave=False)
+    calls = Bar((dropped + repeats) * works, f"{what}, batch {batch}")
     timings = [time_once(*work) for work in calls][dropped * len(works) :]
     rows = [
         {"what": what, "arm": name, "batch": batch}
