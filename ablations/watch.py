@@ -18,7 +18,6 @@ from ablations.study.storage import storage_url
 from radar.config.options import Config
 from radar.training.logs import validation_table
 
-RUNNING = "running"  # as Optuna calls it
 FIGURES_SHOWN = (("steps", "{:.0f}"), ("fid", "{:.3f}"), ("nll", "{:.2f}"))
 
 
@@ -57,7 +56,7 @@ def status_table(plan: Plan, queue: StudyQueue) -> Table:
     for key in plan.slots:
         trial = latest.get(key)
         state, told = (trial.state.name.lower(), trial.user_attrs) if trial else ("not queued", {})
-        if state == RUNNING and "progress" not in told and key in planned:
+        if trial and trial.state.name == "RUNNING" and "progress" not in told and key in planned:
             told = told | logged_progress(planned[key])
         table.add_row(*trial_line(key, state, told))
     return table

@@ -52,12 +52,9 @@ def test_a_batch_script_without_srun_has_started_nothing(monkeypatch):
 
 
 def test_a_launch_has_a_name_of_its_own(monkeypatch):
-    here, by_one_launcher = devices.launch_name(nodes=2), devices.launch_name(nodes=1)
-    assert here == devices.launch_name(nodes=2) and by_one_launcher == devices.launch_name(nodes=1)
-    monkeypatch.setattr(devices.os, "getppid", lambda: 1)
-    assert devices.launch_name(nodes=2) == here, "processes of several machines have several parents"
-    assert devices.launch_name(nodes=1) != by_one_launcher
+    here = devices.launch_name()
+    assert here == devices.launch_name()
     for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_STEP_ID", "MASTER_PORT"):
         monkeypatch.setenv(name, "17")
-        assert devices.launch_name(nodes=2) != here
-        here = devices.launch_name(nodes=2)
+        assert devices.launch_name() != here
+        here = devices.launch_name()

@@ -16,17 +16,18 @@ from radar.training.callbacks import PlainProgress
 
 
 def lines(capsys, monkeypatch, total: int, seconds: float, parts: int = 1, images: tuple[int, ...] = (4,)) -> list[str]:
-    """What is printed of a training whose steps take so many seconds; its losses are 7 for every image."""
+    """What is printed of a training whose steps take so many seconds; the loss of step n is n for every image."""
     now, printer = [0.0], PlainProgress("train")
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
     trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=total, accumulate_grad_batches=parts)
     printer.on_train_start(trainer, None)
     for step in range(total):
         for number, count in enumerate(images):
-            place = Part(0, count, 10, 2 * parts)
+            last = number == len(images) - 1
+            place = Part(0, count, 10, 2 * parts, last)
             now[0] += seconds / parts
-            trainer.global_step = step + (number == len(images) - 1)
-            outputs = {"loss": torch.tensor(7.0 * place.weight / parts)}
+            trainer.global_step = step + last
+            outputs = {"loss": torch.tensor((step + 1.0) * place.weight / parts)}
             printer.on_train_batch_end(trainer, None, outputs, SimpleNamespace(place=place), 0)
     return capsys.readouterr().out.splitlines()
 
@@ -48,7 +49,10 @@ def test_lines_where_a_tenth_takes_hours(capsys, monkeypatch):
 @pytest.mark.parametrize(("parts", "images"), [(1, (5,)), (1, (4,)), (2, (3, 1)), (3, (2, 2, 1))])
 def test_the_loss_is_a_mean_over_images(parts, images, capsys, monkeypatch):
     """Also where devices and parts of a step have unequal shares."""
-    assert all(", loss 7.000," in line for line in lines(capsys, monkeypatch, 20, 0.1, parts, images)[1:])
+    found = lines(capsys, monkeypatch, 20, 40.0, parts, images)[1:]
+    assert found and all(
+        f"step {n}/20, loss {n}.000," in line for line in found for n in [line.split()[2].split("/")[0]]
+    )
 
 
 def test_where_there_is_no_terminal_lines_come_in_time(capsys, monkeypatch):

@@ -14,6 +14,7 @@ from radar.config.options import DataConfig
 from radar.data import load_data
 from radar.data.images import load_images
 from radar.data.shards import list_members
+from radar.errors import InputError
 from tests.command_line import fails
 
 
@@ -80,6 +81,14 @@ def test_a_mask_beside_an_image_is_no_image(root):
     (found,) = list_members(root / "masks.tar")
     held = (root / "masks.tar").read_bytes()[found.offset : found.offset + found.length]
     assert held == pixels and found.label == 1
+
+
+def test_a_shard_that_has_gone(root):
+    found = data(root, "shards").train
+    for path in (root / "tar").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"train-00\d.tar: image at byte \d+ cannot be read \(.*No such file"):
+        found[0]
 
 
 def test_bad_shards(root, capsys):

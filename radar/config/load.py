@@ -24,6 +24,7 @@ from radar.errors import InputError, naming
 T = TypeVar("T")
 
 WHERE = ("device", "devices", "nodes", "loggers")  # options of a generator's training that hold for its tokenizer's too
+DEVICE = "train.device"  # a training may go on elsewhere
 OF_TOKENIZER = ("data", "train")  # groups of options that `tokenizer_training` may hold
 
 # Building one takes 30 ms, most of the time of reading a configuration; whoever merges it gets a copy.
@@ -121,7 +122,7 @@ def tokenizer_config(config: Config, overrides: Sequence[str] = ()) -> Config:
     given, own = to_dict(config), config.tokenizer_training
     if not own:
         return config
-    for name in own.get("train", {}):
+    for name in own.get("train") or ():
         if name in OF_GENERATORS:
             raise InputError(f"tokenizer_training.train.{name} has no effect: it is an option of generators")
     values = {name: given[name] for name in ("data", "tokenizer", "run")}

@@ -24,6 +24,7 @@ from radar.errors import InputError
 from radar.files import DAMAGED, locked_where_possible, replacing
 from radar.progress import Bar
 
+RULE = "2 "  # of what is an image of an index; to be counted up where that changes
 LABEL = ".cls"
 LOOKED_AT = 1000  # images whose content names the data set
 COLUMNS = ("shard", "offset", "length", "label")
@@ -58,9 +59,8 @@ class ShardImages:
             data = read_member(self.paths, self.rows[index])
             return to_tensor(center_crop(open_image(BytesIO(data), self.background), side))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            path, offset = self.paths[self.rows[index, 0]], int(self.rows[index, 1])
-            with tarfile.open(path, "r:") as archive:
-                name = next((member.name for member in archive if member.offset_data == offset), f"at byte {offset}")
+            path = self.paths[self.rows[index, 0]]
+            name = member_name(path, int(self.rows[index, 1]))
             raise InputError(f"{path}: image {name} cannot be read ({error})") from error
 
 
@@ -82,7 +82,7 @@ def shards(
     if not paths:
         raise InputError(f"data.root='{root}' is no folder that holds .tar files")
     choose("background", background, BACKGROUNDS)
-    states = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
+    states = RULE + "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
     index = Path(cache) / f"shards-{hashlib.sha256(states.encode()).hexdigest()[:12]}.npy"
     if not index.exists():
         with locked_where_possible(index.with_suffix(".lock")):
@@ -116,6 +116,15 @@ def read_member(paths: Sequence[Path], row: NDArray[np.int64]) -> bytes:
     with paths[shard].open("rb") as file:
         file.seek(offset)
         return file.read(length)
+
+
+def member_name(path: Path, offset: int) -> str:
+    """Name of what lies at an offset of a tar file, if it can be found."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return next(member.name for member in archive if member.offset_data == offset)
+    except (OSError, tarfile.TarError, StopIteration):
+        return f"at byte {offset}"
 
 
 def save_index(index: Path, paths: Sequence[Path]) -> None:

@@ -1,11 +1,12 @@
 """What training does to features and logits on a CPU, in one pass over memory each way, by our kernels where they are.
 
-PyTorch has no operations of its own for RMSNorm, SwiGLU, turned heads and losses on a CPU: it goes through memory
-several times. Legend: ... any sizes, R rows, V codes, I features, B images, S slots, H heads, E head width, D = H E.
+For RMSNorm, SwiGLU, turned heads and losses PyTorch goes through memory several times there.
+Legend: ... any sizes, R rows, V codes, I features, B images, S slots, H heads, E head width, D = H E.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -104,22 +105,22 @@ class _CrossEntropy(torch.autograd.Function):
         return ctx.own.cross_entropy_back(logits, truth, logs, grad.contiguous()), None, None
 
 
-_others = list[bool]()  # whether losses are planned for another device
+_own_losses = ContextVar("own_losses", default=True)
 
 
 @contextmanager
 def losses_by_pytorch() -> Iterator[None]:
     """Plan losses as they are on a GPU: of norms and gates compiled code makes one operation there, not of losses."""
-    _others.append(True)
+    token = _own_losses.set(False)
     try:
         yield
     finally:
-        _others.pop()
+        _own_losses.reset(token)
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """Losses (R,) in nats of logits (R, V), of which nothing else is made: their gradient may take their place."""
-    own = None if _others or logits.is_leaf or not logits.is_contiguous() else _own(logits)
+    own = _own(logits) if _own_losses.get() and logits.is_contiguous() and not logits.is_leaf else None
     if own is None or not _all_there(truth, logits.shape[1]):
         return F.cross_entropy(logits, truth, reduction="none")
     return _CrossEntropy.apply(logits, truth.contiguous(), own)  # type: ignore[no-any-return, no-untyped-call]
@@ -127,8 +128,10 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
 
 def _all_there(truth: Tensor, codes: int) -> bool:
     """Whether every right code exists: where one does not, PyTorch says so, and our kernel would not."""
-    if isinstance(truth, FakeTensor) or truth.dtype != torch.int64:
-        return truth.dtype == torch.int64
+    if truth.dtype != torch.int64:
+        return False
+    if isinstance(truth, FakeTensor):
+        return True
     low, high = truth.aminmax()
     return int(low) >= 0 and int(high) < codes
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 LEAST_WEIGHTS = 2**17  # of a layer: below, the call costs more than it saves
 LEAST_ROWS = 64
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _Linear(torch.autograd.Function):
@@ -37,11 +38,12 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
 
 
-if torch.backends.mkldnn.is_available():
+def _operations(x: torch.Size, weight: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * x.numel() * weight[0]
 
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _operations(x: torch.Size, weight: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return 2 * x.numel() * weight[0]
+
+if HAS_ONEDNN and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_operations)
 
 
 def trained_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,4 +61,4 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     plain = all(type(each) in (Tensor, nn.Parameter) and each.dtype == torch.float32 for each in (x, weight))
     if not plain or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)

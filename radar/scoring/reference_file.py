@@ -48,21 +48,17 @@ def _read(path: str) -> dict[str, Any]:
     try:
         with np.load(path) as file:
             arrays: dict[str, Any] = {name: None if name == IMAGES else file[name] for name in file.files}
-        for suffix in ("", *(["_s"] if "mu_s" in arrays else [])):
-            (width,) = arrays[f"mu{suffix}"].shape
-            if arrays[f"sigma{suffix}"].shape != (width, width):
-                raise ValueError(f"sigma{suffix} is {arrays[f'sigma{suffix}'].shape}, and mu{suffix} ({width},)")
         if ORIGIN in arrays:
             arrays[ORIGIN] = {name: json.loads(str(arrays[ORIGIN]))[name] for name in ("network", "images", "count")}
-    except KeyError as error:
-        held = ", ".join(arrays) or "nothing"
-        raise InputError(
-            f"evaluate.reference={path} holds {held}, and no {error.args[0]}: mu and sigma expected"
-        ) from error
     except (*DAMAGED, AttributeError, TypeError) as error:
-        said = str(error).splitlines()[0] if isinstance(error, ValueError) and "pickle" not in str(error) else ""
-        said = f" ({said or type(error).__name__})"
-        raise InputError(f"evaluate.reference={path} is no .npz of mu and sigma{said}") from error
+        raise InputError(f"evaluate.reference={path} is no .npz of mu and sigma ({type(error).__name__})") from error
+    named = f"evaluate.reference={path} holds"
+    for mu, sigma in (("mu", "sigma"), *([("mu_s", "sigma_s")] if "mu_s" in arrays else [])):
+        if missing := [name for name in (mu, sigma) if name not in arrays]:
+            raise InputError(f"{named} {', '.join(arrays) or 'nothing'}, and no {missing[0]}: mu and sigma expected")
+        shapes = arrays[mu].shape, arrays[sigma].shape
+        if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
+            raise InputError(f"{named} {mu} of shape {shapes[0]} and {sigma} of {shapes[1]}: (D,) and (D, D) expected")
     return arrays
 
 

@@ -74,9 +74,16 @@ class SampleStore:
                 break
         return joined(parts)
 
+    def come(self, rank: int) -> None:
+        """Take back what this process has said in a start of the same name that was killed."""
+        self._left(rank).unlink(missing_ok=True)
+
     def leave(self, rank: int) -> None:
         """Tell the first process that this one needs them no more."""
-        (self.folder / f"left-{self.launch}-{rank}").touch()
+        self._left(rank).touch()
+
+    def _left(self, rank: int) -> Path:
+        return self.folder / f"left-{self.launch}-{rank}"
 
     def gone(self) -> int:
         """How many of the other processes have left."""
@@ -107,13 +114,15 @@ def draw_store(generator: Generator, settings: SampleConfig, labels: str, folder
     config, starts = replace(generator.config, sample=settings), must_launch(generator.config.train)
     others = 0 if starts else config.train.devices * config.train.nodes - 1
     name = f".samples-{identity(generator, settings, labels, part)}"
-    store = SampleStore(folder / name, settings.images, part, others, launch_name(config.train.nodes))
+    store = SampleStore(folder / name, settings.images, part, others, launch_name())
+    rank = getattr(rank_zero_only, "rank", 0)
+    store.come(rank)
     if starts:
         on_devices(config.train.devices, _draw_here, generator.path, generator.overrides, config, labels, store)
     else:
         fill(store, replace(generator, config=config), labels)
     if not is_first(config.train):
-        store.leave(getattr(rank_zero_only, "rank", 0))
+        store.leave(rank)
     return store
 
 

@@ -43,7 +43,7 @@ class StepCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leave the last step out: its checkpoint says that all is done, and is written after its validation."""
+        """Leave the last step out: `fit` saves it, after its validation, and then there is nothing to make up."""
         if trainer.global_step < trainer.max_steps:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
@@ -196,6 +196,8 @@ class PlainProgress(Callback):
             return
         parts = trainer.accumulate_grad_batches
         self.parts = [*self.parts, (outputs["loss"], batch.place.weight)][-parts:]  # shares of a step
+        if not batch.place.last:
+            return
         if self.began is None:
             self.began = (now, step)
             return

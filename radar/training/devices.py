@@ -73,11 +73,9 @@ def started() -> tuple[int, int] | None:
     return None
 
 
-def launch_name(nodes: int) -> str:
-    """Name that all processes of one start by a launcher share, and those of an earlier start do not have."""
+def launch_name() -> str:
+    """Name that all processes of one start by a launcher share, and those of another start hardly have."""
     told = [os.environ.get(name, "") for name in OF_LAUNCH]
-    if nodes == 1:
-        told.append(str(os.getppid()))  # of the launcher
     return hashlib.sha256(" ".join(told).encode()).hexdigest()[:8]
 
 
@@ -117,8 +115,9 @@ def on_devices(count: int, work: Callable[..., R], *given: Any) -> R:
     All end when one fails, within seconds. Raises what failed, and RunError where one was killed.
     """
     context: Any = multiprocessing.get_context(METHOD)
-    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
-    os.environ["PYTHONWARNINGS"] = ",".join({*filters, TRACKER} - {""})  # inherited by what watches semaphores
+    filters = [*filter(None, os.environ.get("PYTHONWARNINGS", "").split(","))]
+    if TRACKER not in filters:
+        os.environ["PYTHONWARNINGS"] = ",".join([*filters, TRACKER])  # inherited by what watches semaphores
     results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

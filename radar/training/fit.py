@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback
 
-from radar.config.load import flatten, result_options, to_config, to_dict, training_options
+from radar.config.load import DEVICE, flatten, result_options, to_config, to_dict, training_options
 from radar.config.options import Config
 from radar.data.batches import BatchDataModule
 from radar.errors import InputError
@@ -22,11 +22,9 @@ from radar.training.checkpoints import (
 )
 from radar.training.devices import is_first
 from radar.training.logs import LAST, validations
-from radar.training.patience import KeepBest, end_with_best, keep_if_best
+from radar.training.patience import BEST, KeepBest, end_with_best, keep_if_best
 from radar.training.trained import TrainedModule
 from radar.training.trainer import build_trainer, quiet_lightning
-
-WHERE = "train.device"  # a run may go on elsewhere
 
 
 def fit(
@@ -46,7 +44,8 @@ def fit(
     ended = missed = False
     with alone(config, last):
         if first:
-            remove_unfinished(last)
+            for path in (last, last.with_name(BEST)):
+                remove_unfinished(path)
         if last.exists():
             checkpoint = read_checkpoint(last)
             check_same(config, checkpoint["radar"]["config"], last)
@@ -86,7 +85,7 @@ def check_same(config: Config, found: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a configuration that would train other weights."""
     mine, theirs = (flatten(training_options(c)) for c in (config, to_config(found)))
     for key in sorted(mine.keys() | theirs.keys()):
-        if key != WHERE and mine.get(key) != theirs.get(key):
+        if key != DEVICE and mine.get(key) != theirs.get(key):
             raise InputError(
                 f"{path} belongs to another configuration ({key}: {theirs.get(key)}, this run has {mine.get(key)}); "
                 "choose another folder (run=, of a tokenizer tokenizer.checkpoint=), or delete it"

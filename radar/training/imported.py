@@ -121,7 +121,8 @@ LABELS = "labels.weight"  # a row per class, and one for none
 
 def fill(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load every tensor, strictly; raises InputError."""
-    known, wanted = (len(tensors.get(LABELS, [])) - 1 for tensors in (weights, module.state_dict()))
+    both = [tensors[LABELS] for tensors in (weights, module.state_dict()) if LABELS in tensors]
+    known, wanted = (len(tensor) - 1 for tensor in both) if len(both) == 2 else (0, 0)
     if known != wanted:
         raise InputError(f"{source} knows {known} classes, and the data has {wanted}: both must have as many")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from radar.config.load import OF_TOKENIZER, flatten, stored_config, tokenizer_config, training_options
+from radar.config.load import DEVICE, OF_TOKENIZER, flatten, stored_config, tokenizer_config, training_options
 from radar.config.options import Config
 from radar.errors import InputError, naming
 from radar.files import locked
@@ -68,7 +68,7 @@ def trained_otherwise(config: Config) -> str | None:
         flatten({name: training_options(each)[name] for name in OF_TOKENIZER})
         for each in (tokenizer_config(config), stored_config(read_checkpoint(path)))
     )
-    names = [name for name in mine if mine[name] != theirs.get(name) and name != "train.device"]
+    names = [name for name in mine if mine[name] != theirs.get(name) and name != DEVICE]
     differ = ", ".join(f"{name}: {theirs.get(name)}, not {mine[name]}" for name in names)
     return f"{path} is trained already, and otherwise ({differ}); it stays as it is" if differ else None
 
