@@ -14,7 +14,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         if not sys.stderr.isatty():
-            lines = {"file": _Lines(), "mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
+            lines = {"file": _Lines(), "mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "position": 0}
             form = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_fmt}, {remaining} left"
             options |= {**lines, "bar_format": form, "disable": getattr(rank_zero_only, "rank", 0) != 0}
         super().__init__(*args, leave=False, **options)  # type: ignore[call-overload]

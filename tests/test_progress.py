@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -55,15 +54,17 @@ def test_the_loss_is_a_mean_over_images(parts, images, capsys, monkeypatch):
     )
 
 
-def test_where_there_is_no_terminal_lines_come_in_time(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.05)
-    for _ in Bar(range(8), "encode", unit=" images"):
-        time.sleep(0.02)
+def test_where_there_is_no_terminal_a_line_comes_every_minute(capsys, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with Bar(total=1, desc="another one, that is open"):
+        for _ in Bar(range(20), "encode", unit=" images"):
+            now[0] += 25.0
     found = capsys.readouterr().out.splitlines()
-    assert 2 <= len(found) <= 5 and all(line.startswith("encode: ") and line.endswith(" left") for line in found)
-    assert " of 8 images, " in found[0]
-    monkeypatch.setattr(progress, "EVERY", 60.0)
+    assert [line.split(" of ")[0] for line in found] == [f"encode: {n}" for n in (3, 6, 9, 12, 15, 18)]
+    assert all(" of 20 images, 25.00s/ images, " in line and line.endswith(" left") for line in found)
     with Bar(total=8, desc="encode") as bar:
+        now[0] += 59.0
         bar.update(8)
     assert not capsys.readouterr().out, "what is done within a minute says nothing"
 
