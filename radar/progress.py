@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # the same, without all of Lightning
 from tqdm import tqdm
 
 EVERY = 60.0  # seconds between two lines

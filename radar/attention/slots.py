@@ -158,7 +158,7 @@ class Slots:
 
     def mask_mod(self, device: torch.device | str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The same rule as FlexAttention's `mask_mod`: (image, head, asking slot, seen slot) -> bool."""
-        # Compared in each block that a GPU cannot leave out: numbers of 32 bits take half the instructions of 64.
+        # Compared in each block that a GPU cannot leave out, where numbers of 32 bits should cost less than of 64.
         narrow = (part if part.dtype == torch.bool else part.int() for part in self.side)
         side = Side(*(part.to(device) for part in narrow))
 

@@ -1,9 +1,9 @@
-// Products with weights in panels, attention of one query, norms, gates and losses there and
-// back, in float32; compiled on first
-// use by build.py.
+// Products with weights in panels, attention of one query; norms, gates and losses there and back; in float32. Compiled
+// on first use by build.py.
 //
-// What PyTorch does in several passes over memory, where it has no operation of its own, is done in one. Decoding few slots per pass reads all weights and the whole cache for little arithmetic. PyTorch's libraries seem to
-// read and compute in turns there; here the next panel is fetched while one is multiplied (benchmarks/NOTES.md).
+// What PyTorch does in several passes over memory, where it has no operation of its own, is done in one. Decoding few
+// slots per pass reads all weights and the whole cache for little arithmetic. PyTorch's libraries seem to read and
+// compute in turns there; here the next panel is fetched while one is multiplied (benchmarks/NOTES.md).
 #include <cmath>
 #include <limits>
 

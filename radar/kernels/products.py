@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-LEAST_WEIGHTS = 2**17  # of a layer: below, the call costs more than it saves
-LEAST_ROWS = 64
+LEAST_WEIGHTS = 2**17  # of a layer, as in sampling: smaller ones gained nothing clear
+LEAST_ROWS = 64  # for fewer it was not tried
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
